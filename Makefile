@@ -1,0 +1,66 @@
+# Everything a user runs daily. `make demo` and `make test` work on a fresh clone with nothing but Python 3.11 and pip.
+PYTHON ?= python3
+MANIFEST ?= manifests/demo.csv
+ROOT ?= $(if $(filter manifests/demo.csv,$(MANIFEST)),demo,$(dir $(MANIFEST)))
+STORE ?= $(if $(filter manifests/demo.csv,$(MANIFEST)),demo/demo.zarr,$(MANIFEST:.csv=.zarr))
+RUN ?=
+PREP ?=
+TRAIN ?=
+BIN := .venv/bin
+
+.PHONY: demo prep train eval test test-full check format bench clean help
+
+help:
+	@echo "make demo                          simulate a corpus, build, train, evaluate"
+	@echo "make prep MANIFEST=m.csv           build the store m.zarr        [STORE=… ROOT=… PREP='--jobs 4 --covariates age,sex']"
+	@echo "make train STORE=m.zarr            train a new numbered run      [RUN=runs/name TRAIN='--epochs 30']"
+	@echo "make eval STORE=m.zarr             evaluate the newest run       [RUN=runs/name]"
+	@echo "make test / test-full / check      tests / long tests too / format, lint, types"
+
+.venv: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch .venv
+
+.venv/dev: .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch .venv/dev
+
+demo: .venv
+	@if [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
+	$(BIN)/ecgprep build demo/manifest.csv demo/demo.zarr --covariates age,sex
+	$(BIN)/ecgfit train --store demo/demo.zarr --outdir demo/run --epochs 25 --overwrite
+	$(BIN)/ecgfit eval --store demo/demo.zarr --run demo/run
+	@echo "files: demo/xml  manifest: demo/manifest.csv  store: demo/demo.zarr  run: demo/run"
+
+prep: .venv
+	@if [ "$(MANIFEST)" = manifests/demo.csv ] && [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
+	$(BIN)/ecgprep build $(MANIFEST) $(STORE) --root $(ROOT) $(PREP)
+
+train: .venv
+	$(BIN)/ecgfit train --store $(STORE) $(if $(RUN),--outdir $(RUN)) $(TRAIN)
+
+eval: .venv
+	$(BIN)/ecgfit eval --store $(STORE) $(if $(RUN),--run $(RUN))
+
+test: .venv/dev
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy ecgprep ecgfit ecg_train.py bench
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev
+	$(BIN)/python bench/prep.py
+	$(BIN)/python bench/loader.py
+
+clean:
+	rm -rf demo .venv

@@ -1,0 +1,1 @@
+"""ecgfit: train, evaluate and apply a 1D-CNN on a store that ecgprep built."""

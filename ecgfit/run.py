@@ -1,0 +1,161 @@
+"""A run folder: what lies in it, and how it is written and found.
+
+config.yaml              every setting, and under `recorded` the store's identity, versions and device
+checkpoints/best.pt      the weights of the best epoch       checkpoints/last.pt   all that resuming needs
+norm_stats.json          per-lead mean and deviation of the train rows
+threshold.json           rule and value, chosen on validation when training ends
+metrics_val.json, metrics_test.json, predictions_val.csv, predictions_test.csv
+curves.csv               one line an epoch; events.out.tfevents.ecgfit holds the same for TensorBoard
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ecgfit.config import RECORDED, TrainConfig, make_config
+from ecgfit.data import NormStats
+from ecgprep.durable import write_file
+from ecgprep.errors import InputError, StoreError
+from ecgprep.store import Store
+
+CONFIG, NORM_STATS, THRESHOLD, CURVES = "config.yaml", "norm_stats.json", "threshold.json", "curves.csv"
+BEST, LAST = "checkpoints/best.pt", "checkpoints/last.pt"
+EVENTS = "events.out.tfevents.ecgfit"
+"""Named without time or host, both of which TensorBoard's own writer would put there."""
+
+
+class Run:
+    """A finished run. Raises StoreError when the folder is missing, unfinished or damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        missing = [name for name in (CONFIG, NORM_STATS, THRESHOLD, BEST) if not (path / name).is_file()]
+        if missing:
+            raise StoreError(f"{path} is not a finished run (missing: {', '.join(missing)}). `ecgfit train --store STORE --outdir {path}` makes one.")
+        values = self._config()
+        self.recorded: dict[str, Any] = values.pop(RECORDED)
+        try:
+            self.config: TrainConfig = make_config(values, CONFIG)
+        except InputError as error:
+            raise StoreError(f"{path}: {error}") from None
+        self.stats = NormStats.from_json(self.read_json(NORM_STATS))
+        self.threshold = self._threshold()
+
+    def _config(self) -> dict[str, Any]:
+        try:
+            values = yaml.safe_load((self.path / CONFIG).read_bytes())
+            if not isinstance(values[RECORDED]["store"]["content_sha256"], str):
+                raise TypeError
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            raise StoreError(f"{self.path}/{CONFIG} is damaged. Train again.") from None
+        return dict(values)
+
+    def _threshold(self) -> float:
+        value = self.read_json(THRESHOLD).get("value")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise StoreError(f"{self.path}/{THRESHOLD} is damaged. Train again.")
+        return float(value)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON object of the run. Raises StoreError."""
+        try:
+            value = json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError):
+            value = None
+        if not isinstance(value, dict):
+            raise StoreError(f"{self.path}/{name} is missing or damaged. Train again.")
+        return value
+
+    @property
+    def content_sha256(self) -> str:
+        """Identity of the store that the run was trained on."""
+        return str(self.recorded["store"]["content_sha256"])
+
+    def check_store(self, store: Store) -> None:
+        """Refuse a store other than the one the run was trained on: its test split may hold the run's train patients."""
+        if self.content_sha256 != store.content_sha256:
+            raise StoreError(
+                f"{self.path} was trained on another store (content_sha256 {self.content_sha256[:12]}…) than {store.path} "
+                f"({store.content_sha256[:12]}…). Its splits need not be disjoint from the run's. Give the run's own store, or train on this one."
+            )
+
+
+def newest_run(folder: Path, store: Store) -> Run:
+    """Return the run under `folder` that finished last on this store. Raises StoreError when there is none."""
+    finished = sorted(folder.glob(f"*/{THRESHOLD}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for marker in finished:
+        try:
+            run = Run(marker.parent)
+        except StoreError:  # another program's or a damaged folder is not a candidate; named with --run it is reported
+            continue
+        if run.content_sha256 == store.content_sha256:
+            return run
+    raise StoreError(
+        f"No finished run under {folder}/ was trained on {store.path}. `ecgfit train --store {store.path}` makes one, or name one with --run."
+    )
+
+
+def next_run_dir(folder: Path) -> Path:
+    """Return the next numbered run folder: runs/001, runs/002, …"""
+    numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return folder / f"{max(numbers, default=0) + 1:03d}"
+
+
+def save_config(path: Path, config: TrainConfig, recorded: dict[str, Any]) -> None:
+    """Write config.yaml in the order of the fields."""
+    values = config.model_dump(mode="json") | {RECORDED: recorded}
+    write_file(path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+
+
+def save_checkpoint(path: Path, value: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all; through memory, since torch puts the name of a file into the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_file(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it can run code. Raises StoreError."""
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        raise StoreError(f"{path} is missing or damaged. Train again.") from None
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is not a checkpoint of ecgfit. Train again.")
+    return value
+
+
+def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV of numbers, whole or not at all."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_file(path, buffer.getvalue().encode())
+
+
+def write_curves(run: Path, history: Sequence[dict[str, float]]) -> None:
+    """Write curves.csv and the same as TensorBoard events."""
+    header = list(history[0])
+    write_table(run / CURVES, header, [[f"{row[key]:.10g}" for key in header] for row in history])
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    buffer = io.BytesIO()
+    writer = RecordWriter(buffer)
+    writer.write(Event(file_version="brain.Event:2").SerializeToString())
+    for row in history:
+        values = [Summary.Value(tag=key, simple_value=row[key]) for key in header if key != "epoch"]
+        writer.write(Event(step=int(row["epoch"]), summary=Summary(value=values)).SerializeToString())
+    write_file(run / EVENTS, buffer.getbuffer())

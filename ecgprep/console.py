@@ -1,0 +1,70 @@
+"""What both commands share: how a command ends, and how progress is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import click
+
+from ecgprep.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EcgError, RecordError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
+    """Run a click command and end the process: failures are one line on stderr and the exit code of their kind, our own bugs
+    keep their traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = command.main(*args, **{**kwargs, "standalone_mode": False})
+        sys.stdout.flush()
+        sys.exit(result if isinstance(result, int) else 0)
+    except (EcgError, RecordError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted; nothing unfinished was left under a final name.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _terminate(*_: object) -> NoReturn:
+    """SIGTERM ends the program through its `finally` clauses."""
+    sys.exit(EXIT_TERMINATED)
+
+
+@contextlib.contextmanager
+def progress_bar(verb: str) -> Iterator[Any]:
+    """Yield `update(done, total, rejected=0)`, shown on stderr with rate and time left; in a log file it shows nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=None, note="")
+
+        def update(done: int, total: int, rejected: int = 0) -> None:
+            note = f"{bar.tasks[0].speed or 0:,.0f}/s" + (f", {rejected:,} rejected" if rejected else "")
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+@contextlib.contextmanager
+def status_lines(verb: str) -> Iterator[Any]:
+    """Yield `say(line)`, which prints to stderr; on a terminal the last line shows what is going on now."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    with console.status(verb):
+        yield lambda line: console.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,206 @@
+"""Patient-level splits, stratified and frozen.
+
+Patients are cut by largest remainder within each label pattern (none of the patient's recordings positive, all, mixed), and of 64
+seeded candidates the one whose records and positive records lie closest to the asked ratios is kept. The registry freezes the
+result: a later build keeps every line of it, and patients new to it go where the ratios are neediest.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgprep.durable import PRIVATE, write_file
+from ecgprep.errors import InputError
+from ecgprep.store import SPLITS
+
+N_CANDIDATES = 64
+_REGISTRY_FORMAT = 1
+_COLUMNS = ["patient_id", "patient", "split"]
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """What is asked for: ratios in percent for train, val and test, the seed, and whether a split may lack a class."""
+
+    ratios: tuple[float, float, float] = (70.0, 15.0, 15.0)
+    seed: int = 42
+    allow_missing_class: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.ratios) != 3 or min(self.ratios) < 0 or abs(sum(self.ratios) - 100) > 1e-9:
+            raise InputError(f"--split (={self}) must be three numbers from 0 up that add up to 100, such as 70/15/15")
+
+    def __str__(self) -> str:
+        return "/".join(f"{ratio:g}" for ratio in self.ratios)
+
+
+@dataclass
+class Registry:
+    """Which patient has which number and split; private, and the only place that says so."""
+
+    path: Path
+    plan: SplitPlan
+    number: dict[str, int] = field(default_factory=dict)
+    split: dict[str, int] = field(default_factory=dict)
+
+
+def parse_ratios(text: str) -> tuple[float, float, float]:
+    """Parse `70/15/15`. Raises InputError."""
+    try:
+        train, val, test = (float(part) for part in text.split("/"))
+    except ValueError:
+        raise InputError("--split must be three numbers that add up to 100, such as 70/15/15") from None
+    return train, val, test
+
+
+def load_registry(path: Path, plan: SplitPlan) -> Registry:
+    """Read the registry, or return an empty one where there is none. Raises InputError if it is damaged or of another plan."""
+    registry = Registry(path, plan)
+    if not path.exists():
+        return registry
+    damaged = InputError(f"Registry {path.name} is damaged. Restore it from a backup; it is what keeps patients in their splits.")
+    try:
+        first, *rows = list(csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True))
+        if first[:1] != [f"ecgprep-registry {_REGISTRY_FORMAT}"] or rows[0] != _COLUMNS:
+            raise damaged
+        recorded = (first[1], first[2])
+        for patient_id, number, split in rows[1:]:
+            registry.number[patient_id] = int(number)
+            registry.split[patient_id] = SPLITS.index(split)
+    except (OSError, ValueError, IndexError, csv.Error):
+        raise damaged from None
+    if len(set(registry.number.values())) != len(rows) - 1:
+        raise damaged
+    if recorded != _recorded(plan):
+        raise InputError(
+            f"Registry {path.name} was made with {' and '.join(recorded)}, but {' and '.join(_recorded(plan))} is asked for. Splitting the same "
+            "patients again is how test sets leak. Use the recorded values, or keep the new split apart with --registry NEW.csv."
+        )
+    return registry
+
+
+def save_registry(registry: Registry) -> None:
+    """Write the registry atomically, readable by its owner only."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([f"ecgprep-registry {_REGISTRY_FORMAT}", *_recorded(registry.plan)])
+    writer.writerow(_COLUMNS)
+    for patient_id, number in sorted(registry.number.items(), key=lambda item: item[1]):
+        writer.writerow([patient_id, number, SPLITS[registry.split[patient_id]]])
+    write_file(registry.path, buffer.getvalue().encode("utf-8"), PRIVATE)
+
+
+def _recorded(plan: SplitPlan) -> tuple[str, str]:
+    return f"seed {plan.seed}", f"split {plan}"
+
+
+def assign(registry: Registry, labels: Mapping[str, Sequence[int]]) -> Registry:
+    """Return a registry that holds every patient of `labels` (patient id -> labels of the usable recordings).
+
+    Patients already in it keep number and split. The result depends on the set of patients, not on their order.
+    Raises InputError when a split with a ratio above 0 would lack a positive or a negative patient.
+    """
+    plan = registry.plan
+    new = sorted(patient for patient in labels if patient not in registry.number)
+    result = Registry(registry.path, plan, dict(registry.number), dict(registry.split))
+    if registry.number:
+        result.split.update(_place(new, labels, registry, plan))
+    else:
+        result.split.update(_split_afresh(new, labels, plan))
+    first = max(registry.number.values(), default=-1) + 1
+    order = _generator(plan.seed, len(registry.number), 2**31).permutation(len(new))
+    result.number.update({patient: first + int(k) for patient, k in zip(new, order, strict=True)})
+    _check_classes(result, labels)
+    return result
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
+
+
+def _pattern(labels: Sequence[int]) -> str:
+    positives = sum(label == 1 for label in labels)
+    return "none" if positives == 0 else "all" if positives == len(labels) else "mixed"
+
+
+def _shares(plan: SplitPlan) -> NDArray[np.float64]:
+    return np.array(plan.ratios) / 100
+
+
+def _largest_remainder(n: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Cut n into whole parts closest to the shares (Hamilton's method), with one for every share above 0 where n allows."""
+    sizes = np.floor(n * shares + 1e-9).astype(np.int64)
+    order = np.argsort(-(n * shares - sizes), kind="stable")
+    sizes[order[: n - sizes.sum()]] += 1
+    while n >= np.count_nonzero(shares) and ((shares > 0) & (sizes == 0)).any():
+        sizes[np.argmax(sizes)] -= 1
+        sizes[np.argmax((shares > 0) & (sizes == 0))] += 1
+    return sizes
+
+
+def _split_afresh(patients: list[str], labels: Mapping[str, Sequence[int]], plan: SplitPlan) -> dict[str, int]:
+    """Draw 64 stratified candidates and keep the best; the largest stratum absorbs the rounding of the others."""
+    shares = _shares(plan)
+    patterns = np.array([_pattern(labels[patient]) for patient in patients])
+    strata = sorted((np.flatnonzero(patterns == name) for name in ("none", "all", "mixed")), key=len)
+    sizes = [_largest_remainder(len(stratum), shares) for stratum in strata[:-1]]
+    rest = _largest_remainder(len(patients), shares) - sum(sizes, np.zeros(len(shares), np.int64))
+    exact_total = rest.min() >= 0 and not ((shares > 0) & (rest == 0)).any()
+    sizes.append(rest if exact_total else _largest_remainder(len(strata[-1]), shares))
+    weight = np.array([(len(labels[patient]), sum(label == 1 for label in labels[patient])) for patient in patients]).reshape(-1, 2)
+    best, best_cost = np.zeros(len(patients), np.int64), np.inf
+    for candidate in range(N_CANDIDATES):
+        generator = _generator(plan.seed, candidate)
+        split = np.empty(len(patients), np.int64)
+        for stratum, cut in zip(strata, sizes, strict=True):
+            split[generator.permutation(stratum)] = np.repeat(np.arange(len(shares)), cut)
+        cost = _imbalance(split, weight, shares)
+        if cost < best_cost:
+            best, best_cost = split, cost
+    return {patient: int(k) for patient, k in zip(patients, best, strict=True)}
+
+
+def _imbalance(split: NDArray[np.int64], weight: NDArray[np.int64], shares: NDArray[np.float64]) -> float:
+    """Sum the largest deviations, in shares, of records and of positive records."""
+    totals = np.maximum(weight.sum(axis=0), 1)
+    held = np.stack([np.bincount(split, weight[:, j], minlength=len(shares)) for j in (0, 1)], axis=1) / totals
+    return float(np.abs(held - shares[:, None]).max(axis=0).sum())
+
+
+def _place(new: list[str], labels: Mapping[str, Sequence[int]], registry: Registry, plan: SplitPlan) -> dict[str, int]:
+    """Put each new patient, in seeded order, where its label pattern is furthest below the asked share; old patients stand."""
+    shares = _shares(plan)
+    held = {name: np.zeros(len(shares)) for name in ("none", "all", "mixed")}
+    for patient, split in registry.split.items():
+        held[_pattern(labels.get(patient, ()))][split] += 1
+    placed = {}
+    for k in _generator(plan.seed, len(registry.number), 2**31 + 1).permutation(len(new)):
+        count = held[_pattern(labels[new[k]])]
+        need = np.where(shares > 0, shares * (count.sum() + 1) - count, -np.inf)
+        split = int(np.argmax(need))
+        count[split] += 1
+        placed[new[k]] = split
+    return placed
+
+
+def _check_classes(registry: Registry, labels: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a split without a positive or a negative patient, with the counts; unlabelled patients count as neither."""
+    counts = np.zeros((len(SPLITS), 2), np.int64)
+    for patient, values in labels.items():
+        known = [label for label in values if label in (0, 1)]
+        if known:
+            counts[registry.split[patient], int(1 in known)] += 1
+    lacking = [name for k, name in enumerate(SPLITS) if registry.plan.ratios[k] > 0 and counts[k].min() == 0]
+    if lacking and counts.sum() and not registry.plan.allow_missing_class:
+        held = "; ".join(f"{name} {counts[k, 1]} positive, {counts[k, 0]} negative" for k, name in enumerate(SPLITS))
+        raise InputError(
+            f"Every split needs a positive and a negative patient; {', '.join(lacking)} would lack one (patients: {held}). "
+            "Add patients, change --split, or go on with --allow-missing-class."
+        )

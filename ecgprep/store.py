@@ -1,0 +1,318 @@
+"""The contract between ecgprep and ecgfit: the layout of a store, format version 1, and how it is opened.
+
+A store is a Zarr v3 group that any Zarr reader opens, laid out so that nothing needs to: every chunk file is uncompressed,
+little-endian and C-ordered, so it *is* the array, and 256 records of 8 leads x L samples x 2 bytes are a whole number of
+4 KiB pages, so the chunk files can be mapped side by side into one address range. 256 records are 20 MB at L = 5000:
+a million records are 3,907 files.
+
+Opening trusts nothing: metadata must be exactly what this version writes, and every file must have exactly its size, before
+anything is mapped (reading past the end of a mapped file kills the process with SIGBUS).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgprep.durable import canonical_json
+from ecgprep.errors import STATUSES, StoreError
+from ecgprep.leads import LEADS
+from ecgprep.mapping import map_files
+
+FORMAT_VERSION = 1
+CHUNK_RECORDS = 256
+SPLITS = ("train", "val", "test")
+SPLIT_NONE = -1
+LABEL_UNKNOWN = -1
+PATIENT_NONE = -1
+MAX_ABS_UV = 32767
+"""A larger amplitude (32.767 mV) is a unit error, not a heart: the record is rejected, never clipped."""
+
+ATTRIBUTES = frozenset({"format_version", "lead_names", "sample_rate_hz", "n_samples", "covariate_names", "settings", "software", "content_sha256"})
+"""All that the group may say about itself. No path, date, device or free text: an allow-list, checked on opening."""
+
+_METADATA_LIMIT_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the store: its axes after `record`, the numpy dtype, and the CF attributes it carries."""
+
+    axes: tuple[str, ...]
+    dtype: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    fill_value: float | bool | str = 0
+
+
+def _flags(dtype: str, names: Sequence[str], first: int = 0) -> ArraySpec:
+    return ArraySpec((), dtype, {"flag_values": list(range(first, first + len(names))), "flag_meanings": " ".join(names)}, first)
+
+
+ARRAYS: dict[str, ArraySpec] = {
+    "waveforms": ArraySpec(("lead", "sample"), "int16", {"units": "mV", "scale_factor": 0.001}),
+    "lead_mask": ArraySpec(("lead",), "bool", fill_value=False),
+    "valid_span": ArraySpec(("bound",), "int32"),
+    "moments": ArraySpec(("lead", "power"), "int64"),
+    "label": ArraySpec((), "int8", fill_value=LABEL_UNKNOWN),
+    "patient": ArraySpec((), "int32", fill_value=PATIENT_NONE),
+    "split": _flags("int8", ("none", *SPLITS), first=SPLIT_NONE),
+    "status": _flags("uint8", STATUSES),
+    "quality": ArraySpec(("lead",), "uint32", {"flag_masks": [], "flag_meanings": ""}),
+    "rate_hz": ArraySpec((), "float32", {"units": "Hz"}),
+    "crc32c": ArraySpec((), "uint32"),
+    "covariates": ArraySpec(("covariate",), "float32", fill_value="NaN"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes that decide every shape."""
+
+    n_records: int
+    n_samples: int
+    n_covariates: int = 0
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one array, records first."""
+        sizes = {"lead": len(LEADS), "sample": self.n_samples, "bound": 2, "power": 2, "covariate": self.n_covariates}
+        return (self.n_records, *(sizes[axis] for axis in ARRAYS[name].axes))
+
+    def chunk_shape(self, name: str) -> tuple[int, ...]:
+        """Waveforms come in chunks of 256 records; every other array is one chunk (a chunk edge is never 0 in Zarr)."""
+        records = CHUNK_RECORDS if name == "waveforms" else self.n_records
+        return (records, *(max(1, size) for size in self.shape(name)[1:]))
+
+    def chunk_files(self, name: str) -> list[str]:
+        """Paths, relative to the store, of every chunk of an array: all of them exist in a complete store."""
+        shape = self.shape(name)
+        if 0 in shape:
+            return []
+        tail = "/0" * (len(shape) - 1)
+        return [f"{name}/c/{i}{tail}" for i in range(math.ceil(self.n_records / self.chunk_shape(name)[0]))]
+
+    def chunk_bytes(self, name: str) -> int:
+        """Size in bytes of each chunk file of an array; the last one is padded with the fill value to the same size."""
+        return math.prod(self.chunk_shape(name)) * np.dtype(ARRAYS[name].dtype).itemsize
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """The `zarr.json` of one array (Zarr v3 core specification)."""
+        spec = ARRAYS[name]
+        codec: dict[str, Any] = {"name": "bytes"}
+        if np.dtype(spec.dtype).itemsize > 1:
+            codec["configuration"] = {"endian": "little"}
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape(name)),
+            "data_type": spec.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunk_shape(name))}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": spec.fill_value,
+            "codecs": [codec],
+            "attributes": spec.attributes,
+            "dimension_names": ["record", *spec.axes],
+            "storage_transformers": [],
+        }
+
+    def files(self) -> Iterator[tuple[str, int | None]]:
+        """Every file of the store but the root `zarr.json`, with its size where the layout fixes it."""
+        for name in ARRAYS:
+            yield f"{name}/zarr.json", None
+            for path in self.chunk_files(name):
+                yield path, self.chunk_bytes(name)
+
+
+def content_sha256(store: Path, root: dict[str, Any], layout: Layout) -> str:
+    """Hash the whole content of a store.
+
+    SHA-256 over one line `<path> <sha256 of the file>\\n` for every file but the root `zarr.json`, in sorted order of the
+    paths, followed by the canonical JSON (sorted keys, no white space) of the root without `content_sha256`.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(path for path, _ in layout.files()):
+        with open(store / name, "rb") as file:
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    attributes = {key: value for key, value in root["attributes"].items() if key != "content_sha256"}
+    digest.update(canonical_json(root | {"attributes": attributes}))
+    return digest.hexdigest()
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a small JSON object that may come from anyone; a FIFO or a device is refused like any other non-file."""
+    try:
+        if not path.is_file() or path.stat().st_size > _METADATA_LIMIT_BYTES:
+            raise StoreError(f"{what} is not a regular file of at most {_METADATA_LIMIT_BYTES} bytes. Build the store again.")
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{what} is not readable JSON ({type(error).__name__}). The store is damaged: build it again.") from None
+    if not isinstance(value, dict):
+        raise StoreError(f"{what} is not a JSON object. The store is damaged: build it again.")
+    return value
+
+
+def _read_root(store: Path) -> dict[str, Any]:
+    """Read and check the group's own metadata: kind, version, exactly the allowed attributes with sane values."""
+    if not (store / "zarr.json").exists():
+        found = "is a folder without zarr.json, so no finished store" if store.is_dir() else "does not exist"
+        raise StoreError(f"{store}: {found}. `ecgprep build MANIFEST {store}` makes one.")
+    root = _read_json(store / "zarr.json", f"{store}: zarr.json")
+    attributes = root.get("attributes")
+    if root.get("zarr_format") != 3 or root.get("node_type") != "group" or not isinstance(attributes, dict):
+        raise StoreError(f"{store}: not a Zarr v3 group with attributes, so not an ecgprep store. `ecgprep build` makes one.")
+    version = attributes.get("format_version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        advice = "Update ecgprep." if newer else "Build the store again with this ecgprep."
+        raise StoreError(f"{store}: store format version is {version!r:.20}; this ecgprep reads version {FORMAT_VERSION}. {advice}")
+    if set(attributes) != ATTRIBUTES:
+        odd = ", ".join(sorted(set(attributes) ^ ATTRIBUTES))
+        raise StoreError(f"{store}: attributes are not those of format 1 (missing or unknown: {odd:.200}). Build the store again.")
+    return root
+
+
+class Store:
+    """A finished store, opened read-only. Cheap to open and to pickle (the path only); maps its files on first use.
+
+    Every array is indexed by manifest row. Raises StoreError when the store is missing, unfinished, damaged or of another version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        root = _read_root(self.path)
+        self.attributes: dict[str, Any] = root["attributes"]
+        self.layout = self._check_arrays()
+        self._check_sizes()
+        self._root = root
+
+    def _check_arrays(self) -> Layout:
+        """Compare each array's metadata with the one layout that version 1 allows."""
+        names, n_samples = self.attributes["covariate_names"], self.attributes["n_samples"]
+        shape = _read_json(self.path / "waveforms" / "zarr.json", f"{self.path}: waveforms/zarr.json").get("shape")
+        whole = isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and 0 < size < 2**40 for size in shape)
+        if not whole or shape != [shape[0], len(LEADS), n_samples] or not isinstance(names, list):  # type: ignore[index]
+            raise StoreError(f"{self.path}: the shape of waveforms is not (records, 8, {n_samples!r:.20}). Build the store again.")
+        if self.attributes["lead_names"] != list(LEADS):
+            raise StoreError(f"{self.path}: lead_names are not {', '.join(LEADS)} in this order. Build the store again.")
+        layout = Layout(shape[0], shape[2], len(names))  # type: ignore[index]
+        for name in ARRAYS:
+            found = _read_json(self.path / name / "zarr.json", f"{self.path}: {name}/zarr.json")
+            expected = layout.metadata(name)
+            odd = sorted(key for key in expected.keys() | found.keys() if found.get(key) != expected.get(key))
+            if odd:
+                raise StoreError(f"{self.path}: {name}/zarr.json differs from format 1 in {', '.join(odd):.200}. Build the store again.")
+        return layout
+
+    def _check_sizes(self) -> None:
+        """Refuse a missing, short or long chunk file before anything is mapped; all of them are counted in one message."""
+        bad = []
+        for name, size in self.layout.files():
+            path = self.path / name
+            if size is not None and (not path.is_file() or path.stat().st_size != size):
+                found = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
+                bad.append(f"{name} ({found}, must be {size} bytes)")
+        if bad:
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise StoreError(f"{self.path}: damaged: {', '.join(bad[:3])}{more}. Build the store again.")
+
+    def __repr__(self) -> str:
+        n, n_samples = self.layout.n_records, self.n_samples
+        return f"Store({str(self.path)!r}: {n:,} records x {len(LEADS)} leads x {n_samples:,} samples at {self.sample_rate_hz:g} Hz)"
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return type(self), (self.path,)
+
+    def __len__(self) -> int:
+        return self.layout.n_records
+
+    @property
+    def n_samples(self) -> int:
+        """Samples per lead, L."""
+        return self.layout.n_samples
+
+    @property
+    def sample_rate_hz(self) -> float:
+        """Sampling rate of `waveforms`."""
+        return float(self.attributes["sample_rate_hz"])
+
+    @property
+    def content_sha256(self) -> str:
+        """The store's identity, recorded in every run trained on it."""
+        return str(self.attributes["content_sha256"])
+
+    @property
+    def covariate_names(self) -> list[str]:
+        """Names of the columns of `covariates`."""
+        return list(self.attributes["covariate_names"])
+
+    def computed_sha256(self) -> str:
+        """Hash the files as they are now; equals `content_sha256` in an intact store. Reads every byte."""
+        return content_sha256(self.path, self._root, self.layout)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return one array whole, read-only and mapped: (N, ...) as the format table says."""
+        if name == "waveforms":
+            return self.waveforms
+        shape, dtype = self.layout.shape(name), np.dtype(ARRAYS[name].dtype).newbyteorder("<")
+        files = self.layout.chunk_files(name)
+        return np.memmap(self.path / files[0], dtype, "r", shape=shape) if files else np.empty(shape, dtype)
+
+    @cached_property
+    def _chunks(self) -> list[NDArray[np.int16]]:
+        """The waveform chunks: one virtual array where the platform can map files side by side, else one array per file."""
+        shape = self.layout.chunk_shape("waveforms")
+        files = [self.path / name for name in self.layout.chunk_files("waveforms")]
+        return [mapped.view("<i2").reshape(-1, *shape[1:]) for mapped in map_files(files, self.layout.chunk_bytes("waveforms"))]
+
+    @property
+    def waveforms(self) -> NDArray[np.int16]:
+        """All waveforms as one read-only array (N, 8, L) in µV. Raises StoreError where files cannot be mapped side by side."""
+        if len(self._chunks) > 1:
+            raise StoreError("This platform cannot map a store as one array. Use gather(), which works everywhere.")
+        return self._chunks[0][: len(self)]
+
+    def gather(self, rows: NDArray[np.integer[Any]], out: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Copy the waveforms of `rows` into `out`, int16 µV (len(rows), 8, L), which the caller owns and may reuse.
+
+        Raises IndexError for a row outside the store, ValueError when `out` does not fit.
+        """
+        index = np.asarray(rows, dtype=np.int64)
+        if index.size and (index.min() < 0 or index.max() >= len(self)):
+            raise IndexError(f"rows must be within 0..{len(self) - 1}")
+        if out.shape != (index.size, len(LEADS), self.n_samples) or out.dtype != np.dtype("<i2"):
+            raise ValueError(f"out (={out.shape}, {out.dtype}) must be int16 of shape ({index.size}, {len(LEADS)}, {self.n_samples})")
+        if len(self._chunks) == 1:  # mode="clip" because the default buffers `out`: a third of the speed. The range was checked.
+            return np.take(self._chunks[0], index, axis=0, out=out, mode="clip")
+        chunk, offset = np.divmod(index, CHUNK_RECORDS)
+        for position, (c, k) in enumerate(zip(chunk, offset, strict=True)):
+            out[position] = self._chunks[c][k]
+        return out
+
+    def lead_statistics(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return mean and standard deviation (ddof 0) per lead, in µV, over the valid samples of `rows`: two arrays (8,).
+
+        Exact up to the last rounding: the stored integer moments are added without overflow and no waveform is read.
+        A lead that is present in none of the rows gets mean 0 and deviation 0.
+        """
+        index = np.asarray(rows, dtype=np.int64)
+        moments = np.asarray(self.array("moments")[index])
+        span = self.array("valid_span")[index].astype(np.int64)
+        counts = (span[:, 1] - span[:, 0]) @ self.array("lead_mask")[index].astype(np.int64)
+        # A sum of int64 overflows at 1.7 million full-scale rows: add the high and low halves apart, join them as Python integers.
+        high, low = (moments >> 32).sum(axis=0), (moments & 0xFFFFFFFF).sum(axis=0)
+        mean, deviation = np.zeros(len(LEADS)), np.zeros(len(LEADS))
+        for lead in range(len(LEADS)):
+            n = int(counts[lead])
+            total, squares = ((int(high[lead, power]) << 32) + int(low[lead, power]) for power in (0, 1))
+            if n:
+                mean[lead] = total / n
+                deviation[lead] = math.sqrt((n * squares - total * total) / (n * n))
+        return mean, deviation
