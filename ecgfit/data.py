@@ -97,6 +97,7 @@ class Batches(IterableDataset[Batch]):
 
     def __init__(self, store: Store, rows: NDArray[np.int64], batch_size: int, seed: int | None = None, pin: bool = False) -> None:
         self.store, self.rows, self.batch_size, self.seed, self.pin, self.epoch = store, rows, batch_size, seed, pin, 0
+        self._spare: list[Tensor] | None = None
 
     def __len__(self) -> int:
         n_full, rest = divmod(len(self.rows), self.batch_size)
@@ -108,9 +109,7 @@ class Batches(IterableDataset[Batch]):
         return [rows[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self.order()
-        shape = (min(self.batch_size, len(self.rows)), len(LEADS), self.store.n_samples)
-        ring = [torch.empty(shape, dtype=torch.int16, pin_memory=self.pin) for _ in range(_RING)]
+        order, ring = self.order(), self._take_ring()
         with ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(self._fill, order[0], ring[0])
             for i in range(len(order)):
@@ -118,6 +117,14 @@ class Batches(IterableDataset[Batch]):
                 if i + 1 < len(order):
                     pending = ahead.submit(self._fill, order[i + 1], ring[(i + 1) % _RING])
                 yield batch
+        self._spare = ring
+
+    def _take_ring(self) -> list[Tensor]:
+        """Return the buffers of the epoch before, or new ones where another iteration still holds them: touching new pages costs
+        more than the copy into them."""
+        ring, self._spare = self._spare, None
+        shape = (min(self.batch_size, len(self.rows)), len(LEADS), self.store.n_samples)
+        return ring or [torch.empty(shape, dtype=torch.int16, pin_memory=self.pin) for _ in range(_RING)]
 
     def _fill(self, rows: NDArray[np.int64], buffer: Tensor) -> Batch:
         waveforms = buffer[: len(rows)]

@@ -31,7 +31,7 @@ from ecgprep.manifest import Manifest, read_manifest
 from ecgprep.parts import Part, PartResult, build_parts, stamp_of
 from ecgprep.splits import Registry, SplitPlan, assign, load_registry, save_registry
 from ecgprep.store import ARRAYS, CHUNK_RECORDS, FORMAT_VERSION, PATIENT_NONE, SPLIT_NONE, Layout, Store, content_sha256
-from ecgprep.verify import verify_store
+from ecgprep.verify import verify_new_store
 
 Progress = Callable[[int, int, int], None]
 """Called with rows done, rows in all, rows rejected so far."""
@@ -133,7 +133,7 @@ def build_store(
         _check_rejects(store, rows, max_rejected)
         registry = assign(registry, _labels_by_patient(manifest, rows))
         _write_store(built, layout, manifest, rows, registry, settings)
-        verify_store(built)
+        verify_new_store(built)
         save_registry(registry)
         _write_build_record(store, manifest, rows, Store(built))
         publish_dir(built, store, replace)
@@ -265,7 +265,7 @@ def _write_rejects(store: Path, manifest: Manifest, rows: _Rows) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["line", "status", "message"])
     for row in np.flatnonzero(~rows.ok):
-        writer.writerow([manifest.line[row], STATUSES[rows.arrays["status"][row]], rows.messages[row]])
+        writer.writerow([manifest.line[int(row)], STATUSES[rows.arrays["status"][row]], rows.messages[row]])
     write_file(private_path(store, "rejects.csv"), buffer.getvalue().encode(), PRIVATE)
 
 

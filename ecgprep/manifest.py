@@ -13,8 +13,9 @@ import math
 import os
 import re
 import unicodedata
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -46,7 +47,7 @@ class Manifest:
     patient_id: list[str]
     path_xml: list[str]
     label: NDArray[np.int8]
-    line: list[int]
+    line: Sequence[int]
     covariate_names: tuple[str, ...]
     covariates: NDArray[np.float32]
     warnings: tuple[str, ...]
@@ -82,17 +83,23 @@ def read_manifest(path: Path, root: Path | None = None, covariates: Iterable[str
     text, digest = _read_text(path)
     faults = _Faults([])
     names = tuple(dict.fromkeys(covariates))
-    header, rows = _split_rows(text, path, faults)
-    _check_header(header, names, unlabelled, path)
     root = (path.parent if root is None else root).absolute()
-    patients, paths, labels, lines, values = [], [], [], [], []
-    column = {name: i for i, name in enumerate(header)}
-    for line, row in rows:
-        patients.append(_patient_id(row[column["patient_id"]], line, faults))
+    patients, paths, labels, lines, values = [], [], array("b"), array("q"), array("f")
+    known: dict[str, str] = {}
+    column: dict[str, int] = {}
+    for line, row in _rows(text, path, faults):
+        if not column:
+            _check_header(row, names, unlabelled, path)
+            column = {name: i for i, name in enumerate(row)}
+            continue
+        patient = _patient_id(row[column["patient_id"]], line, faults)
+        patients.append(known.setdefault(patient, patient))
         paths.append(_inner_path(row[column["path_xml"]], root, line, faults))
         labels.append(_label(row[column["label"]] if "label" in column else "", line, unlabelled, faults))
         lines.append(line)
-        values.append([_covariate(row[column[name]], name, line, faults) for name in names])
+        values.extend(_covariate(row[column[name]], name, line, faults) for name in names)
+    if not column:
+        _check_header([], names, unlabelled, path)
     if not lines and not faults.found:
         faults.found.append("line 2: no data rows; a manifest needs a header and at least one row")
     faults.raise_any(path)
@@ -115,24 +122,21 @@ def _read_text(path: Path) -> tuple[str, str]:
         raise InputError(f"Manifest {path.name} cannot be read ({os.strerror(error.errno or 0)}).") from None
 
 
-def _split_rows(text: str, path: Path, faults: _Faults) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Split into header and (line, fields); rows of the wrong length are faults, wholly blank lines are skipped."""
+def _rows(text: str, path: Path, faults: _Faults) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, fields), the header first; rows of the wrong length are faults, wholly blank lines are skipped."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    rows = []
+    n_columns = 0
     try:
         for row in reader:
-            if not header:
-                header = [name.strip() for name in row]
-            elif not row:
-                continue
-            elif len(row) != len(header):
-                faults.add(reader.line_num, "row", f"{len(row)} fields; the header has {len(header)}")
-            else:
-                rows.append((reader.line_num, row))
+            if not n_columns:
+                n_columns = len(row)
+                yield reader.line_num, [name.strip() for name in row]
+            elif row and len(row) != n_columns:
+                faults.add(reader.line_num, "row", f"{len(row)} fields; the header has {n_columns}")
+            elif row:
+                yield reader.line_num, row
     except csv.Error as error:
         raise InputError(f"Manifest {path.name}: line {reader.line_num} is not valid CSV ({error}). Correct the quotes and run again.") from None
-    return header, rows
 
 
 def _check_header(header: list[str], covariates: tuple[str, ...], unlabelled: bool, path: Path) -> None:
@@ -208,7 +212,7 @@ def _check_not_identifying(path: Path, names: tuple[str, ...], table: NDArray[np
             )
 
 
-def _lookalikes(patients: list[str], lines: list[int]) -> list[str]:
+def _lookalikes(patients: list[str], lines: Sequence[int]) -> list[str]:
     """Warn of ids that differ only by case, blanks or leading zeros: they stay different patients, but may be one person."""
     first_line: dict[str, int] = {}
     for patient, line in zip(patients, lines, strict=True):

@@ -147,7 +147,7 @@ def build_parts(parts: Sequence[Part], jobs: int) -> Iterator[PartResult]:
                     yield result
                     del left[result.first_row]
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)  # waits for the parts in flight: a late worker would write into a deleted folder
                 raise
     except BrokenProcessPool:  # it takes every part in flight with it, so what is left is read one file at a time
         isolated = _Isolated()

@@ -34,7 +34,7 @@ class SplitPlan:
     allow_missing_class: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.ratios) != 3 or min(self.ratios) < 0 or abs(sum(self.ratios) - 100) > 1e-9:
+        if not (len(self.ratios) == 3 and min(self.ratios) >= 0 and abs(sum(self.ratios) - 100) < 1e-9):
             raise InputError(f"--split (={self}) must be three numbers from 0 up that add up to 100, such as 70/15/15")
 
     def __str__(self) -> str:

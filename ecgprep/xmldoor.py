@@ -65,7 +65,7 @@ def read_regular(path: Path, root: Path | None = None) -> bytes:
     `file_missing`, `not_regular`, `file_unreadable` or `file_too_large`.
     """
     try:
-        if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
+        if root is not None and not _leads_inside(path.parent, root):
             raise RecordError("not_regular", "the file's folder is a symlink that leads out of the root folder")
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(fd, "rb") as file:
@@ -85,6 +85,12 @@ def read_regular(path: Path, root: Path | None = None) -> bytes:
         raise RecordError("file_missing", "the path holds characters that no file name can have") from None
 
 
+@functools.lru_cache(maxsize=65536)
+def _leads_inside(folder: Path, root: Path) -> bool:
+    """Say whether a folder lies inside the root once symlinks are resolved; asked once a folder, since it costs 0.1 ms."""
+    return folder.resolve().is_relative_to(root.resolve())
+
+
 def parse_xml(data: bytes) -> Element:
     """Parse one whole document and return its root element.
 
@@ -93,7 +99,7 @@ def parse_xml(data: bytes) -> Element:
     """
     text = _to_utf8(data)
     body = text[_prolog_end(text) :]  # the parser never sees a DOCTYPE, so nothing can be declared at all
-    if body.count(b"<") > MAX_MARKUP or body.count(b"=") > MAX_MARKUP:
+    if len(body) > MAX_MARKUP and max(body.count(b"<"), body.count(b"=")) > MAX_MARKUP:
         raise RecordError("not_xml", f"more than {MAX_MARKUP:,} tags or attributes; no ECG export has as many")
     try:
         root: Element = etree.fromstring(body, _parser())

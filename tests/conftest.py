@@ -1,0 +1,76 @@
+"""Fixtures. Real recordings are found through ECG_SAMPLES, a folder with data/ and tools/; without it those tests are skipped."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecgprep.build import BuildSettings, build_store, default_registry
+from ecgprep.manifest import read_manifest
+from ecgprep.store import Store
+from ecgprep.synth import write_corpus
+from ecgprep.synth.simulator import Heart, simulate
+
+
+@pytest.fixture(scope="session")
+def uv() -> np.ndarray:
+    """One simulated 10 s recording at 500 Hz: (12, 5000) whole µV."""
+    generator = np.random.default_rng(0)
+    return simulate(Heart.draw(generator, 0), 500, generator)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated corpus of 60 patients; read-only for tests."""
+    out = tmp_path_factory.mktemp("corpus")
+    write_corpus(out, patients=60, seed=5, prevalence=0.35)
+    return out
+
+
+@pytest.fixture(scope="session")
+def store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of `corpus`; read-only for tests."""
+    return build(corpus / "manifest.csv", tmp_path_factory.mktemp("store") / "corpus.zarr", covariates=("age", "sex"))
+
+
+def build(manifest: Path, target: Path, settings: BuildSettings | None = None, covariates: tuple[str, ...] = (), **options: object) -> Store:
+    """Build a store with a registry beside it."""
+    settings = settings or BuildSettings()
+    rows = read_manifest(manifest, covariates=covariates, unlabelled=settings.unlabelled)
+    options.setdefault("registry_path", default_registry(target.with_suffix(".csv")))
+    return build_store(rows, target, settings, **options)  # type: ignore[arg-type]
+
+
+def write_manifest(path: Path, rows: list[tuple[str, str, object]]) -> Path:
+    """Write a manifest of (patient, path, label) rows."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("patient_id", "path_xml", "label"), *rows])
+    return path
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of real recordings, or a skip that says how to have it."""
+    folder = os.environ.get("ECG_SAMPLES")
+    if not folder:
+        pytest.skip("ECG_SAMPLES is not set: it names a folder with real recordings (data/xml, data/ptbxl, tools/make_corpus.py)")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def make_real_corpus(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write real recordings as vendor XML, with defects: a function of the arguments of make_corpus.py."""
+
+    def make(*arguments: str) -> Path:
+        out = tmp_path_factory.mktemp("real")
+        subprocess.run([sys.executable, samples / "tools" / "make_corpus.py", out, *arguments], check=True, capture_output=True)
+        return out
+
+    return make

@@ -1,0 +1,292 @@
+"""Build: every row accounted for, the same bytes however it is built, and nothing under a final name unless it is whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import build, write_manifest
+
+import ecgprep.durable
+from ecgprep.build import BuildSettings, default_registry, ensure_store, private_path, stale_reason
+from ecgprep.conform import Conformity, conform
+from ecgprep.errors import STATUSES, InputError, NoSpace, TargetExists, TooManyRejects
+from ecgprep.manifest import read_manifest
+from ecgprep.parts import Part, build_parts
+from ecgprep.readers import read_recording
+from ecgprep.splits import SplitPlan
+from ecgprep.store import Store
+from ecgprep.synth import write_corpus
+from ecgprep.synth.vendors import aecg, muse
+
+LOOSE = BuildSettings(plan=SplitPlan(allow_missing_class=True))
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def statuses(store: Store) -> list[str]:
+    return [STATUSES[code] for code in store.array("status")]
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture
+def folder(tmp_path, uv) -> Path:
+    """A folder with recordings of six patients, one of each label pattern and some defects, and their manifest."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for i in range(6):
+        (tmp_path / f"{i}.xml").write_bytes(muse(uv + generator.integers(-50, 50, uv.shape), 500, f"P{i}"))
+        rows.append((f"P{i}", f"{i}.xml", i % 2))
+    write_manifest(tmp_path / "m.csv", rows)
+    return tmp_path
+
+
+def add_row(folder: Path, patient: str, name: str, label: int, data: bytes | None) -> None:
+    if data is not None:
+        (folder / name).write_bytes(data)
+    with (folder / "m.csv").open("a") as file:
+        file.write(f"{patient},{name},{label}\n")
+
+
+def test_row_i_is_what_reading_and_conforming_file_i_gives(corpus, store):
+    manifest = read_manifest(corpus / "manifest.csv", covariates=["age", "sex"])
+    buffer = np.empty((1, 8, 5000), np.int16)
+    for i, path in enumerate(manifest.path_xml):
+        row = conform(read_recording(corpus / path), Conformity())
+        np.testing.assert_array_equal(store.gather(np.array([i]), buffer)[0], row.waveform)
+        assert store.array("crc32c")[i] == row.crc32c()
+    np.testing.assert_array_equal(store.array("label"), manifest.label)
+    np.testing.assert_array_equal(store.array("covariates"), manifest.covariates)
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_bytes_do_not_depend_on_jobs(tmp_path, jobs):
+    write_corpus(tmp_path / "corpus", patients=250, seed=2, prevalence=0.3)  # more than one part
+    one = build(tmp_path / "corpus" / "manifest.csv", tmp_path / "one.zarr")
+    many = build(tmp_path / "corpus" / "manifest.csv", tmp_path / "many.zarr", jobs=jobs)
+    assert len(one) > 256
+    assert files_of(one.path) == files_of(many.path)
+
+
+def test_bytes_do_not_depend_on_demographics(folder, uv):
+    one = build(folder / "m.csv", folder / "one.zarr", LOOSE)
+    for path in folder.glob("*.xml"):
+        path.write_bytes(re.sub(rb"(<PatientID>|Synth\S+ )[^<]*", rb"\1Somebody Else", path.read_bytes()).replace(b"01-01-2000", b"12-31-1999"))
+    other = build(folder / "m.csv", folder / "other.zarr", LOOSE)
+    assert files_of(one.path) == files_of(other.path)
+
+
+def test_every_defect_is_a_row_with_its_status(folder, uv):
+    add_row(folder, "P7", "absent.xml", 0, None)
+    add_row(folder, "P8", "text.xml", 0, b"not xml")
+    add_row(folder, "P9", "flat.xml", 1, muse(uv * 0, 500, "X"))
+    add_row(folder, "P9", "short.xml", 1, muse(uv[:, :1000], 500, "X"))
+    (folder / "link.xml").symlink_to(folder / "0.xml")
+    add_row(folder, "P9", "link.xml", 1, None)
+    store = build(folder / "m.csv", folder / "s.zarr", LOOSE, max_rejected=1.0)
+    assert statuses(store) == ["ok"] * 6 + ["file_missing", "not_xml", "flat", "too_short", "not_regular"]
+    bad = np.arange(6, 11)
+    assert not store.gather(bad, np.empty((5, 8, 5000), np.int16)).any()
+    for name, value in {"patient": -1, "split": -1, "lead_mask": 0, "moments": 0, "valid_span": 0, "rate_hz": 0}.items():
+        assert (store.array(name)[bad] == value).all()
+    rejects = private_path(store.path, "rejects.csv")
+    assert [line.split(",")[:2] for line in rejects.read_text().splitlines()[1:]] == [[str(i + 2), statuses(store)[i]] for i in bad]
+
+
+def test_private_files_are_private(folder):
+    store = build(folder / "m.csv", folder / "s.zarr", LOOSE, registry_path=default_registry(folder / "m.csv"))
+    for path in (private_path(store.path, "rejects.csv"), private_path(store.path, "build.json"), folder / "m.registry.csv"):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_copy_under_the_same_patient_is_a_duplicate(folder):
+    add_row(folder, "P0", "copy.xml", 0, (folder / "0.xml").read_bytes())
+    store = build(folder / "m.csv", folder / "s.zarr", LOOSE)
+    assert statuses(store) == ["ok"] * 6 + ["duplicate"]
+    assert store.gather(np.array([6]), np.empty((1, 8, 5000), np.int16)).any()  # keeps what was read
+    assert store.array("patient")[6] == store.array("split")[6] == -1
+
+
+@pytest.mark.parametrize(("patient", "label"), [("P9", 0), ("P9", 1), ("P0", 1)])
+def test_copy_under_another_patient_or_label_is_a_conflict_for_all(folder, patient, label):
+    add_row(folder, patient, "copy.xml", label, (folder / "0.xml").read_bytes().replace(b"ID>P0", b"ID>P9"))
+    store = build(folder / "m.csv", folder / "s.zarr", LOOSE, max_rejected=1.0)
+    assert statuses(store) == ["conflict"] + ["ok"] * 5 + ["conflict"]
+
+
+def test_too_many_rejects_publish_nothing_but_say_which(folder):
+    add_row(folder, "P7", "absent.xml", 0, None)
+    with pytest.raises(TooManyRejects, match=r"1 of 7 rows \(14\.3 %\) were rejected.*file_missing 1"):
+        build(folder / "m.csv", folder / "s.zarr", LOOSE, registry_path=folder / "m.registry.csv")
+    assert not (folder / "s.zarr").exists()
+    assert not (folder / "m.registry.csv").exists()
+    assert private_path(folder / "s.zarr", "rejects.csv").read_text().splitlines()[1] == "8,file_missing,no such file"
+    assert not leftovers(folder)
+
+
+def test_no_usable_row_is_an_error(tmp_path):
+    write_manifest(tmp_path / "m.csv", [("P1", "absent.xml", 0)])
+    with pytest.raises(InputError, match="No row is usable"):
+        build(tmp_path / "m.csv", tmp_path / "s.zarr", LOOSE, max_rejected=1.0)
+
+
+def test_existing_store_is_kept_without_replace(folder):
+    store = build(folder / "m.csv", folder / "s.zarr", LOOSE)
+    before = files_of(store.path)
+    with pytest.raises(TargetExists, match="--replace"):
+        build(folder / "m.csv", folder / "s.zarr", LOOSE)
+    assert files_of(store.path) == before
+    assert files_of(build(folder / "m.csv", folder / "s.zarr", LOOSE, replace=True).path) == before
+    assert not leftovers(folder)
+
+
+def test_longer_manifest_keeps_patients_and_splits(corpus, tmp_path, uv):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    manifest = tmp_path / "corpus" / "manifest.csv"
+    old = build(manifest, tmp_path / "s.zarr")
+    kept = {name: np.array(old.array(name)) for name in ("patient", "split", "status")}
+    (tmp_path / "corpus" / "new.xml").write_bytes(aecg(uv, 500, "N"))
+    manifest.write_text(manifest.read_text() + "NEW,new.xml,1,50,1\n")
+    new = build(manifest, tmp_path / "s.zarr", replace=True)
+    for name, values in kept.items():
+        np.testing.assert_array_equal(new.array(name)[:-1], values)
+    assert new.array("patient")[-1] == kept["patient"].max() + 1
+
+
+def test_stale_is_told_with_its_reason(folder):
+    manifest = folder / "m.csv"
+    store = build(manifest, folder / "s.zarr", LOOSE).path
+
+    def reason(settings=LOOSE):
+        return stale_reason(store, read_manifest(manifest), settings)
+
+    assert reason() is None
+    assert reason(BuildSettings(Conformity(n_samples=4000), LOOSE.plan)) == "the settings differ"
+    os.utime(folder / "3.xml", ns=(1, 1))
+    assert reason() == "1 source file has changed"
+    (folder / "2.xml").unlink()
+    assert reason() == "2 source files have changed"
+    add_row(folder, "P9", "9.xml", 1, None)
+    assert reason() == "the manifest has changed"
+    private_path(store, "build.json").unlink()
+    assert "build record is missing" in reason()
+
+
+def test_ensure_store_builds_once_and_again_when_stale(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "c")
+    manifest, store = tmp_path / "c" / "manifest.csv", tmp_path / "c" / "manifest.zarr"
+    assert "does not exist yet" in ensure_store(manifest, store, BuildSettings())[1]
+    assert "is up to date" in ensure_store(manifest, store, BuildSettings())[1]
+    opened, note = ensure_store(manifest, store, BuildSettings(Conformity(n_samples=2500)))
+    assert "the settings differ" in note
+    assert opened.n_samples == 2500
+
+
+def test_unlabelled_cohort_goes_to_test(folder):
+    settings = BuildSettings(plan=SplitPlan((0, 0, 100)), unlabelled=True)
+    (folder / "u.csv").write_text("patient_id,path_xml\n" + "".join(f"P{i},{i}.xml\n" for i in range(6)))
+    store = build(folder / "u.csv", folder / "u.zarr", settings)
+    assert set(store.array("split")) == {2}
+    assert set(store.array("label")) == {-1}
+
+
+def test_full_disk_is_named_and_leaves_nothing(folder, monkeypatch):
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ecgprep.durable.os, "fsync", full)
+    with pytest.raises(NoSpace, match="is full"):
+        build(folder / "m.csv", folder / "s.zarr", LOOSE)
+    assert not (folder / "s.zarr").exists()
+    assert not leftovers(folder)
+
+
+def test_disk_that_would_be_full_is_refused_before_the_first_byte(folder, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    with pytest.raises(NoSpace, match=r"needs 20 MB, the disk has 1 MB free"):
+        build(folder / "m.csv", folder / "s.zarr", LOOSE)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_interrupted_build_leaves_nothing(tmp_path, number, code, jobs):
+    write_corpus(tmp_path / "c", patients=20, seed=2, prevalence=0.3)
+    rows = (tmp_path / "c" / "manifest.csv").read_text().splitlines()
+    (tmp_path / "c" / "manifest.csv").write_text("\n".join([rows[0], *rows[1:] * 300]) + "\n")  # minutes of work
+    command = [sys.executable, "-m", "ecgprep.cli", "build", "c/manifest.csv", "s.zarr", "--jobs", str(jobs)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".s.zarr.building/waveforms/c/*/0/0")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_second_builder_is_refused(folder):
+    import fcntl
+
+    with (folder / ".s.zarr.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TargetExists, match="is being built by another process"):
+            build(folder / "m.csv", folder / "s.zarr", LOOSE)
+
+
+class Deadly(str):
+    """A path that kills the process into which it is sent."""
+
+    __slots__ = ()
+
+    def __reduce__(self):
+        return _die_elsewhere, (os.getpid(), str(self))
+
+
+def _die_elsewhere(pid: int, path: str) -> str:
+    if os.getpid() != pid:
+        os._exit(9)
+    return path
+
+
+def test_worker_that_dies_costs_its_row_and_not_the_build(folder):
+    paths = [Deadly("2.xml") if i == 2 else f"{i}.xml" for i in range(6)]
+    part = Part(0, folder, paths, range(2, 8), Conformity(), folder / "chunk")
+    (result,) = build_parts([part], jobs=2)
+    assert [STATUSES[code] for code in result.status] == ["ok", "ok", "reader_crashed", "ok", "ok", "ok"]
+
+
+def test_bug_in_a_reader_is_a_traceback_that_names_the_line(folder, monkeypatch):
+    def broken(root, path, target):
+        raise ZeroDivisionError
+
+    part = Part(0, folder, ["0.xml"], [17], Conformity(), folder / "chunk")
+    from ecgprep.parts import build_part
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        build_part(part, broken)
+    assert caught.value.__notes__ == ["while reading manifest line 17"]
+
+
+def test_store_says_nothing_of_the_private_side(corpus, store):
+    """No patient id, file name, dialect or date of the corpus is in any byte or name of the store."""
+    secrets = {b"000001", b"S0000", b".xml", b"muse", b"aecg", b"cardiosoft", b"2000", b"ller", str(corpus).encode(), os.uname().nodename.encode()}
+    content = b"".join(name.encode() + data for name, data in files_of(store.path).items() if name.endswith("json"))
+    names = "".join(files_of(store.path)).encode()
+    assert not [secret for secret in secrets if secret in content or secret in names]
+    record = json.loads(private_path(store.path, "build.json").read_bytes())
+    assert set(record["dialects"]) == {"muse", "aecg", "cardiosoft"}

@@ -1,0 +1,109 @@
+"""The commands: what they print, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: object, cwd: Path | None = None, module: str = "ecgprep.cli") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_build_inspect_verify(corpus, tmp_path):
+    store = tmp_path / "s.zarr"
+    built = run("build", corpus / "manifest.csv", store, "--registry", tmp_path / "r.csv", "--covariates", "age,sex", "--json")
+    assert built.returncode == 0, built.stderr
+    summary = json.loads(built.stdout)
+    assert summary["status"] == {"ok": summary["rows"]}
+    assert summary["unchanged"] is False
+    inspected = json.loads(run("inspect", store, "--json").stdout)
+    assert {key: summary[key] for key in inspected} == inspected
+    assert sum(split["patients"] for split in inspected["splits"].values()) == 60
+    assert run("verify", store).stdout == f"{store} is intact.\n"
+    again = run("build", corpus / "manifest.csv", store, "--registry", tmp_path / "r.csv", "--covariates", "age,sex", "--json")
+    assert json.loads(again.stdout)["unchanged"] is True
+    assert "up to date" in again.stderr
+    stale = run("build", corpus / "manifest.csv", store, "--registry", tmp_path / "r.csv")
+    assert (stale.returncode, stale.stdout) == (7, "")
+    assert "is stale: the settings differ. Use --replace" in stale.stderr
+
+
+def test_inspect_for_people_shows_the_same_numbers(store):
+    text = run("inspect", store.path).stdout
+    assert f"status: ok {len(store)}" in text
+    assert store.content_sha256 in text
+
+
+def test_verify_of_a_damaged_store_exits_with_4_and_names_the_row(store, tmp_path):
+    import shutil
+
+    copy = Path(shutil.copytree(store.path, tmp_path / "copy.zarr"))
+    chunk = copy / "waveforms/c/0/0/0"
+    data = bytearray(chunk.read_bytes())
+    data[5 * 80_000] ^= 1
+    chunk.write_bytes(data)
+    done = run("verify", copy, "--json")
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["bad_rows"] == [5]
+    assert "wrong in row 5" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["build", "absent.csv", "s.zarr"], 3, "does not exist"),
+        (["inspect", "absent.zarr"], 4, "`ecgprep build MANIFEST absent.zarr` makes one"),
+        (["verify", "absent.zarr"], 4, "does not exist"),
+        (["build", "m.csv", "s.zarr", "--split", "70/20"], 3, "add up to 100"),
+        (["build", "m.csv", "s.zarr", "--hz", "fast"], 2, "--hz"),
+        (["build", "m.csv"], 2, "STORE"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_mistakes_of_the_user_end_in_a_message_and_a_code(tmp_path, arguments, code, message):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_too_many_rejects_exit_with_5(tmp_path):
+    (tmp_path / "m.csv").write_text("patient_id,path_xml,label\nP1,absent.xml,0\n")
+    assert run("build", "m.csv", "s.zarr", cwd=tmp_path).returncode == 5
+
+
+@pytest.mark.parametrize("module", ["ecgprep.cli", "ecgfit.cli"])
+def test_every_command_has_help_with_an_example(module):
+    listed = run("--help", module=module).stdout.split("Commands:")[1].split()
+    commands = [word for word in listed if run(word, "--help", module=module).returncode == 0]
+    assert set(commands) >= ({"build", "inspect", "verify", "synth"} if module == "ecgprep.cli" else {"train", "eval"})
+    for name in commands:
+        assert "Example: " in run(name, "--help", module=module).stdout
+        assert f"{module.split('.')[0]} {name}" in (ROOT / "README.md").read_text()
+
+
+def test_output_into_a_closed_pipe_is_no_error(store):
+    command = f"{sys.executable} -m ecgprep.cli inspect {store.path} --json | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_message_of_a_build_repeats_an_identifier(tmp_path, uv):
+    from ecgprep.synth.vendors import muse
+
+    (tmp_path / "SECRETFILE.xml").write_bytes(muse(uv, 500, "SECRETID").replace(b"MICROVOLTS", b"SECRETUNIT"))
+    (tmp_path / "SECRETTEXT.xml").write_bytes(b"<SECRETROOT>SECRET")
+    rows = "SECRETA,SECRETFILE.xml,0\nSECRETB,SECRETTEXT.xml,1\nSECRETC,SECRETABSENT.xml,0\n"
+    (tmp_path / "m.csv").write_text("patient_id,path_xml,label\n" + rows)
+    done = run("build", "m.csv", "s.zarr", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "SECRET" not in done.stdout + done.stderr + (tmp_path / "s.zarr.rejects.csv").read_text()

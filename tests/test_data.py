@@ -1,0 +1,139 @@
+"""From store to model input: the right rows in a repeatable order, exact zeros where nothing was measured, speed without leaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ecgfit.data import Batches, ModelInput, NormStats, make_loader, select_rows
+from ecgprep.errors import InputError, StoreError
+from ecgprep.leads import LEADS
+
+
+@pytest.fixture(scope="module")
+def stats(store) -> NormStats:
+    return NormStats.of(store, select_rows(store, "train", "mask"))
+
+
+def test_rows_of_the_splits_are_disjoint_usable_and_labelled(store):
+    rows = {split: select_rows(store, split, "mask") for split in ("train", "val", "test")}
+    assert sum(map(len, rows.values())) == len(store)
+    patients = {split: set(store.array("patient")[rows[split]]) for split in rows}
+    assert not patients["train"] & patients["val"]
+    assert not (patients["train"] | patients["val"]) & patients["test"]
+
+
+def test_drop_leaves_out_records_with_a_missing_lead(store):
+    kept = np.concatenate([select_rows(store, split, "drop") for split in ("train", "val", "test")])
+    assert set(kept) == set(np.flatnonzero(store.array("lead_mask").all(axis=1)))
+    assert len(kept) < len(store)
+
+
+def test_unknown_split_is_refused(store):
+    with pytest.raises(InputError, match="must be one of train, val, test"):
+        select_rows(store, "dev", "drop")
+
+
+def test_split_without_rows_is_refused(store, monkeypatch):
+    monkeypatch.setattr(type(store), "array", lambda self, name: np.zeros((3, 8) if name == "lead_mask" else 3, np.int8))
+    with pytest.raises(StoreError, match="--missing mask keeps the others"):
+        select_rows(store, "train", "drop")
+
+
+def test_loader_is_a_dataloader_and_gives_what_the_store_holds(store):
+    rows = select_rows(store, "train", "mask")
+    loader = make_loader(store, rows, 16)
+    assert isinstance(loader, DataLoader)
+    seen = []
+    for batch in loader:
+        expected = store.gather(batch.rows, np.empty((len(batch.rows), 8, 5000), np.int16))
+        assert torch.equal(batch.waveforms, torch.from_numpy(expected))
+        assert batch.waveforms.dtype == torch.int16
+        assert torch.equal(batch.label, torch.from_numpy(np.array(store.array("label")[batch.rows])).long())
+        seen.extend(batch.rows)
+    assert seen == rows.tolist()
+    assert len(loader) == len(list(loader))
+
+
+def test_batch_stays_whole_while_the_next_is_made(store):
+    rows = select_rows(store, "train", "mask")
+    previous = None
+    for batch in make_loader(store, rows, 4):
+        if previous is not None:
+            np.testing.assert_array_equal(previous.waveforms.numpy(), store.gather(previous.rows, np.empty((4, 8, 5000), np.int16)))
+        previous = batch
+
+
+def test_order_is_a_function_of_seed_and_epoch(store):
+    rows = select_rows(store, "train", "mask")
+
+    def order(seed, epoch):
+        batches = Batches(store, rows, 8, seed)
+        batches.epoch = epoch
+        return np.concatenate(batches.order()).tolist()
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+    assert set(order(1, 0)) <= set(rows)
+
+
+@pytest.mark.parametrize(("n", "batch", "expected"), [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (8, 4, [4, 4])])
+def test_single_leftover_record_is_left_out_of_training_only(store, n, batch, expected):
+    assert [len(rows) for rows in Batches(store, np.arange(n), batch, seed=0).order()] == expected
+    assert sum(len(rows) for rows in Batches(store, np.arange(n), batch).order()) == n
+
+
+def test_reading_can_stop_in_the_middle(store):
+    for batch in make_loader(store, np.arange(32), 4):
+        assert len(batch.rows) == 4
+        break
+
+
+def inputs(n: int = 3, n_samples: int = 100) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    waveforms = torch.randint(-3000, 3000, (n, 8, n_samples), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(n, 8, dtype=torch.bool)
+    mask[1, 2] = False
+    span = torch.tensor([[0, n_samples], [0, n_samples], [10, 90]], dtype=torch.int32)
+    return waveforms, mask, span
+
+
+def test_model_input_is_the_z_score_and_exactly_zero_elsewhere():
+    stats = NormStats(tuple(range(8)), tuple(range(100, 108)), 1)
+    waveforms, mask, span = inputs()
+    x = ModelInput(stats, "drop")(waveforms, mask, span)
+    expected = (waveforms.double() - torch.arange(8)[:, None]) / torch.arange(100, 108)[:, None]
+    expected[1, 2] = 0
+    expected[2, :, :10] = expected[2, :, 90:] = 0
+    torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-5)
+    assert (x.dtype, x.shape) == (torch.float32, (3, 8, 100))
+    assert not x[1, 2].any()
+    assert not x[2, :, :10].any()
+
+
+def test_ninth_channel_is_the_fraction_of_leads_that_is_signal():
+    waveforms, mask, span = inputs()
+    x = ModelInput(NormStats((0.0,) * 8, (1.0,) * 8, 1), "mask")(waveforms, mask, span)
+    assert x.shape == (3, 9, 100)
+    assert (x[0, 8] == 1).all()
+    assert (x[1, 8] == 7 / 8).all()
+    assert x[2, 8].tolist() == [0.0] * 10 + [1.0] * 80 + [0.0] * 10
+
+
+def test_lead_that_no_train_row_has_stays_finite():
+    waveforms, mask, span = inputs()
+    assert torch.isfinite(ModelInput(NormStats((0.0,) * 8, (0.0,) * 8, 1), "drop")(waveforms, mask, span)).all()
+
+
+def test_norm_stats_survive_the_file(stats, tmp_path):
+    import json
+
+    stats.save(tmp_path / "n.json")
+    value = json.loads((tmp_path / "n.json").read_bytes())
+    assert NormStats.from_json(value) == stats
+    assert value["leads"] == list(LEADS)
+    for broken in ({}, {**value, "leads": ["I"]}, {**value, "mean_uv": [1]}, {**value, "std_uv": "x"}):
+        with pytest.raises(StoreError):
+            NormStats.from_json(broken)

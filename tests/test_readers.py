@@ -1,0 +1,227 @@
+"""Readers: exact against arrays that independent readers agree on; one thing broken at a time ends in its named reason."""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import numpy as np
+import pytest
+
+from ecgprep.errors import RecordError
+from ecgprep.readers import read_bytes, read_recording
+from ecgprep.synth.simulator import TWELVE_LEADS
+from ecgprep.synth.vendors import VENDORS, aecg, cardiosoft, muse
+
+TOLERANCE_UV = {"muse": 4.88 / 2, "aecg": 0.0, "cardiosoft": 2.5}
+
+
+def reason_of(data: bytes) -> str:
+    with pytest.raises(RecordError) as caught:
+        read_bytes(data)
+    return caught.value.reason
+
+
+def replaced(data: bytes, old: str, new: str, count: int = 1) -> bytes:
+    """Break one thing of a valid file, and make sure that it was there."""
+    changed, n = re.subn(old.encode(), new.encode(), data, count=count, flags=re.DOTALL)
+    assert n
+    return changed
+
+
+@pytest.mark.parametrize("name", ["muse_ecg1", "muse_ecg2", "muse_ecg3", "guangxi_teaching_sinus_rhythm", "synthetic_muse_crc_zero"])
+def test_muse_equals_the_reference(samples, name):
+    assert_equals_reference(samples, f"muse/{name}.xml")
+
+
+@pytest.mark.parametrize("name", ["fda_Example_aECG", "fda_subject1_0", "fda_minimum_aecg", "cvrg_hl7aecg-Example2", "liryc_hl7aecg_example"])
+def test_aecg_equals_the_reference(samples, name):
+    assert_equals_reference(samples, f"hl7aecg/{name}.xml")
+
+
+def assert_equals_reference(samples, file):
+    recording = read_recording(samples / "data" / "xml" / file)
+    with np.load(samples / "data" / "xml" / "reference_uv.npz") as reference:
+        keys = [key for key in reference if key.startswith(f"{file}::")]
+        stored = {key.split("::")[1]: reference[key] for key in keys}
+    assert set(recording.leads_uv) == set(stored)
+    for lead, expected in stored.items():
+        np.testing.assert_allclose(recording.leads_uv[lead], expected, rtol=0, atol=1e-3)
+
+
+def test_aecg_without_series_is_no_rhythm(samples):
+    with pytest.raises(RecordError) as caught:
+        read_recording(samples / "data" / "xml" / "hl7aecg" / "fda_empty.xml")
+    assert caught.value.reason == "no_rhythm"
+
+
+@pytest.mark.parametrize("rate_hz", [250, 500])
+@pytest.mark.parametrize("dialect", VENDORS)
+def test_what_is_written_is_read(uv, dialect, rate_hz):
+    recording = read_bytes(VENDORS[dialect](uv, rate_hz, "X"))
+    assert (recording.dialect, recording.rate_hz, recording.n_samples) == (dialect, rate_hz, uv.shape[1])
+    for lead, samples_uv in recording.leads_uv.items():
+        assert np.abs(samples_uv - uv[TWELVE_LEADS.index(lead)]).max() <= TOLERANCE_UV[dialect] + 1e-9
+
+
+def rhythm_only(data: bytes) -> bytes:
+    """Drop the median waveform, so that the first match of a pattern lies in the rhythm."""
+    return replaced(data, r"<Waveform>\n<WaveformType>Median.*?</Waveform>\n", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("<WaveformType>Rhythm", "<WaveformType>Median", "no_rhythm"),
+        ("MICROVOLTS", "COUNTS", "bad_units"),
+        ("<LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits>", "", "bad_units"),
+        ("<LeadAmplitudeUnitsPerBit>4.88", "<LeadAmplitudeUnitsPerBit>0", "bad_units"),
+        ("<LeadAmplitudeUnitsPerBit>4.88", "<LeadAmplitudeUnitsPerBit>nan", "bad_units"),
+        ("<LeadAmplitudeUnitsPerBit>4.88", "<LeadAmplitudeUnitsPerBit>4,88", "bad_units"),
+        ("<SampleBase>500", "<SampleBase>", "bad_rate"),
+        ("<SampleBase>500", "<SampleBase>0", "bad_rate"),
+        ("<SampleBase>500", "<SampleBase>inf", "bad_rate"),
+        ("<SampleExponent>0", "<SampleExponent>3", "bad_rate"),
+        ("<NumberofLeads>8", "<NumberofLeads>12", "bad_waveform"),
+        ("<LeadSampleCountTotal>5000", "<LeadSampleCountTotal>4999", "bad_waveform"),
+        ("<LeadByteCountTotal>10000", "<LeadByteCountTotal>9998", "bad_waveform"),
+        ("<LeadSampleSize>2", "<LeadSampleSize>4", "bad_waveform"),
+        ("<LeadTimeOffset>0", "<LeadTimeOffset>250", "bad_waveform"),
+        ("<LeadID>II<", "<LeadID>I<", "bad_waveform"),
+        ("CONTINUOUS_SAMPLES", "MEAN_BEATS", "bad_waveform"),
+        ("<WaveFormData>\n....", "<WaveFormData>\n!!!!", "bad_waveform"),
+        ("<WaveFormData>.*?</WaveFormData>", "<WaveFormData></WaveFormData>", "bad_waveform"),
+        (r"<LeadDataCRC32>\d+", "<LeadDataCRC32>1", "bad_checksum"),
+        (r"<LeadDataCRC32>\d+", "<LeadDataCRC32>x", "bad_checksum"),
+        ("<LeadSampleSize>2</LeadSampleSize>", "<LeadSampleSize>2</LeadSampleSize><LeadSampleSize>4</LeadSampleSize>", "bad_waveform"),
+    ],
+)
+def test_muse_with_one_fault(uv, old, new, reason):
+    assert reason_of(replaced(rhythm_only(muse(uv, 500, "X")), old, new)) == reason
+
+
+def test_muse_gain_unit_and_baseline_are_per_lead(uv):
+    data = replaced(rhythm_only(muse(uv, 500, "X")), "PerBit>4.88", "PerBit>0.00244")
+    data = replaced(data, "MICROVOLTS", "MILLIVOLTS")
+    data = replaced(data, "<FirstSampleBaseline>0", "<FirstSampleBaseline>100")
+    plain, changed = (read_bytes(d).leads_uv for d in (muse(uv, 500, "X"), data))
+    np.testing.assert_allclose(changed["I"], (plain["I"] / 4.88 - 100) * 2.44, atol=1e-9)
+    np.testing.assert_array_equal(changed["II"], plain["II"])
+
+
+def test_muse_reads_the_rhythm_by_type_wherever_it_stands(uv):
+    data = muse(uv, 500, "X")
+    median, rhythm = re.findall(rb"<Waveform>.*?</Waveform>\n", data, re.DOTALL)
+    assert read_bytes(data.replace(median + rhythm, rhythm + median)).n_samples == 5000
+
+
+def test_muse_checksum_zero_means_not_set(uv):
+    data = replaced(muse(uv, 500, "X"), r"<LeadDataCRC32>\d+", "<LeadDataCRC32>0", count=0)
+    assert read_bytes(data).n_samples == 5000
+
+
+def test_muse_checksum_may_be_signed(uv):
+    data = muse(uv, 500, "X")
+    crcs = [int(text) for text in re.findall(rb"<LeadDataCRC32>(\d+)", data)]
+    assert max(crcs) > 2**31
+    for crc in crcs:
+        data = data.replace(b"<LeadDataCRC32>%d<" % crc, b"<LeadDataCRC32>%d<" % (crc - 2**32 if crc >= 2**31 else crc))
+    assert read_bytes(data).n_samples == 5000
+
+
+def test_muse_checksum_is_zlib_crc32_of_the_bytes(uv):
+    counts = np.rint(uv[0] / 4.88).astype("<i2")
+    assert b"<LeadDataCRC32>%d<" % zlib.crc32(counts.tobytes()) in muse(uv, 500, "X")
+
+
+@pytest.mark.parametrize("exponent", [-1, 1])
+def test_muse_rate_takes_its_exponent(uv, exponent):
+    data = replaced(rhythm_only(muse(uv, 500, "X")), "<SampleExponent>0", f"<SampleExponent>{exponent}")
+    assert read_bytes(data).rate_hz == pytest.approx(500 * 10.0**exponent)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"RHYTHM"', '"REPRESENTATIVE_BEAT"', "no_rhythm"),
+        ('increment value="0.002" unit="s"', 'increment value="0.002" unit="h"', "bad_rate"),
+        ('increment value="0.002" unit="s"', 'increment value="0" unit="s"', "bad_rate"),
+        ('increment value="0.002"', 'increment value="2E-999999"', "bad_rate"),
+        ('increment value="0.002"', 'increment value="1E+999999"', "bad_rate"),
+        ('"TIME_ABSOLUTE"', '"TIME_UNKNOWN"', "bad_rate"),
+        ('<scale value="1" unit="uV"/>', "", "bad_units"),
+        ('<scale value="1" unit="uV"/>', '<scale value="1" unit="mmHg"/>', "bad_units"),
+        ('<scale value="1" unit="uV"/>', '<scale value="0" unit="uV"/>', "bad_units"),
+        ('<origin value="0" unit="uV"/>', '<origin value="x" unit="uV"/>', "bad_units"),
+        ('MDC_ECG_LEAD_II<|MDC_ECG_LEAD_II(?=")', "MDC_ECG_LEAD_I", "bad_waveform"),
+        (r"<digits>(\S+) ", "<digits>", "bad_waveform"),
+        (r"<digits>(\S+) ", r"<digits>x ", "bad_waveform"),
+        ("<digits>.*?</digits>", "<digits> </digits>", "bad_waveform"),
+        ("(?<=[0-9])</digits>", " -</digits>", "bad_waveform"),
+    ],
+)
+def test_aecg_with_one_fault(uv, old, new, reason):
+    assert reason_of(replaced(aecg(uv, 500, "X"), old, new)) == reason
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("nV", 1e-3), ("uV", 1), ("µV", 1), ("μV", 1), ("mV", 1e3), ("V", 1e6)])
+def test_aecg_origin_and_scale_have_units_of_their_own(uv, unit, factor):
+    data = aecg(uv, 500, "X").decode().replace('<origin value="0" unit="uV"/>', '<origin value="0.5" unit="mV"/>', 1)
+    data = data.replace('<scale value="1" unit="uV"/>', f'<scale value="2.5" unit="{unit}"/>', 1)
+    np.testing.assert_allclose(read_bytes(data.encode()).leads_uv["I"], 500 + uv[0] * 2.5 * factor, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("value", "unit"), [("0.002", "s"), ("2", "ms"), ("2000", "us"), ("2.0E-3", "s"), ("2000", "µs")])
+def test_aecg_time_step_has_a_unit(uv, value, unit):
+    data = aecg(uv, 500, "X").decode().replace('value="0.002" unit="s"', f'value="{value}" unit="{unit}"')
+    assert read_bytes(data.encode()).rate_hz == 500.0
+
+
+@pytest.mark.parametrize("namespace", [' xmlns="urn:hl7-org:v3"', ' xmlns="urn:hl7-org:v2"', ""])
+def test_aecg_namespace_does_not_matter(uv, namespace):
+    assert read_bytes(replaced(aecg(uv, 500, "X"), ' xmlns="urn:hl7-org:v3"', namespace)).n_samples == 5000
+
+
+def test_aecg_relative_time_is_a_rhythm_too_and_white_space_is_free(uv):
+    data = aecg(uv, 500, "X").replace(b"TIME_ABSOLUTE", b"TIME_RELATIVE").replace(b" 1 ", b"\n\t1\r\n ")
+    np.testing.assert_array_equal(read_bytes(data).leads_uv["V6"], uv[11])
+
+
+def test_aecg_decimal_digits_are_read(uv):
+    data = replaced(aecg(uv, 500, "X"), r"<digits>(\S+) ", r"<digits>\1.25 ")
+    assert read_bytes(data).leads_uv["I"][0] == uv[0, 0] + np.copysign(0.25, uv[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("<StripData>.*</StripData>", "", "no_rhythm"),
+        ('</MedianSamples>.*units="Hz"', '</MedianSamples></RestingECGMeasurements><StripData><SampleRate units="kHz"', "bad_rate"),
+        ("uVperLsb", "nVperLsb", "bad_units"),
+        ('uVperLsb">5', 'uVperLsb">-5', "bad_units"),
+        ("<ChannelSampleCountTotal>5000", "<ChannelSampleCountTotal>4999", "bad_waveform"),
+        ("<NumberOfLeads>12", "<NumberOfLeads>8", "bad_waveform"),
+        ('lead="II"', 'lead="I"', "bad_waveform"),
+        (r",(-?\d+)\n</WaveformData>", "\n</WaveformData>", "bad_waveform"),
+        (r",(-?\d+)\n</WaveformData>", ",INV\n</WaveformData>", "bad_waveform"),
+    ],
+)
+def test_cardiosoft_with_one_fault(uv, old, new, reason):
+    data = cardiosoft(uv, 500, "X")
+    if "MedianSamples" not in old and "StripData" not in old:  # break the strip, not the median before it
+        head, strip = data.split(b"</RestingECGMeasurements>")
+        data = head + b"</RestingECGMeasurements>" + replaced(strip, old, new)
+    else:
+        data = replaced(data, old, new)
+    assert reason_of(data) == reason
+
+
+def test_unknown_root_is_refused_by_name():
+    assert reason_of(b"<Prescription/>") == "unknown_format"
+
+
+def test_messages_hold_no_value_of_the_file(uv):
+    data = replaced(rhythm_only(muse(uv, 500, "SECRET")), "MICROVOLTS", "SECRET")
+    with pytest.raises(RecordError) as caught:
+        read_bytes(data)
+    assert "SECRET" not in str(caught.value)

@@ -1,0 +1,232 @@
+"""The store: the format to the letter, the same values through zarr, xarray and the map, and refusal of anything else."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+import ecgprep.mapping
+import ecgprep.store
+from ecgprep.durable import canonical_json
+from ecgprep.errors import STATUSES, StoreError
+from ecgprep.leads import LEADS
+from ecgprep.store import ARRAYS, CHUNK_RECORDS, Layout, Store
+
+FORMAT_1 = {
+    "waveforms": ("int16", ("record", "lead", "sample")),
+    "lead_mask": ("bool", ("record", "lead")),
+    "valid_span": ("int32", ("record", "bound")),
+    "moments": ("int64", ("record", "lead", "power")),
+    "label": ("int8", ("record",)),
+    "patient": ("int32", ("record",)),
+    "split": ("int8", ("record",)),
+    "status": ("uint8", ("record",)),
+    "quality": ("uint32", ("record", "lead")),
+    "rate_hz": ("float32", ("record",)),
+    "crc32c": ("uint32", ("record",)),
+    "covariates": ("float32", ("record", "covariate")),
+}
+
+
+@pytest.fixture
+def copy(store, tmp_path) -> Path:
+    """A copy of the store that a test may damage."""
+    return Path(shutil.copytree(store.path, tmp_path / "copy.zarr"))
+
+
+def whole(store: Store) -> np.ndarray:
+    return store.gather(np.arange(len(store)), np.empty((len(store), 8, store.n_samples), np.int16))
+
+
+def test_arrays_are_those_of_format_1(store):
+    group = zarr.open_group(store.path, mode="r")
+    assert set(group.array_keys()) == set(FORMAT_1)
+    for name, (dtype, axes) in FORMAT_1.items():
+        assert (str(group[name].dtype), group[name].metadata.dimension_names, group[name].shape[0]) == (dtype, axes, len(store))
+    assert group["waveforms"].chunks == (CHUNK_RECORDS, 8, 5000)
+    assert group["waveforms"].nchunks_initialized == group["waveforms"].nchunks
+    assert dict(group["waveforms"].attrs) == {"units": "mV", "scale_factor": 0.001}
+
+
+def test_group_attributes_are_an_allow_list(store):
+    attributes = json.loads((store.path / "zarr.json").read_bytes())["attributes"]
+    assert set(attributes) == {
+        *("format_version", "lead_names", "sample_rate_hz", "n_samples", "covariate_names", "settings", "software", "content_sha256")
+    }
+    assert attributes["lead_names"] == ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]
+    assert attributes["format_version"] == 1
+
+
+def test_status_codes_are_part_of_the_format(store):
+    names = "ok file_missing not_regular file_unreadable file_too_large not_xml unknown_format no_rhythm bad_waveform bad_checksum bad_units bad_rate"
+    names += " too_short leads_missing flat out_of_range reader_crashed duplicate conflict quality"
+    assert list(STATUSES[:20]) == names.split()
+    attributes = zarr.open_group(store.path, mode="r")["status"].attrs
+    assert attributes["flag_meanings"].split() == list(STATUSES)
+    assert attributes["flag_values"] == list(range(len(STATUSES)))
+    split = zarr.open_group(store.path, mode="r")["split"].attrs
+    assert dict(zip(split["flag_meanings"].split(), split["flag_values"], strict=True)) == {"none": -1, "train": 0, "val": 1, "test": 2}
+
+
+def test_zarr_reads_what_the_map_reads(store):
+    group = zarr.open_group(store.path, mode="r")
+    np.testing.assert_array_equal(group["waveforms"][:], whole(store))
+    for name in ARRAYS:
+        np.testing.assert_array_equal(group[name][:], store.array(name))
+
+
+def test_xarray_shows_millivolts(store):
+    data = xarray.open_zarr(store.path, consolidated=False)
+    assert data["waveforms"].dims == ("record", "lead", "sample")
+    np.testing.assert_allclose(data["waveforms"].values, whole(store) * 0.001, rtol=1e-12)
+    assert data["split"].attrs["flag_meanings"] == "none train val test"
+
+
+def test_content_hash_is_what_the_format_says(store):
+    import hashlib
+
+    root = json.loads((store.path / "zarr.json").read_bytes())
+    claimed = root["attributes"].pop("content_sha256")
+    files = sorted(str(p.relative_to(store.path)) for p in store.path.rglob("*") if p.is_file() and p != store.path / "zarr.json")
+    text = "".join(f"{name} {hashlib.sha256((store.path / name).read_bytes()).hexdigest()}\n" for name in files)
+    text += json.dumps(root, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == claimed
+
+
+def test_last_chunk_is_padded_and_chunks_are_whole_pages():
+    layout = Layout(257, 5000)
+    assert layout.chunk_files("waveforms") == ["waveforms/c/0/0/0", "waveforms/c/1/0/0"]
+    assert layout.chunk_bytes("waveforms") % 4096 == 0
+
+
+def test_gather_takes_any_rows_in_any_order(store):
+    rows = np.array([5, 0, 5, len(store) - 1])
+    np.testing.assert_array_equal(store.gather(rows, np.empty((4, 8, 5000), np.int16)), whole(store)[rows])
+
+
+@pytest.mark.parametrize("row", [-1, 10**6])
+def test_gather_refuses_a_row_outside(store, row):
+    with pytest.raises(IndexError):
+        store.gather(np.array([row]), np.empty((1, 8, 5000), np.int16))
+
+
+@pytest.mark.parametrize("out", [np.empty((2, 8, 5000), np.int16), np.empty((1, 8, 5000), np.float32), np.empty((1, 8, 4999), np.int16)])
+def test_gather_refuses_a_buffer_that_does_not_fit(store, out):
+    with pytest.raises(ValueError, match="out"):
+        store.gather(np.array([0]), out)
+
+
+def test_gather_is_the_same_where_files_cannot_lie_side_by_side(store, monkeypatch):
+    expected = whole(store)
+    monkeypatch.setattr(ecgprep.mapping, "can_map_side_by_side", lambda size: False)
+    other = Store(store.path)
+    np.testing.assert_array_equal(whole(other), expected)
+    assert len(other._chunks) == math.ceil(len(store) / CHUNK_RECORDS)
+
+
+def test_waveforms_are_read_only(store):
+    with pytest.raises(ValueError, match="read-only"):
+        store.waveforms[0, 0, 0] = 1
+
+
+def test_array_outlives_the_store(store):
+    waveforms = Store(store.path).waveforms
+    np.testing.assert_array_equal(waveforms[:3], whole(store)[:3])
+
+
+def test_store_pickles_small_and_prints_well(store):
+    assert len(pickle.dumps(store)) < 500
+    assert len(pickle.loads(pickle.dumps(store))) == len(store)  # noqa: S301 - our own bytes
+    assert repr(store).endswith(f"{len(store):,} records x 8 leads x 5,000 samples at 500 Hz)")
+
+
+def test_statistics_equal_numpy_on_the_stacked_rows(store):
+    rows = np.flatnonzero((store.array("split") == 0) & (store.array("status") == 0))
+    x = whole(store)[rows].astype(np.float64)
+    mask, span = store.array("lead_mask")[rows], store.array("valid_span")[rows]
+    mean, deviation = store.lead_statistics(rows)
+    for lead in range(8):
+        values = np.concatenate([x[i, lead, span[i, 0] : span[i, 1]] for i in range(len(rows)) if mask[i, lead]])
+        np.testing.assert_allclose([mean[lead], deviation[lead]], [values.mean(), values.std()], rtol=1e-12)
+
+
+def test_statistics_do_not_overflow(store, monkeypatch):
+    """Two million full-scale rows: the sum of squares passes 2^63."""
+    n = 2_000_000
+    arrays = {
+        "moments": np.broadcast_to(np.array([0, 5000 * 32767**2]), (n, 8, 2)),
+        "valid_span": np.broadcast_to(np.array([0, 5000], np.int32), (n, 2)),
+        "lead_mask": np.broadcast_to(np.True_, (n, 8)),
+    }
+    monkeypatch.setattr(Store, "array", lambda self, name: arrays[name])
+    mean, deviation = store.lead_statistics(np.arange(n))
+    np.testing.assert_array_equal(mean, 0)
+    np.testing.assert_allclose(deviation, 32767, rtol=1e-15)
+
+
+def test_lead_that_no_row_has_gets_zeros(store):
+    mean, deviation = store.lead_statistics(np.array([], np.int64))
+    assert not mean.any()
+    assert not deviation.any()
+
+
+def edit(path: Path, change) -> None:
+    value = json.loads(path.read_bytes())
+    change(value)
+    path.write_bytes(canonical_json(value))
+
+
+DAMAGE = {
+    "no zarr.json": lambda p: (p / "zarr.json").unlink(),
+    "empty zarr.json": lambda p: (p / "zarr.json").write_bytes(b""),
+    "not an object": lambda p: (p / "zarr.json").write_bytes(b"[]"),
+    "deep json": lambda p: (p / "zarr.json").write_bytes(b"[" * 100_000),
+    "version 2": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(format_version=2)),
+    "version 0": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(format_version="0")),
+    "zarr 2": lambda p: edit(p / "zarr.json", lambda z: z.update(zarr_format=2)),
+    "extra attribute": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(hospital="x")),
+    "other leads": lambda p: edit(p / "zarr.json", lambda z: z["attributes"]["lead_names"].reverse()),
+    "other length": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(n_samples=4999)),
+    "huge shape": lambda p: edit(p / "waveforms/zarr.json", lambda z: z.update(shape=[10**15, 8, 5000])),
+    "shape is text": lambda p: edit(p / "waveforms/zarr.json", lambda z: z.update(shape="x")),
+    "unknown codec": lambda p: edit(p / "waveforms/zarr.json", lambda z: z.update(codecs=[{"name": "pickle"}])),
+    "big-endian": lambda p: edit(p / "waveforms/zarr.json", lambda z: z["codecs"][0]["configuration"].update(endian="big")),
+    "compressed label": lambda p: edit(p / "label/zarr.json", lambda z: z["codecs"].append({"name": "gzip", "configuration": {"level": 1}})),
+    "fifo": lambda p: [(p / "label/zarr.json").unlink(), __import__("os").mkfifo(p / "label/zarr.json")],
+    "missing array": lambda p: shutil.rmtree(p / "patient"),
+    "missing chunk": lambda p: (p / "waveforms/c/0/0/0").unlink(),
+    "short chunk": lambda p: (p / "waveforms/c/0/0/0").write_bytes(b"\0" * 4096),
+    "short label": lambda p: (p / "label/c/0").write_bytes(b""),
+    "long label": lambda p: (p / "label/c/0").write_bytes((p / "label/c/0").read_bytes() + b"\0"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_store_is_refused_on_opening(copy, name):
+    DAMAGE[name](copy)
+    with pytest.raises(StoreError):
+        Store(copy)
+
+
+def test_missing_store_names_the_command_that_makes_one(tmp_path):
+    with pytest.raises(StoreError, match="`ecgprep build MANIFEST"):
+        Store(tmp_path / "absent.zarr")
+
+
+def test_newer_version_asks_for_an_update(copy):
+    DAMAGE["version 2"](copy)
+    with pytest.raises(StoreError, match="Update ecgprep"):
+        Store(copy)
+
+
+def test_dtypes_are_little_endian(store):
+    assert all(store.array(name).dtype.newbyteorder("<") == store.array(name).dtype for name in ARRAYS)
+    assert tuple(store.attributes["lead_names"]) == LEADS

@@ -1,0 +1,314 @@
+"""Training: repeatable to the bit, resumable, selected on validation only, able to learn, unable to learn from nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import build, write_manifest
+
+import ecgfit.train as train_module
+from ecgfit.config import TrainConfig, make_config
+from ecgfit.data import ModelInput, NormStats, select_rows
+from ecgfit.evaluate import evaluate_run
+from ecgfit.models import build_model
+from ecgfit.run import LAST, Run, load_checkpoint, newest_run, next_run_dir
+from ecgfit.train import Trainer, class_weights, classification_loss, cosine_factor, preflight, train
+from ecgprep.errors import InputError, StoreError, TargetExists
+from ecgprep.store import Store
+from ecgprep.synth.vendors import aecg
+
+QUICK = {"epochs": 3, "batch": 16, "threads": 2}
+
+
+def silent(line: str) -> None:
+    del line
+
+
+def quick(**settings: object) -> TrainConfig:
+    return make_config(QUICK | settings, "test")
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory) -> Run:
+    finished = train(quick(), store, tmp_path_factory.mktemp("runs") / "001", say=silent)
+    evaluate_run(finished, store, "test")
+    return finished
+
+
+def same_results(one: Path, other: Path) -> bool:
+    names = ["norm_stats.json", "threshold.json", "metrics_val.json", "predictions_val.csv", "curves.csv"]
+    weights = [load_checkpoint(path / "checkpoints/best.pt")["model"] for path in (one, other)]
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names) and all(
+        torch.equal(weights[0][key], weights[1][key]) for key in weights[0]
+    )
+
+
+def test_run_folder_holds_what_it_promises(run, store):
+    files = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
+    assert files == {
+        *("config.yaml", "norm_stats.json", "threshold.json", "curves.csv", "events.out.tfevents.ecgfit"),
+        *("checkpoints/best.pt", "checkpoints/last.pt"),
+        *("metrics_val.json", "metrics_test.json", "predictions_val.csv", "predictions_test.csv"),
+    }
+    assert run.content_sha256 == store.content_sha256
+    assert run.recorded["records"] == {split: len(select_rows(store, split, "drop")) for split in ("train", "val")}
+
+
+def test_same_config_gives_the_same_weights_to_the_bit(run, store, tmp_path):
+    again = train(make_config({**run.config.model_dump()}, "again"), store, tmp_path / "again", say=silent)
+    assert same_results(run.path, again.path)
+    assert not same_results(run.path, train(quick(seed=1), store, tmp_path / "other", say=silent).path)
+
+
+@pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
+@pytest.mark.parametrize("killed_at", [(0, 2), (1, 0), (2, 1)])
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(store, tmp_path, monkeypatch, scheduler, killed_at):
+    config = quick(scheduler=scheduler)
+    whole = train(config, store, tmp_path / "whole", say=silent)
+    seeds = train_module.torch_seeds
+
+    def die(seed, epoch, step):
+        if (epoch, step) == killed_at:
+            raise KeyboardInterrupt
+        return seeds(seed, epoch, step)
+
+    monkeypatch.setattr(train_module, "torch_seeds", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, store, tmp_path / "killed", say=silent)
+    monkeypatch.undo()
+    train(config, store, tmp_path / "killed", resume=True, say=silent)
+    assert same_results(whole.path, tmp_path / "killed")
+
+
+def test_resume_refuses_other_settings_and_other_stores(run, store, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    with pytest.raises(StoreError, match=r"other settings \(lr\)"):
+        train(quick(lr=0.1), store, copy, resume=True, say=silent)
+    state = load_checkpoint(copy / LAST)
+    torch.save(state | {"content_sha256": "x"}, copy / LAST)
+    with pytest.raises(StoreError, match="another store"):
+        train(quick(), store, copy, resume=True, say=silent)
+    (copy / LAST).write_bytes(b"PK")
+    with pytest.raises(StoreError, match="damaged"):
+        train(quick(), store, copy, resume=True, say=silent)
+
+
+def test_existing_run_is_kept_without_overwrite(run, store, tmp_path):
+    with pytest.raises(TargetExists, match="--overwrite"):
+        train(quick(), store, run.path, say=silent)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.docx").write_text("x")
+    with pytest.raises(TargetExists, match="not a run folder"):
+        train(quick(), store, tmp_path / "mine", overwrite=True, say=silent)
+    assert (tmp_path / "mine" / "thesis.docx").exists()
+
+
+def test_metrics_follow_from_the_predictions(run):
+    import pandas as pd
+    from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+
+    table = pd.read_csv(run.path / "predictions_test.csv")
+    patients = table.groupby("patient").agg(label=("label", "max"), a=("logit_0", "mean"), b=("logit_1", "mean"))
+    probability = 1 / (1 + np.exp(patients.a - patients.b))
+    metrics = run.read_json("metrics_test.json")
+    assert metrics["metrics"]["auroc"]["value"] == pytest.approx(roc_auc_score(patients.label, probability), abs=1e-9)
+    assert metrics["metrics"]["auprc"]["value"] == pytest.approx(average_precision_score(patients.label, probability), abs=1e-9)
+    tn, fp, fn, tp = confusion_matrix(patients.label, probability >= run.threshold).ravel()
+    assert metrics["confusion"] == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
+    assert (metrics["n_patients"], metrics["n_records"]) == (len(patients), len(table))
+
+
+def test_best_epoch_is_the_one_with_the_highest_validation_auprc(run):
+    with (run.path / "curves.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    best = max(curves, key=lambda row: float(row["val_auprc"]))
+    assert load_checkpoint(run.path / "checkpoints/best.pt")["epoch"] == int(best["epoch"])
+    assert run.read_json("metrics_val.json")["metrics"]["auprc"]["value"] == pytest.approx(float(best["val_auprc"]), abs=1e-6)
+
+
+def test_tensorboard_reads_the_curves(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.path)).Reload()
+    with (run.path / "curves.csv").open() as file:
+        expected = [float(row["val_auprc"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose([event.value for event in events.Scalars("val_auprc")], expected, rtol=1e-6)
+
+
+def test_early_stop_ends_training(store, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.6, 0.4, 0.6, 0.1, 0.9])
+    monkeypatch.setattr(train_module, "_validate", lambda trainer: {"val_loss": 1.0, "val_auroc": 0.5, "val_auprc": next(scores)})
+    monkeypatch.setattr(Trainer, "train_epoch", lambda self, epoch: 1.0)
+    train(quick(epochs=50, early_stop=3), store, tmp_path / "r", say=silent)
+    state = load_checkpoint(tmp_path / "r" / LAST)
+    assert (len(state["history"]), state["best"]) == (5, {"epoch": 2, "score": 0.6})
+
+
+def test_test_labels_decide_nothing(run, corpus, store, tmp_path):
+    """The same store with the labels of the test patients turned round trains to the same bits."""
+    copy = Path(shutil.copytree(store.path, tmp_path / "turned.zarr"))
+    label, split = np.array(store.array("label")), store.array("split")
+    label[split == 2] = 1 - label[split == 2]
+    (copy / "label/c/0").write_bytes(label.tobytes())
+    assert same_results(run.path, train(quick(), Store(copy), tmp_path / "turned", say=silent).path)
+
+
+def test_values_of_val_and_test_files_do_not_reach_the_statistics(tmp_path, uv):
+    """Two cohorts whose val and test recordings differ by a factor of 20 have the same norm_stats.json to the byte."""
+    generator = np.random.default_rng(0)
+    signals = [uv + generator.integers(-100, 100, uv.shape) for _ in range(40)]
+    written = []
+    for factor in (1, 20):
+        folder = tmp_path / str(factor)
+        folder.mkdir()
+        held_out = set() if factor == 1 else {i for i, k in enumerate(np.array(Store(tmp_path / "1" / "s.zarr").array("split"))) if k > 0}
+        for i, signal in enumerate(signals):
+            (folder / f"{i}.xml").write_bytes(aecg(signal * factor if i in held_out else signal, 500, "X"))
+        manifest = write_manifest(folder / "m.csv", [(f"P{i}", f"{i}.xml", i % 2) for i in range(40)])
+        store = build(manifest, folder / "s.zarr")
+        NormStats.of(store, select_rows(store, "train", "drop")).save(folder / "norm_stats.json")
+        written.append((folder / "norm_stats.json").read_bytes())
+        assert len(held_out) in (0, 12)
+    assert written[0] == written[1]
+
+
+def test_model_overfits_sixteen_recordings(store, tmp_path):
+    """A pipeline that cannot learn 16 recordings by heart is broken somewhere."""
+    config = quick(aug="none", epochs=1, batch=16)
+    trainer = Trainer.prepare(config, store)
+    label = store.array("label")[trainer.rows["train"]]
+    chosen = np.concatenate([trainer.rows["train"][label == k][:8] for k in (0, 1)])
+    trainer.rows = {"train": np.sort(chosen), "val": np.sort(chosen)}
+    losses = [trainer.train_epoch(epoch) for epoch in range(60)]
+    assert losses[-1] < 0.05 < losses[0]
+    predictions = trainer.predict("val")
+    assert ((predictions.probability() > 0.5) == predictions.label).all()
+
+
+def test_one_class_in_validation_is_told_before_training(store, tmp_path):
+    copy = Path(shutil.copytree(store.path, tmp_path / "s.zarr"))
+    label = np.array(store.array("label"))
+    label[store.array("split") == 1] = 0
+    (copy / "label/c/0").write_bytes(label.tobytes())
+    with pytest.raises(InputError, match="validation split has 0 positive"):
+        train(quick(), Store(copy), tmp_path / "r", say=silent)
+
+
+def test_loss_that_is_not_finite_stops_with_the_rows(store, tmp_path):
+    with pytest.raises(InputError, match=r"The loss is nan at epoch 1, step \d+ \(store rows \d+.*Lower --lr"):
+        train(quick(lr=1e30), store, tmp_path / "r", say=silent)
+
+
+def test_preflight_checks_every_split(store):
+    lines = preflight(Trainer.prepare(quick(missing="mask"), store))
+    assert "tensors of train, val, test are finite and (B, 9, 5000)" in lines[0]
+
+
+def test_preflight_finds_statistics_of_other_rows(store):
+    trainer = Trainer.prepare(quick(), store)
+    trainer.stats = NormStats.of(store, select_rows(store, "test", "drop"))
+    with pytest.raises(StoreError, match="do not come from train rows"):
+        preflight(trainer)
+
+
+def test_class_weights_balance_the_classes():
+    label = np.array([0] * 30 + [1] * 10, np.int8)
+    assert class_weights(quick(), label).tolist() == pytest.approx([40 / 60, 2.0])
+    assert class_weights(quick(class_weights="none"), label) is None
+    assert class_weights(quick(class_weights="1 2.2"), label).tolist() == pytest.approx([1, 2.2])
+
+
+def test_losses_follow_their_formulas():
+    logits, label, weights = torch.tensor([[0.3, -0.2], [1.0, 2.0]]), torch.tensor([0, 1]), torch.tensor([1.0, 3.0])
+    p = torch.softmax(logits, dim=1)
+    ce = -(1 * math.log(p[0, 0]) + 3 * math.log(p[1, 1])) / 4
+    bce = -(math.log(p[0, 0]) + 3 * math.log(p[1, 1])) / 2
+    assert classification_loss(logits, label, "ce", weights).item() == pytest.approx(ce, rel=1e-6)
+    assert classification_loss(logits, label, "bce", weights).item() == pytest.approx(bce, rel=1e-6)
+
+
+def test_cosine_rises_and_falls_to_zero():
+    factors = [cosine_factor(step, 1000) for step in range(1000)]
+    assert factors[0] == pytest.approx(0.02)
+    assert max(factors) == factors[50] == pytest.approx(1)
+    assert factors[-1] < 1e-5
+    assert factors[50:] == sorted(factors[50:], reverse=True)
+
+
+def test_run_is_refused_on_another_store(run, corpus, tmp_path):
+    other = build(corpus / "manifest.csv", tmp_path / "other.zarr")  # without covariates: another identity
+    with pytest.raises(StoreError, match="was trained on another store"):
+        evaluate_run(run, other, "test")
+    with pytest.raises(StoreError, match="No finished run"):
+        newest_run(run.path.parent, other)
+
+
+def test_newest_run_of_the_store_is_found(run, store):
+    assert newest_run(run.path.parent, store).path == run.path
+    assert next_run_dir(run.path.parent).name == "002"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "norm_stats.json", "threshold.json", "checkpoints/best.pt"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"x: 1"])
+def test_damaged_run_is_refused(run, store, tmp_path, name, content):
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    (copy / name).unlink()
+    if content is not None:
+        (copy / name).write_bytes(content)
+    with pytest.raises(StoreError):
+        evaluate_run(Run(copy), store, "test")
+
+
+def test_weights_of_another_shape_are_refused(run, store, tmp_path):
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    torch.save({"model": build_model("resnet1d", 9, 0).state_dict()}, copy / "checkpoints/best.pt")
+    with pytest.raises(StoreError, match="does not hold the weights"):
+        evaluate_run(Run(copy), store, "test")
+
+
+def test_checkpoint_that_would_run_code_is_refused(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    torch.save({"model": Evil()}, tmp_path / "x.pt", pickle_module=pickle)
+    with pytest.raises(StoreError):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_evaluation_does_not_depend_on_the_batch(run, store):
+    from ecgfit.evaluate import load_model
+    from ecgfit.predict import predict_rows
+
+    model, model_input = load_model(run, "cpu")
+    rows = select_rows(store, "test", "drop")
+    one, other = (predict_rows(model, model_input, store, rows, size, amp=False).logits for size in (1, 64))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_run_holds_no_path_and_no_host(run):
+    import os
+
+    host = re.compile(rf"\b{re.escape(os.uname().nodename)}\b".encode())
+    for path in run.path.rglob("*"):
+        assert not host.search(path.name.encode())
+        if path.is_file():
+            assert str(run.path.parent).encode() not in path.read_bytes()
+            assert path.suffix == ".pt" or not host.search(path.read_bytes())
+    assert json.loads((run.path / "metrics_test.json").read_bytes())["level"] == "patient"
+
+
+def test_mask_training_sees_nine_channels(store, tmp_path):
+    finished = train(quick(missing="mask", epochs=1, loss="bce", val_metric="auroc", threshold="f1"), store, tmp_path / "r", say=silent)
+    assert ModelInput(finished.stats, "mask").n_channels == 9
+    assert evaluate_run(finished, store, "test")["n_records"] == len(select_rows(store, "test", "mask"))
