@@ -4,7 +4,7 @@
 
 PTBXL is the unpacked data set (Wagner et al., Scientific Data 2020; PhysioNet, version 1.0.3, CC BY 4.0) with ptbxl_database.csv,
 scp_statements.csv, records100/ and records500/ (WFDB format 16). The list names each recording and the rate at which it is taken; the one
-in this folder holds 1,965 recordings of 1,830 patients that have a diagnostic superclass. 60 % of the files are written as GE MUSE (8 leads,
+in this folder holds 1,965 recordings of 1,835 patients that have a diagnostic superclass. 60 % of the files are written as GE MUSE (8 leads,
 4.88 µV a count), 25 % as HL7 aECG (12 leads, 1 µV), 15 % as GE CardioSoft (12 leads, 5 µV).
 
 A recording has a superclass (NORM, MI, STTC, CD, HYP) when any of its statements, at any likelihood, is a diagnostic one of that class;

@@ -63,10 +63,10 @@ def main() -> None:
     """Write docs/demo.png."""
     store = Store(DEMO / "demo.zarr")
     whole = store.array("lead_mask").all(axis=1) & (store.array("split") == 2)
-    figure, axes = plt.subplot_mosaic("AAB;CCD", figsize=(11, 8.2), layout="constrained")
+    figure, axes = plt.subplot_mosaic("AB;CD", figsize=(9, 7.4), width_ratios=[1.3, 1], layout="constrained")
     for key, label, text in (("A", 0, "without"), ("C", 1, "with")):
         row = int(np.flatnonzero(whole & (store.array("label") == label))[0])
-        draw_ecg(axes[key], store, row, f"demo.zarr, row {row}: simulated patient {text} dysfunction (25 mm/s, 10 mm/mV)")
+        draw_ecg(axes[key], store, row, f"demo.zarr, row {row}: simulated, {text} dysfunction")
     draw_results(axes["B"], axes["D"])
     figure.savefig("docs/demo.png", dpi=80)
 

@@ -161,17 +161,20 @@ def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ecgfit.metrics import METRICS
+
     table = Table(title=f"{metrics['split']}: {metrics['n_patients']:,} patients, {metrics['n_positive']:,} positive")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    for name, entry in metrics["metrics"].items():
+    for name in METRICS:
+        entry = metrics["metrics"][name]
         if entry["value"] is None:
             table.add_row(name, "undefined", entry["reason"])
         else:
             table.add_row(name, f"{entry['value']:.3f}", "{:.3f} to {:.3f}".format(*entry["ci95"]))
     Console().print(table)
-    cells = ", ".join(f"{name} {n:,}" for name, n in metrics["confusion"].items())
+    cells = ", ".join(f"{name} {metrics['confusion'][name]:,}" for name in ("tp", "fp", "fn", "tn"))
     click.echo(f"threshold {metrics['threshold']:.4f} ({run.config.threshold} on validation); {cells}")
     click.echo(f"run folder: {run.path}")
 

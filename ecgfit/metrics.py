@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+METRICS = ("auroc", "auprc", "accuracy", "f1", "sensitivity", "specificity")
+"""The headline metrics, in the order in which they are shown."""
 N_BOOTSTRAP = 2000
 _CELLS_AT_ONCE = 20_000_000
 """Bootstrap weights held at a time: 160 MB."""

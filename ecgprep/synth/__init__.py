@@ -52,7 +52,7 @@ def write_corpus(
 def _write_patient(out: Path, number: int, prevalence: float, generator: np.random.Generator) -> list[list[str | int]]:
     """Write the recordings of one patient and return their manifest rows."""
     label = int(generator.random() < prevalence)
-    severity = float(np.clip(generator.normal(1.5, 0.6) if label else generator.normal(0, 0.5), 0, 3))
+    severity = float(np.clip(generator.normal(1.1, 0.6) if label else generator.normal(0, 0.5), 0, 3))
     heart = Heart.draw(generator, severity)
     age, sex = int(generator.integers(35, 85)), int(generator.integers(0, 2))
     rows: list[list[str | int]] = []
