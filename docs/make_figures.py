@@ -5,37 +5,15 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from ecgprep.leads import LEADS
+from ecgprep.conform import resample
+from ecgprep.plot import draw_ecg
 from ecgprep.store import Store
 
 DEMO = Path("demo")
-SECONDS = 2.5
-
-
-def draw_ecg(axes: Axes, store: Store, row: int, title: str) -> None:
-    """Draw eight leads on ECG paper: 25 mm/s, 10 mm/mV, two columns of four leads of 2.5 s."""
-    waveform = store.gather(np.array([row]), np.empty((1, len(LEADS), store.n_samples), np.int16))[0] / 1000
-    n = int(SECONDS * store.sample_rate_hz)
-    for k, lead in enumerate(LEADS):
-        column, line = divmod(k, 4)
-        x = np.arange(n) / store.sample_rate_hz + column * SECONDS
-        axes.plot(x, waveform[k, column * n : (column + 1) * n] - 2.5 * line, color="black", linewidth=0.7)
-        axes.text(column * SECONDS + 0.05, 0.9 - 2.5 * line, lead, fontsize=8)
-    axes.set_xlim(0, 2 * SECONDS)
-    axes.set_ylim(-9.0, 1.6)
-    for axis, minor, major in ((axes.xaxis, 0.04, 0.2), (axes.yaxis, 0.1, 0.5)):
-        axis.set_minor_locator(mpl.ticker.MultipleLocator(minor))
-        axis.set_major_locator(mpl.ticker.MultipleLocator(major))
-    axes.grid(which="minor", color="#f6cccc", linewidth=0.3)
-    axes.grid(which="major", color="#eb9f9f", linewidth=0.5)
-    axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
-    axes.set_aspect(0.4)  # 25 mm a second, 10 mm a millivolt
-    axes.set_title(title, fontsize=10)
 
 
 def draw_results(roc: Axes, curves: Axes) -> None:
@@ -59,14 +37,34 @@ def draw_results(roc: Axes, curves: Axes) -> None:
     curves.legend(fontsize=8)
 
 
+def draw_filter() -> None:
+    """Write docs/filter.png: the gain of the resampler, measured on sines, against its specification."""
+    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    for rate_hz in (250, 977, 1000, 2000):
+        lower = min(rate_hz, 500)
+        fractions = np.arange(0.01, min(1.0, rate_hz / 2 / lower), 0.01)
+        time = np.arange(10 * rate_hz) / rate_hz
+        phase = 2 * np.pi * lower * fractions[:, None] * time
+        sine, cosine = (resample(wave(phase), rate_hz, 500)[:, 1000:4000] for wave in (np.sin, np.cos))
+        gain_db = 10 * np.log10(np.mean(sine**2 + cosine**2, axis=1) + 1e-14)
+        axes.plot(fractions, gain_db, label=f"{rate_hz} Hz", linewidth=1)
+    axes.plot([0, 0.4, 0.4], [-0.05, -0.05, -40], color="black", linewidth=0.7, linestyle=":")
+    axes.plot([0.6, 0.6, 1.0], [-40, -80, -80], color="black", linewidth=0.7, linestyle=":", label="specification")
+    axes.set(xlabel="frequency / lower rate", ylabel="gain, dB", ylim=(-140, 5), xlim=(0, 1))
+    axes.legend(fontsize=8)
+    figure.savefig("docs/filter.png", dpi=80)
+
+
 def main() -> None:
-    """Write docs/demo.png."""
+    """Write docs/demo.png and docs/filter.png."""
+    draw_filter()
     store = Store(DEMO / "demo.zarr")
     whole = store.array("lead_mask").all(axis=1) & (store.array("split") == 2)
     figure, axes = plt.subplot_mosaic("AB;CD", figsize=(9, 7.4), width_ratios=[1.3, 1], layout="constrained")
     for key, label, text in (("A", 0, "without"), ("C", 1, "with")):
         row = int(np.flatnonzero(whole & (store.array("label") == label))[0])
-        draw_ecg(axes[key], store, row, f"demo.zarr, row {row}: simulated, {text} dysfunction")
+        waveform = store.gather(np.array([row]), np.empty((1, 8, store.n_samples), np.int16))[0]
+        draw_ecg(axes[key], waveform, store.array("lead_mask")[row], store.sample_rate_hz, f"demo.zarr, row {row}: simulated, {text} dysfunction")
     draw_results(axes["B"], axes["D"])
     figure.savefig("docs/demo.png", dpi=80)
 

@@ -124,12 +124,74 @@ def verify(store: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the (one) recording as the store would hold it: out.png.")
+@json_option
+def read(files: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
+    """Show what a reader sees in vendor FILES, what conforming would change, or why a file is refused (then the exit code is 3).
+
+    Example: ecgprep read export/0001.xml --plot 0001.png
+    """
+    from ecgprep.conform import Conformity
+    from ecgprep.errors import InputError
+    from ecgprep.preview import preview
+
+    if plot and len(files) != 1:
+        raise click.UsageError("--plot draws one recording: give one file.")
+    target = Conformity()
+    seen = [(path, *preview(path, target)) for path in files]
+    if as_json:
+        click.echo(json.dumps([{"file": str(path), **content} for path, content, _, _ in seen], indent=2))
+    for path, content, _, _ in () if as_json else seen:
+        click.echo(f"{path}\n{_describe(content)}")
+    row = seen[0][3]
+    if plot and row is not None:
+        _plot(plot, row, target.rate_hz)
+    refused = sum("refused" in content for _, content, _, _ in seen)
+    if refused:
+        raise InputError(f"{refused} of {len(files)} file{'s were' if len(files) > 1 else ' was'} refused; the reasons stand above.")
+
+
+def _describe(content: dict[str, Any]) -> str:
+    """Put the content of a preview into words."""
+    lines = []
+    if "dialect" in content:
+        leads = ", ".join(f"{name} {_span(entry)}" for name, entry in content["leads"].items())
+        lines.append(f"  {content['dialect']}: {content['n_samples']:,} samples at {content['rate_hz']:g} Hz = {content['duration_s']:.3f} s")
+        lines.append(f"  leads in µV: {leads}")
+    if "conform" in content:
+        steps = {name: value for name, value in content["conform"].items() if value and name != "valid_span"}
+        words = "; ".join(name.replace("_", " ") + ("" if value is True else f": {value}") for name, value in steps.items())
+        lines.append(f"  conform: {words or 'nothing to change'}")
+    if "refused" in content:
+        lines.append(f"  refused by the {content['refused']['by']}: {content['refused']['reason']}: {content['refused']['message']}")
+    return "\n".join(lines)
+
+
+def _span(entry: dict[str, Any]) -> str:
+    span = "none" if entry["min_uv"] is None else f"{entry['min_uv']:.0f}..{entry['max_uv']:.0f}"
+    return span + (f" ({entry['n_missing']} missing)" if entry["n_missing"] else "")
+
+
+def _plot(path: Path, row: Any, rate_hz: float) -> None:
+    from ecgprep.errors import EcgError
+
+    try:
+        from ecgprep.plot import save_ecg
+
+        save_ecg(path, row.waveform, row.lead_mask, rate_hz)
+    except ImportError as error:
+        raise EcgError("--plot needs matplotlib: pip install 'ecgprep-ecgfit[report]'.") from error
+
+
+@cli.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--patients", default=300, show_default=True, type=click.IntRange(1, 10_000_000))
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0, 2**31 - 1))
 @click.option("--prevalence", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Share of positive patients.")
+@click.option("--dialects", default="", help="Vendors, in equal shares: all, or names such as philips,schiller.  [default: muse, aecg, cardiosoft]")
 @click.option("--replace", is_flag=True, help="Write into OUT even if it holds a corpus.")
-def synth(out: Path, **options: Any) -> None:
+def synth(out: Path, dialects: str, **options: Any) -> None:
     """Write simulated ECGs of patients with and without cardiac dysfunction as vendor XML files, with OUT/manifest.csv.
 
     The signals come from a dipole model, the names and dates in the files are invented: for demonstrations and tests, never evidence.
@@ -137,9 +199,13 @@ def synth(out: Path, **options: Any) -> None:
     Example: ecgprep synth corpus --patients 300 --seed 1
     """
     from ecgprep.synth import write_corpus
+    from ecgprep.synth.vendors import VENDORS
 
+    names = list(VENDORS) if dialects == "all" else [name.strip() for name in dialects.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in VENDORS]:
+        raise click.BadParameter(f"{', '.join(unknown)}: allowed are all, {', '.join(VENDORS)}", param_hint="--dialects")
     with progress_bar("Writing") as progress:
-        n_files, n_positive = write_corpus(out, progress=progress, **options)
+        n_files, n_positive = write_corpus(out, progress=progress, dialects=names, **options)
     click.echo(f"{n_files:,} files of {options['patients']:,} patients ({n_positive:,} positive) in {out}; manifest: {out / 'manifest.csv'}")
 
 

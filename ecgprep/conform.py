@@ -1,7 +1,7 @@
 """Turn a recording of any rate, length and set of leads into one row of a store.
 
-In this order: pick the eight leads, derive a missing I or II from other limb leads, resample to the store's rate,
-centre-crop or zero-pad to L samples, round to int16 µV. A lead that is absent, not finite or flat is zeroed and masked.
+In this order: cut a vendor's calibration tail, pick the eight leads, derive a missing I or II from other limb leads, resample to the
+store's rate, centre-crop or zero-pad to L samples, round to int16 µV. A lead that is absent, not finite or flat is zeroed and masked.
 
 The resampler is part of store format 1: a linear-phase FIR applied as a polyphase filter, Kaiser window (Kaiser & Schafer 1980),
 transition from 0.4 to 0.6 of the lower rate, where it is at least 80 dB down; the edges are extended by the edge value.
@@ -28,6 +28,7 @@ RESAMPLER = "kaiser-polyphase-1"
 _STOPBAND_DB = 86.0
 """Asked of the Kaiser design; the polyphase branches and rounding of the taps keep it beyond the promised 80 dB."""
 _MAX_DENOMINATOR = 1000
+PULSED_DIALECT, CALIBRATION_AFTER_S, CALIBRATION_UV = "philips", 10, 1000.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def conform(recording: Recording, target: Conformity) -> Row:
     Raises RecordError `too_short`, `leads_missing` (fewer than `min_leads` usable leads), `flat` (every lead there is flat) or
     `out_of_range` (beyond ±32.767 mV, which is a unit error).
     """
+    recording = without_calibration_pulse(recording)
     if recording.duration_s < target.min_seconds:
         raise RecordError("too_short", f"{recording.duration_s:.3f} s of signal; at least {target.min_seconds:g} s is needed")
     usable = {name: samples for name, samples in recording.leads_uv.items() if _alive(samples)}
@@ -71,6 +73,24 @@ def conform(recording: Recording, target: Conformity) -> Row:
     if (peak := float(np.abs(uv).max())) > MAX_ABS_UV:
         raise RecordError("out_of_range", f"amplitude reaches {peak / 1000:.3g} mV; ±{MAX_ABS_UV / 1000} mV is the limit: wrong units or gain?")
     return _to_row(uv, present, recording, target)
+
+
+def without_calibration_pulse(recording: Recording) -> Recording:
+    """Cut a Philips recording at 10 s when a 1 mV calibration pulse follows: most such files are 11 s long, the last one artificial.
+
+    The pulse is looked for, not the length: at least 0.15 s (it lasts 0.2 s) after 10 s in which most leads stand at 1 mV together.
+    Files of 10 s without it exist, and longer ones that are ECG to the end stay whole.
+    """
+    n_signal = round(CALIBRATION_AFTER_S * recording.rate_hz)
+    if recording.dialect != PULSED_DIALECT or recording.n_samples <= n_signal:
+        return recording
+    tails = np.stack([samples[n_signal:] for samples in recording.leads_uv.values()])
+    on = np.mean(np.abs(tails - CALIBRATION_UV) < 0.02 * CALIBRATION_UV, axis=0) > 0.5
+    edges = np.flatnonzero(np.diff(np.r_[False, on, False]))
+    longest = max((edges[1::2] - edges[::2]).tolist(), default=0)
+    if longest < 0.15 * recording.rate_hz:
+        return recording
+    return Recording({name: samples[:n_signal] for name, samples in recording.leads_uv.items()}, recording.rate_hz, recording.dialect)
 
 
 def _alive(samples: NDArray[np.float64]) -> bool:

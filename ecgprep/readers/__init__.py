@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ecgprep.errors import RecordError
-from ecgprep.readers import aecg, cardiosoft, muse
+from ecgprep.readers import aecg, cardiosoft, muse, philips, sapphire, schiller
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element, local_name, parse_xml, read_regular
 
@@ -19,17 +19,29 @@ READERS: dict[str, Callable[[Element], Recording]] = {
     "RestingECG": muse.read,
     "AnnotatedECG": aecg.read,
     "CardiologyXML": cardiosoft.read,
+    "restingecgdata": philips.read,
+    "sapphire": sapphire.read,
+    "com.xiriuz.sema.xml.schillerEDI.SchillerEDI": schiller.read,
 }
 """Root element (local name) -> reader."""
+
+NOT_SUPPORTED = {
+    "ECG": "Mortara / Welch Allyn ELI Link",
+    "EliEcg": "Mortara ELI 380",
+    "zqecg": "Zoncare",
+}
+"""Formats that are known by name and not read: no public file shows what their numbers mean."""
 
 
 def read_bytes(data: bytes) -> Recording:
     """Read one vendor file that is already in memory. Raises RecordError with a named reason."""
     root = parse_xml(data)
-    reader = READERS.get(local_name(root))
-    if reader is None:
+    name = local_name(root)
+    if name in NOT_SUPPORTED:
+        raise RecordError("unknown_format", f"{NOT_SUPPORTED[name]} (root element {name}) is not supported: its units have never been verified")
+    if name not in READERS:
         raise RecordError("unknown_format", f"the root element is none of {', '.join(READERS)}")
-    return reader(root)
+    return READERS[name](root)
 
 
 def read_recording(path: str | os.PathLike[str]) -> Recording:

@@ -28,6 +28,7 @@ from ecgprep.xmldoor import Element
 
 DIALECT = "aecg"
 LEAD_PREFIX = "MDC_ECG_LEAD_"
+MEGACARE = "ECG_RHYTHM_WAVEFORMS"
 TIME_CODES = ("TIME_ABSOLUTE", "TIME_RELATIVE")
 UV_PER_UNIT = {"nV": 1e-3, "uV": 1.0, "µV": 1.0, "μV": 1.0, "mV": 1e3, "V": 1e6}
 SECONDS_PER_UNIT = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1, 10**6), "µs": Fraction(1, 10**6), "μs": Fraction(1, 10**6)}
@@ -53,7 +54,10 @@ def read(root: Element) -> Recording:
 
 def _rhythm_sequences(root: Element) -> list[tuple[str, Element]]:
     """Return (code, value element) of each sequence in the one rhythm series."""
-    series = [s for s in root.findall("{*}component/{*}series") if _code(s) == "RHYTHM"]
+    found = root.findall("{*}component/{*}series")
+    series = [s for s in found if _code(s) == "RHYTHM"]
+    if any(_code(s) == MEGACARE for s in found):
+        raise RecordError("unknown_format", "a MegaCare file (Siemens, Draeger) is not supported: its units have never been verified")
     if not series:
         raise RecordError("no_rhythm", "no series with code RHYTHM (a representative beat is not read in its place)")
     if len(series) > 1:
@@ -61,8 +65,8 @@ def _rhythm_sequences(root: Element) -> list[tuple[str, Element]]:
     sets = series[0].findall("{*}component/{*}sequenceSet")
     if len(sets) != 1:
         raise RecordError("bad_waveform", f"the rhythm series has {len(sets)} sequence sets; exactly one is read")
-    found = [(_code(s), s.find("{*}value")) for s in sets[0].findall("{*}component/{*}sequence")]
-    return [(code, value) for code, value in found if value is not None]
+    sequences = [(_code(s), s.find("{*}value")) for s in sets[0].findall("{*}component/{*}sequence")]
+    return [(code, value) for code, value in sequences if value is not None]
 
 
 def _code(element: Element) -> str:
@@ -93,4 +97,9 @@ def _lead_uv(value: Element, name: str) -> NDArray[np.float64]:
     scale_uv = _microvolts(value.find("{*}scale"), f"lead {name}, scale")
     if scale_uv == 0:
         raise RecordError("bad_units", f"lead {name}: the scale is 0")
-    return origin_uv + scale_uv * parse_numbers(value.findtext("{*}digits"), " ", f"lead {name}")
+    uv = parse_numbers(value.findtext("{*}digits"), " ", f"lead {name}")
+    if scale_uv != 1:  # in place: new arrays would cost as much as a tenth of the parsing
+        uv *= scale_uv
+    if origin_uv:
+        uv += origin_uv
+    return uv

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import binascii
 import math
 import warnings
 from fractions import Fraction
 
 import numpy as np
+import pybase64
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
@@ -46,6 +48,8 @@ def count(text: str | None, what: str) -> int | None:
     """Read a whole number that a file may leave out (None); anything else in its place is `bad_waveform`."""
     if text is None or not text.strip():
         return None
+    if text.isdecimal() and text.isascii() and len(text) < 16:
+        return int(text)
     value = number(text, what, "bad_waveform")
     if value != int(value):
         raise RecordError("bad_waveform", f"{what} must be a whole number; found {describe(text)}")
@@ -64,6 +68,14 @@ def same_count(found: int, declared: int | None, what: str) -> None:
     """Refuse a file that says one number and holds another."""
     if declared is not None and declared != found:
         raise RecordError("bad_waveform", f"{what}: the file declares {declared:,} but holds {found:,}")
+
+
+def decode_base64(text: str | None, what: str) -> bytes:
+    """Decode Base64 with line breaks and nothing else in between. Raises RecordError `bad_waveform`."""
+    try:  # bytes.translate drops white space six times faster than str.split and join
+        return pybase64.b64decode((text or "").encode("ascii").translate(None, b" \t\r\n\v\f"), validate=True)
+    except (binascii.Error, ValueError):
+        raise RecordError("bad_waveform", f"{what} is not valid Base64") from None
 
 
 def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.float64]:

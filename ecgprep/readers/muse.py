@@ -21,16 +21,14 @@
 
 from __future__ import annotations
 
-import binascii
 import zlib
 
 import numpy as np
-import pybase64
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
 from ecgprep.leads import canonical_lead
-from ecgprep.readers.fields import count, fields_of, number, same_count, text_of
+from ecgprep.readers.fields import count, decode_base64, fields_of, number, same_count, text_of
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element
 
@@ -89,14 +87,15 @@ def _lead_uv(part: dict[str, str], name: str) -> NDArray[np.float64]:
     if gain == 0:
         raise RecordError("bad_units", f"lead {name}: LeadAmplitudeUnitsPerBit is 0")
     baseline = number(part.get("FirstSampleBaseline", "").strip() or "0", f"lead {name}: FirstSampleBaseline", "bad_waveform")
-    return (np.frombuffer(data, "<i2") - baseline) * (gain * UV_PER_UNIT[unit])
+    counts = np.frombuffer(data, "<i2").astype(np.float64)
+    if baseline:
+        counts -= baseline
+    counts *= gain * UV_PER_UNIT[unit]
+    return counts
 
 
 def _decode(text: str | None, name: str) -> bytes:
-    try:
-        data = pybase64.b64decode("".join((text or "").split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise RecordError("bad_waveform", f"lead {name}: WaveFormData is not valid Base64") from None
+    data = decode_base64(text, f"lead {name}: WaveFormData")
     if not data or len(data) % 2:
         raise RecordError("bad_waveform", f"lead {name}: WaveFormData holds {len(data)} bytes, not a whole number of 16-bit samples")
     return data

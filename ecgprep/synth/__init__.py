@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,21 +25,29 @@ ELECTRODE_OFF_SHARE = 0.02
 
 
 def write_corpus(
-    out: Path, patients: int, seed: int, prevalence: float, replace: bool = False, progress: Callable[[int, int], None] | None = None
+    out: Path,
+    patients: int,
+    seed: int,
+    prevalence: float,
+    replace: bool = False,
+    dialects: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[int, int]:
     """Write OUT/xml/*.xml and OUT/manifest.csv; return the numbers of files and of positive patients.
 
     A patient depends on (seed, its number) alone: a larger corpus starts with the smaller one. Labels depend on nothing but the
-    heart: not on dialect, rate or number of recordings. Raises TargetExists.
+    heart: not on dialect, rate or number of recordings. `dialects` are written in equal shares instead of the usual ones.
+    Raises TargetExists.
     """
     if (out / "manifest.csv").exists() and not replace:
         raise TargetExists(f"{out} holds a corpus already. Use --replace to write into it, or another folder.")
     (out / "xml").mkdir(parents=True, exist_ok=True)
+    shares = {name: 1 / len(dialects) for name in dialects} or DIALECT_SHARES
     rows: list[list[str | int]] = []
     n_positive = 0
     for number in range(patients):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number])))
-        rows += _write_patient(out, number, prevalence, generator)
+        rows += _write_patient(out, number, prevalence, shares, generator)
         n_positive += int(rows[-1][2])
         if progress:
             progress(number + 1, patients)
@@ -49,7 +57,7 @@ def write_corpus(
     return len(rows), n_positive
 
 
-def _write_patient(out: Path, number: int, prevalence: float, generator: np.random.Generator) -> list[list[str | int]]:
+def _write_patient(out: Path, number: int, prevalence: float, shares: dict[str, float], generator: np.random.Generator) -> list[list[str | int]]:
     """Write the recordings of one patient and return their manifest rows."""
     label = int(generator.random() < prevalence)
     severity = float(np.clip(generator.normal(1.1, 0.6) if label else generator.normal(0, 0.5), 0, 3))
@@ -58,7 +66,7 @@ def _write_patient(out: Path, number: int, prevalence: float, generator: np.rand
     rows: list[list[str | int]] = []
     for k in range(_choose(RECORDINGS_SHARES, generator)):
         rate_hz = _choose(RATE_SHARES, generator)
-        dialect = _choose(DIALECT_SHARES, generator)
+        dialect = _choose(shares, generator)
         uv = simulate(heart, rate_hz, generator)
         if generator.random() < ELECTRODE_OFF_SHARE:
             uv[TWELVE_LEADS.index(f"V{generator.integers(1, 7)}")] = 0

@@ -14,6 +14,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.synth.philips import philips
 from ecgprep.synth.simulator import TWELVE_LEADS
 
 MUSE_UV_PER_COUNT = 4.88
@@ -91,5 +92,67 @@ def _comma_lines(counts: Signal) -> str:
     return ",\n".join("\t\t" + ",".join(map(str, row.tolist())) for row in np.array_split(counts, max(1, len(counts) // 20)))
 
 
-VENDORS: dict[str, Callable[[Signal, int, str], bytes]] = {"muse": muse, "aecg": aecg, "cardiosoft": cardiosoft}
+def full_disclosure(uv: Signal, rate_hz: int, code: str) -> bytes:
+    """GE CardioSoft without a strip: blocks of one second, lead after lead, of as many whole seconds as there are."""
+    seconds = uv.shape[1] // rate_hz
+    counts = np.rint(uv[:, : seconds * rate_hz] / CARDIOSOFT_UV_PER_COUNT).astype(int)
+    blocks = counts.reshape(len(TWELVE_LEADS), seconds, rate_hz).transpose(1, 0, 2).ravel()
+    return (
+        '<?xml version="1.0" encoding="ISO8859-1"?>\n<CardiologyXML>\n<ObservationType>RestECG</ObservationType>\n'
+        f"<PatientInfo><PID>{escape(code)}</PID></PatientInfo>\n<FullDisclosure><NumberOfChannels>{len(TWELVE_LEADS)}</NumberOfChannels>"
+        f'<SampleRate units="Hz">{rate_hz}</SampleRate><Resolution units="uVperLsb">{CARDIOSOFT_UV_PER_COUNT}</Resolution>'
+        f"<LeadOrder>{','.join(TWELVE_LEADS)}</LeadOrder>\n<FullDisclosureData>{_comma_lines(blocks)}</FullDisclosureData></FullDisclosure>\n"
+        "</CardiologyXML>\n"
+    ).encode("iso-8859-1")
+
+
+def schiller(uv: Signal, rate_hz: int, code: str) -> bytes:
+    """Schiller SEMA: averages first, then rhythms, 1 µV, upper-case lead names, a UTF-8 mark and doubled line breaks."""
+
+    def wavedata(kind: str, signal: Signal) -> str:
+        channels = "".join(
+            f"<channel><annotation_lead><name>P</name></annotation_lead><name>{lead.upper()}</name><datastype>COMMASEPARATE</datastype>"
+            f"<samplecount>{len(row)}</samplecount><data>{','.join(map(str, row.tolist()))}</data></channel>\n\n"
+            for lead, row in zip(TWELVE_LEADS, signal, strict=True)
+        )
+        return (
+            f"<wavedata><type>{kind}</type><resolution><samplerate><exponent>1</exponent><value>{rate_hz}</value></samplerate>"
+            f"<yres><unitperbit>1.0</unitperbit><units>UV</units></yres></resolution>\n\n{channels}</wavedata>\n\n"
+        )
+
+    root = "com.xiriuz.sema.xml.schillerEDI.SchillerEDI"
+    return (
+        f'\ufeff<?xml version="1.0" encoding="UTF-8"?>\n\n<{root}>\n\n<patdata><id>{escape(code)}</id><lastname>Müller</lastname></patdata>\n\n'
+        f"<eventdata><event>{wavedata('ECG_AVERAGES', uv[:, :580])}{wavedata('ECG_RHYTHMS', uv)}</event></eventdata>\n\n</{root}>\n"
+    ).encode()
+
+
+def sapphire(uv: Signal, rate_hz: int, code: str) -> bytes:
+    """GE "sapphire" DCAR: counts of 4.88 µV as text in attributes, and a median template that a reader must not take."""
+
+    def group(signal: Signal) -> str:
+        waveforms = "".join(
+            f'<ecgWaveform lead="{lead}" label="{lead}" asizeVT="{len(row)}" VT="xs:short" V="{" ".join(map(str, row.tolist()))}"/>\n'
+            for lead, row in zip(TWELVE_LEADS, signal, strict=True)
+        )
+        return f'<ecgWaveformMXG U="uV" S="{MUSE_UV_PER_COUNT}" INV="-32768"><sampleRate V="{rate_hz}" U="Hz"/>\n{waveforms}</ecgWaveformMXG>'
+
+    counts = np.rint(uv / MUSE_UV_PER_COUNT).astype(int)
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<sapphire xmlns="urn:ge:sapphire:dcar_1"><dcarRecord><patientInfo>'
+        f'<identifier><id V="{escape(code)}"/></identifier>'
+        "<visit><order><ecgResting><params><ecg>"
+        f"<var><medianTemplate>{group(counts[:, :600])}</medianTemplate></var><wav>{group(counts)}</wav>"
+        "</ecg></params></ecgResting></order></visit></patientInfo></dcarRecord></sapphire>\n"
+    ).encode()
+
+
+VENDORS: dict[str, Callable[[Signal, int, str], bytes]] = {
+    "muse": muse,
+    "aecg": aecg,
+    "cardiosoft": cardiosoft,
+    "philips": philips,
+    "schiller": schiller,
+    "sapphire": sapphire,
+}
 """Dialect -> writer."""

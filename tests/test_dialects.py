@@ -1,0 +1,244 @@
+"""Philips, Schiller, sapphire and CardioSoft's full disclosure: exact, and refused by name when one thing is broken."""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+import time
+
+import numpy as np
+import pytest
+from test_readers import assert_equals_reference, reason_of, replaced
+
+from ecgprep.conform import Conformity, conform, without_calibration_pulse
+from ecgprep.errors import RecordError
+from ecgprep.readers import NOT_SUPPORTED, read_bytes, read_recording
+from ecgprep.readers.xli import decode_chunks
+from ecgprep.synth.philips import VERSIONS, _compress, _lzw, philips
+from ecgprep.synth.simulator import TWELVE_LEADS
+from ecgprep.synth.vendors import aecg, cardiosoft, full_disclosure, sapphire, schiller
+
+PHILIPS = ["sierra_129DYPRG.XML", "sierra_repbeats_example.xml", "sierra_3191723_ZZDEMOPTONLY_1-04_orig.xml", "tbj128_ecg-example.xml"]
+PHILIPS += ["sierra_2020-5-18_15-48-11.xml"]
+
+
+@pytest.mark.parametrize("name", PHILIPS)
+def test_philips_equals_the_reference_in_all_twelve_leads(samples, name):
+    assert_equals_reference(samples, f"philips/{name}")
+
+
+@pytest.mark.parametrize("name", PHILIPS)
+def test_philips_calibration_pulse_is_cut(samples, name):
+    recording = read_recording(samples / "data/xml/philips" / name)
+    cut = without_calibration_pulse(recording)
+    assert (recording.n_samples, cut.n_samples) == (5500, 5000)
+    row = conform(recording, Conformity())
+    np.testing.assert_array_equal(row.waveform[0], np.rint(recording.leads_uv["I"][:5000]))
+
+
+@pytest.mark.parametrize("name", ["sierra_invalid-doc-type.xml", "sierra_invalid-doc-version.xml"])
+def test_philips_of_an_unknown_version_is_refused_by_name(samples, name):
+    with pytest.raises(RecordError, match=r"SierraECG 1\.03, PhilipsECG 1\.04") as caught:
+        read_recording(samples / "data/xml/philips" / name)
+    assert caught.value.reason == "unknown_format"
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_philips_versions_are_read(uv, version, compressed):
+    recording = read_bytes(philips(uv, 500, "X", version=version, compressed=compressed))
+    assert recording.n_samples == 5500
+    for lead in ("I", "II", "V1", "V6"):
+        assert np.abs(recording.leads_uv[lead][:5000] - uv[TWELVE_LEADS.index(lead)]).max() <= 2.5
+    np.testing.assert_array_equal(read_bytes(philips(uv, 500, "X", version=version)).leads_uv["aVL"], recording.leads_uv["aVL"])
+
+
+def test_philips_of_ten_seconds_without_pulse_is_left_alone(uv):
+    recording = read_bytes(philips(uv, 500, "X", pulse=False))
+    assert without_calibration_pulse(recording) is recording
+    long = read_bytes(philips(np.hstack([uv, uv]), 500, "X", pulse=False))
+    assert without_calibration_pulse(long).n_samples == 10_000
+
+
+def as_utf8(data: bytes) -> bytes:
+    """The file as some exporters write it: declared as UTF-16, in UTF-8 bytes."""
+    return data.decode("utf-16").encode()
+
+
+def test_philips_utf8_bytes_declared_utf16_are_read(uv):
+    data = philips(uv, 500, "X")
+    assert b'encoding="UTF-16"' in as_utf8(data)
+    np.testing.assert_array_equal(read_bytes(as_utf8(data)).leads_uv["V2"], read_bytes(data).leads_uv["V2"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("PhilipsECG", "SierraECG", "unknown_format"),
+        (">1.04<", ">1.05<", "unknown_format"),
+        ("<parsedwaveforms.*</parsedwaveforms>", "", "no_rhythm"),
+        ('samplespersecond="500"', 'samplespersecond="1000"', "bad_rate"),
+        ('resolution="5.00"', 'resolution="2.5"', "bad_units"),
+        ('resolution="5.00"', 'resolution="x"', "bad_units"),
+        ('compression="XLI"', 'compression="ZIP"', "bad_waveform"),
+        ('dataencoding="Base64"', 'dataencoding="Hex"', "bad_waveform"),
+        ('bitspersample="16"', 'bitspersample="14"', "bad_waveform"),
+        ('signalsigned="True"', 'signalsigned="False"', "bad_waveform"),
+        ('numberofleads="12"', 'numberofleads="15"', "bad_waveform"),
+        ('leadlabels="I II', 'leadlabels="I I', "bad_waveform"),
+        ('durationperchannel="11000"', 'durationperchannel="12000"', "bad_waveform"),
+        ('durationperchannel="11000"', 'durationperchannel="1e12"', "bad_waveform"),
+        ('durationperchannel="11000"', 'durationperchannel="0"', "bad_waveform"),
+        ('bitspersample="16">\n[^<]{80}', 'bitspersample="16">', "bad_waveform"),
+        ('bitspersample="16">[^<]*', 'bitspersample="16">AAAA', "bad_waveform"),
+    ],
+)
+def test_philips_with_one_fault(uv, old, new, reason):
+    assert reason_of(replaced(as_utf8(philips(uv, 500, "X")), old, new)) == reason
+
+
+def test_philips_plain_numbers_offset_and_resolution(uv):
+    data = as_utf8(philips(uv, 500, "X", pulse=False, compressed=False))
+    counts = np.rint(uv / 5).astype(int)
+    text = re.sub(
+        rb'dataencoding="Base64"(.*?)>[^<]*',
+        lambda m: b'dataencoding="Plain"' + m[1] + b">" + " ".join(map(str, counts.ravel())).encode(),
+        data,
+        count=1,
+    )
+    text = replaced(text, 'signaloffset="0"', 'signaloffset="10"')
+    np.testing.assert_array_equal(read_bytes(text).leads_uv["V6"], (counts[11] - 10) * 5.0)
+
+
+def test_undeclared_chunks_are_never_decoded(uv):
+    counts = np.rint(uv / 5).astype(np.int64)
+    good = _compress(counts)
+    at = 0
+    for _ in range(12):
+        at += 8 + struct.unpack_from("<I", good, at)[0]
+    garbage = good[:at] + b"\xff" * 400
+    for one, other in zip(decode_chunks(good, 12, 5000), decode_chunks(garbage, 12, 5000), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_xli_wraps_like_the_c_code_and_round_trips():
+    generator = np.random.default_rng(0)
+    x = generator.integers(-32768, 32767, (12, 700))
+    x[2:6] = 0
+    decoded = decode_chunks(_compress(x), 12, 700)
+    for k in (0, 1, 6, 11):
+        np.testing.assert_array_equal(decoded[k], x[k])
+
+
+def test_xli_bomb_stops_at_the_expected_bytes():
+    """26 kB of codes that stand for 15 MB: decoding ends after the 10,000 bytes that the lead must have."""
+    payload = _lzw(bytes(15_000_000))
+    chunk = struct.pack("<IHh", len(payload), 1, 0) + payload
+    start = time.perf_counter()
+    with pytest.raises(RecordError, match="compressed data hold"):
+        decode_chunks(chunk, 1, 5000)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 7, struct.pack("<IHh", 10**9, 1, 0), struct.pack("<IHh", 4, 1, 0) + b"\xff" * 4])
+def test_xli_that_is_cut_or_nonsense_is_refused(data):
+    with pytest.raises(RecordError) as caught:
+        decode_chunks(data, 1, 100)
+    assert caught.value.reason == "bad_waveform"
+
+
+def test_base64_bomb_is_refused(uv):
+    bomb = base64.b64encode(bytes(6_000_000)).decode()
+    assert reason_of(replaced(as_utf8(philips(uv, 500, "X")), 'bitspersample="16">[^<]*', f'bitspersample="16">{bomb}')) == "bad_waveform"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("ECG_RHYTHMS", "ECG_AVERAGES", "no_rhythm"),
+        ("ECG_AVERAGES", "ECG_RHYTHMS", "bad_waveform"),
+        ("(ECG_RHYTHMS.*?)<exponent>1", r"\1<exponent>3", "bad_rate"),
+        ("(ECG_RHYTHMS.*?)<value>500", r"\1<value>", "bad_rate"),
+        ("(ECG_RHYTHMS.*?)<units>UV", r"\1<units>", "bad_units"),
+        ("(ECG_RHYTHMS.*?)<unitperbit>1.0", r"\1<unitperbit>0", "bad_units"),
+        ("(ECG_RHYTHMS.*?)<samplecount>5000", r"\1<samplecount>4998", "bad_waveform"),
+        ("(ECG_RHYTHMS.*?)COMMASEPARATE", r"\1BASE64", "bad_waveform"),
+        ("(ECG_RHYTHMS.*?)<name>II<", r"\1<name>I<", "bad_waveform"),
+    ],
+)
+def test_schiller_with_one_fault(uv, old, new, reason):
+    assert reason_of(replaced(schiller(uv, 500, "X"), old, new)) == reason
+
+
+def test_schiller_type_may_be_an_attribute_and_4998_samples_are_padded(uv):
+    data = replaced(schiller(uv[:, :4998], 500, "X"), "<wavedata><type>(\\w+)</type>", r'<wavedata type="\1">', count=0)
+    assert conform(read_bytes(data), Conformity()).valid_span == (1, 4999)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("<wav>.*</wav>", "", "no_rhythm"),
+        ('(<wav>.*?)U="uV"', r"\1U='count'", "bad_units"),
+        ('(<wav>.*?) S="4.88"', r"\1", "bad_units"),
+        ("(<wav>.*?)<sampleRate[^>]*>", r"\1", "bad_rate"),
+        ('(<wav>.*?)asizeVT="5000"', r'\1asizeVT="4999"', "bad_waveform"),
+        ('(<wav>.*?)lead="II" label="II"', r'\1lead="I" label="I"', "bad_waveform"),
+        ('(<wav>.*?) V="-?\\d+ ', r'\1 V="x ', "bad_waveform"),
+    ],
+)
+def test_sapphire_with_one_fault(uv, old, new, reason):
+    assert reason_of(replaced(sapphire(uv, 500, "X"), old, new)) == reason
+
+
+def test_sapphire_sentinel_is_missing_and_masks_its_lead(uv):
+    data = replaced(sapphire(uv, 500, "X"), '(<wav>.*?lead="V2".*?V=")-?\\d+ ', r"\1-32768 ")
+    recording = read_bytes(data)
+    assert np.isnan(recording.leads_uv["V2"]).sum() == 1
+    assert conform(recording, Conformity()).lead_mask.tolist() == [lead != "V2" for lead in ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")]
+
+
+@pytest.mark.parametrize("rate_hz", [100, 500])
+def test_full_disclosure_is_blocks_of_one_second_by_lead(uv, rate_hz):
+    recording = read_bytes(full_disclosure(uv, rate_hz, "X"))
+    for lead, samples_uv in recording.leads_uv.items():
+        assert np.abs(samples_uv - uv[TWELVE_LEADS.index(lead)]).max() <= 2.5
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<NumberOfChannels>12", "<NumberOfChannels>11"),
+        ("<LeadOrder>I,II", "<LeadOrder>I,I"),
+        (",V6<", "<"),
+        (r"<FullDisclosureData>\s*-?\d+,", "<FullDisclosureData>"),
+    ],
+)
+def test_full_disclosure_that_does_not_add_up_is_refused(uv, old, new):
+    assert reason_of(replaced(full_disclosure(uv, 500, "X"), old, new)) == "bad_waveform"
+
+
+def test_cardiosoft_nested_strip_and_numbered_limb_leads(uv):
+    data = replaced(cardiosoft(uv, 500, "X"), "<StripData>(.*)</StripData>", r"<StripData><Strip>\1</Strip></StripData>")
+    data = data.replace(b'lead="II"', b'lead="2"').replace(b'lead="III"', b'lead="3"')
+    assert set(read_bytes(data).leads_uv) == set(TWELVE_LEADS)
+
+
+def test_cardiosoft_strip_wins_over_full_disclosure(uv):
+    disclosure = re.search(rb"<FullDisclosure>.*</FullDisclosure>", full_disclosure(uv[:, :1000], 500, "X"), re.DOTALL)[0]
+    data = cardiosoft(uv, 500, "X").replace(b"</CardiologyXML>", disclosure + b"</CardiologyXML>")
+    assert read_bytes(data).n_samples == 5000
+
+
+@pytest.mark.parametrize("root", NOT_SUPPORTED)
+def test_known_but_unsupported_format_is_refused_by_name(root):
+    with pytest.raises(RecordError, match=re.escape(NOT_SUPPORTED[root])) as caught:
+        read_bytes(f"<{root}/>".encode())
+    assert caught.value.reason == "unknown_format"
+
+
+def test_megacare_is_refused_by_name(uv):
+    with pytest.raises(RecordError, match="MegaCare") as caught:
+        read_bytes(aecg(uv, 500, "X").replace(b'"RHYTHM"', b'"ECG_RHYTHM_WAVEFORMS"'))
+    assert caught.value.reason == "unknown_format"
