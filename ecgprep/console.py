@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,10 @@ from typing import Any, NoReturn
 
 import click
 
-from ecgprep.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EcgError, RecordError
+from ecgprep.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EcgError, InputError, RecordError
+
+_USERS_PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP, errno.EEXIST}
+"""Errors of the system that mean a path the user gave cannot be used."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -30,12 +34,18 @@ def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted; nothing unfinished was left under a final name.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _USERS_PATHS:
+            raise
+        # Vendor files never get here (a bad one is a status), so the name is that of a manifest, store, run or output.
+        click.echo(f"Error: {error.filename or 'a file'}: {os.strerror(error.errno)}. Check the path and its permissions.", err=True)
+        sys.exit(InputError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted; nothing unfinished was left under a final name.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _terminate(*_: object) -> NoReturn:

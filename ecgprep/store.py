@@ -162,7 +162,8 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
 def _read_root(store: Path) -> dict[str, Any]:
     """Read and check the group's own metadata: kind, version, exactly the allowed attributes with sane values."""
     if not (store / "zarr.json").exists():
-        found = "is a folder without zarr.json, so no finished store" if store.is_dir() else "does not exist"
+        kinds = {store.is_dir(): "is a folder without zarr.json, so no finished store", store.is_file(): "is a file, so no store"}
+        found = kinds.get(True, "does not exist")
         raise StoreError(f"{store}: {found}. `ecgprep build MANIFEST {store}` makes one.")
     root = _read_json(store / "zarr.json", f"{store}: zarr.json")
     attributes = root.get("attributes")

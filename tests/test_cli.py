@@ -62,6 +62,11 @@ def test_verify_of_a_damaged_store_exits_with_4_and_names_the_row(store, tmp_pat
         (["build", "absent.csv", "s.zarr"], 3, "does not exist"),
         (["inspect", "absent.zarr"], 4, "`ecgprep build MANIFEST absent.zarr` makes one"),
         (["verify", "absent.zarr"], 4, "does not exist"),
+        (["inspect", "a_file"], 4, "is a file, so no store"),
+        (["synth", "a_file"], 3, "Not a directory"),
+        (["synth", "a_file/c"], 3, "Not a directory"),
+        (["build", "good.csv", "a_file/s.zarr"], 3, "File exists"),
+        (["build", "good.csv", "a_file"], 4, "is a file, so no store"),
         (["build", "m.csv", "s.zarr", "--split", "70/20"], 3, "add up to 100"),
         (["build", "m.csv", "s.zarr", "--hz", "fast"], 2, "--hz"),
         (["build", "m.csv"], 2, "STORE"),
@@ -69,6 +74,8 @@ def test_verify_of_a_damaged_store_exits_with_4_and_names_the_row(store, tmp_pat
     ],
 )
 def test_mistakes_of_the_user_end_in_a_message_and_a_code(tmp_path, arguments, code, message):
+    (tmp_path / "a_file").write_text("x")
+    (tmp_path / "good.csv").write_text("patient_id,path_xml,label\nP1,a.xml,0\n")
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr
@@ -85,7 +92,7 @@ def test_too_many_rejects_exit_with_5(tmp_path):
 def test_every_command_has_help_with_an_example(module):
     listed = run("--help", module=module).stdout.split("Commands:")[1].split()
     commands = [word for word in listed if run(word, "--help", module=module).returncode == 0]
-    assert set(commands) >= ({"build", "inspect", "verify", "synth"} if module == "ecgprep.cli" else {"train", "eval"})
+    assert set(commands) >= ({"build", "read", "inspect", "verify", "synth"} if module == "ecgprep.cli" else {"train", "eval"})
     for name in commands:
         assert "Example: " in run(name, "--help", module=module).stdout
         assert f"{module.split('.')[0]} {name}" in (ROOT / "README.md").read_text()
@@ -107,3 +114,45 @@ def test_no_message_of_a_build_repeats_an_identifier(tmp_path, uv):
     done = run("build", "m.csv", "s.zarr", cwd=tmp_path)
     assert done.returncode == 5
     assert "SECRET" not in done.stdout + done.stderr + (tmp_path / "s.zarr.rejects.csv").read_text()
+
+
+def test_read_shows_what_a_reader_sees(tmp_path, uv):
+    from ecgprep.synth.vendors import aecg, philips
+
+    (tmp_path / "p.xml").write_bytes(philips(uv, 500, "X"))
+    (tmp_path / "a.xml").write_bytes(aecg(uv[:, :2000], 250, "X", leads=("II", "III", "V1")))
+    done = run("read", "p.xml", "a.xml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, two = json.loads(done.stdout)
+    assert (one["dialect"], one["rate_hz"], one["n_samples"], one["conform"]["calibration_pulse_cut"]) == ("philips", 500, 5500, True)
+    assert two["conform"]["resampled_to_hz"] == 500
+    assert two["conform"]["leads_derived"] == ["I"]
+    assert two["conform"]["leads_masked"] == ["V2", "V3", "V4", "V5", "V6"]
+    assert two["conform"]["padded_samples"] == 1000
+    assert two["leads"]["II"]["max_uv"] == uv[1, :2000].max()
+    drawn = run("read", "p.xml", "--plot", "p.png", cwd=tmp_path)
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "philips: 5,500 samples at 500 Hz" in drawn.stdout
+
+
+def test_read_says_why_a_file_is_refused(tmp_path, uv):
+    from ecgprep.synth.vendors import muse
+
+    (tmp_path / "short.xml").write_bytes(muse(uv[:, :1000], 500, "X"))
+    (tmp_path / "text.xml").write_bytes(b"text")
+    done = run("read", "short.xml", "text.xml", "absent.xml", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "refused by the conform: too_short" in done.stdout
+    assert "refused by the reader: not_xml" in done.stdout
+    assert "refused by the reader: file_missing" in done.stdout
+    assert run("read", "a.xml", "b.xml", "--plot", "x.png", cwd=tmp_path).returncode == 2
+
+
+def test_synth_writes_every_dialect(tmp_path):
+    assert run("synth", "c", "--patients", "30", "--dialects", "all", cwd=tmp_path).returncode == 0
+    built = run("build", "c/manifest.csv", "s.zarr", "--json", cwd=tmp_path)
+    assert json.loads(built.stdout)["status"] == {"ok": json.loads(built.stdout)["rows"]}
+    record = json.loads((tmp_path / "s.zarr.build.json").read_bytes())
+    assert set(record["dialects"]) == {"muse", "aecg", "cardiosoft", "philips", "schiller", "sapphire"}
+    refused = run("synth", "d", "--dialects", "muse,ecg", cwd=tmp_path)
+    assert (refused.returncode, "allowed are all, muse" in refused.stderr) == (2, True)

@@ -102,7 +102,19 @@ def test_resampling_is_deterministic_to_the_bit():
     assert resample(x, 977, 500).tobytes() == resample(x.copy(), 977, 500).tobytes()
 
 
-@pytest.mark.parametrize(("n", "span"), [(5000, (0, 5000)), (4998, (1, 4999)), (4999, (0, 4999)), (2501, (1249, 3750)), (7500, (0, 5000))])
+@pytest.mark.parametrize(
+    ("n", "span"),
+    [
+        (5000, (0, 5000)),
+        (4998, (1, 4999)),
+        (4999, (0, 4999)),
+        (2501, (1249, 3750)),
+        (5500, (0, 5000)),
+        (7500, (0, 5000)),
+        (10000, (0, 5000)),
+        (12500, (0, 5000)),
+    ],
+)
 def test_crop_and_pad_are_symmetric_and_an_odd_sample_goes_to_the_end(n, span):
     x = eight(n)
     row = conform(recording(x), TARGET)
@@ -111,6 +123,11 @@ def test_crop_and_pad_are_symmetric_and_an_odd_sample_goes_to_the_end(n, span):
     np.testing.assert_array_equal(row.waveform[0, slice(*span)], np.rint(x["I"][start : start + 5000]))
     assert not row.waveform[:, : span[0]].any()
     assert not row.waveform[:, span[1] :].any()
+
+
+@pytest.mark.parametrize(("n", "rate_hz"), [(1000, 100), (2500, 250), (3000, 300), (9770, 977), (10_000, 1000), (20_000, 2000)])
+def test_ten_seconds_at_any_rate_fill_the_row(n, rate_hz):
+    assert conform(recording({"II": noise(n)}, rate_hz), TARGET).valid_span == (0, 5000)
 
 
 def test_moments_are_the_sums_over_the_span():

@@ -62,6 +62,9 @@ def test_check_trains_nothing(store, tmp_path):
         (["train", "--store", "STORE", "--class-weights", "1.0"], 3, "class_weights"),
         (["train", "--store", "STORE", "--device", "cuda"], 4, "no GPU"),
         (["train", "--store", "STORE", "--unknown", "1"], 2, "--unknown"),
+        (["train", "--store", "STORE", "--outdir", "a_file"], 3, "Not a directory"),
+        (["train", "--store", "STORE", "--config", "a_file"], 3, "must be a mapping"),
+        (["train", "--store", "STORE", "--config", "absent.yaml"], 3, "cannot be read"),
         (["eval", "--store", "STORE"], 4, "No finished run under runs/"),
         (["eval", "--store", "STORE", "--run", "absent"], 4, "is not a finished run"),
     ],
@@ -71,6 +74,7 @@ def test_mistakes_of_the_user_end_in_a_message_and_a_code(store, tmp_path, argum
 
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("a GPU is here, so asking for it is no mistake")
+    (tmp_path / "a_file").write_text("x")
     done = ecgfit(*(str(store.path) if word == "STORE" else word for word in arguments), cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert message in done.stderr

