@@ -199,6 +199,13 @@ def test_sapphire_sentinel_is_missing_and_masks_its_lead(uv):
     assert conform(recording, Conformity()).lead_mask.tolist() == [lead != "V2" for lead in ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")]
 
 
+def test_gain_that_overflows_is_no_warning_and_no_signal(uv):
+    recording = read_bytes(replaced(sapphire(uv, 500, "X"), '(<wav>.*?) S="4.88"', r'\1 S="1e308"'))
+    with pytest.raises(RecordError) as caught:
+        conform(recording, Conformity())
+    assert caught.value.reason in ("leads_missing", "out_of_range")
+
+
 @pytest.mark.parametrize("rate_hz", [100, 500])
 def test_full_disclosure_is_blocks_of_one_second_by_lead(uv, rate_hz):
     recording = read_bytes(full_disclosure(uv, rate_hz, "X"))
