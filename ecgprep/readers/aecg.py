@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
-from ecgprep.leads import canonical_lead
-from ecgprep.readers.fields import exact, number, parse_numbers
+from ecgprep.readers.fields import collect_leads, exact, number, parse_numbers
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element
 
@@ -38,15 +37,9 @@ SECONDS_PER_UNIT = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1,
 def read(root: Element) -> Recording:
     """Read the rhythm series. Raises RecordError with a named reason for anything the table above does not allow."""
     sequences = _rhythm_sequences(root)
-    leads: dict[str, NDArray[np.float64]] = {}
-    rates_hz = set()
-    for code, value in sequences:
-        if code in TIME_CODES:
-            rates_hz.add(_rate_hz(value))
-        elif code.startswith(LEAD_PREFIX) and (name := canonical_lead(code.removeprefix(LEAD_PREFIX))):
-            if name in leads:
-                raise RecordError("bad_waveform", f"lead {name} is stored twice")
-            leads[name] = _lead_uv(value, name)
+    rates_hz = {_rate_hz(value) for code, value in sequences if code in TIME_CODES}
+    stored = ((code.removeprefix(LEAD_PREFIX), value) for code, value in sequences if code.startswith(LEAD_PREFIX))
+    leads = collect_leads(stored, _lead_uv)
     if len(rates_hz) != 1:
         raise RecordError("bad_rate", f"the rhythm series has {len(rates_hz)} different time axes; exactly one is needed")
     return Recording(leads, rates_hz.pop(), DIALECT)

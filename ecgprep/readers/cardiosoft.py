@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
-from ecgprep.leads import canonical_lead
-from ecgprep.readers.fields import count, number, parse_numbers, same_count, text_of
+from ecgprep.readers.fields import collect_leads, count, number, parse_numbers, same_count, text_of
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element
 
@@ -52,36 +51,34 @@ def _read_strip(strip: Element, root: Element) -> Recording:
     waveforms = strip.findall("WaveformData")
     same_count(len(waveforms), count(text_of(strip, "NumberOfLeads"), "NumberOfLeads"), "leads of StripData")
     declared = count(text_of(strip, "ChannelSampleCountTotal"), "ChannelSampleCountTotal")
-    leads: dict[str, NDArray[np.float64]] = {}
-    for waveform in waveforms:
-        name = _lead_name(waveform.get("lead") or "")
-        if name in leads:
-            raise RecordError("bad_waveform", f"lead {name} is stored twice")
-        if name is not None:
-            leads[name] = parse_numbers(waveform.text, ",", f"lead {name}") * uv_per_count
-            same_count(len(leads[name]), declared, f"lead {name}, samples")
-    return Recording(leads, rate_hz, DIALECT)
+
+    def lead_uv(waveform: Element, name: str) -> NDArray[np.float64]:
+        counts = parse_numbers(waveform.text, ",", f"lead {name}")
+        same_count(len(counts), declared, f"lead {name}, samples")
+        return counts * uv_per_count
+
+    return Recording(collect_leads(((_lead_label(w.get("lead") or ""), w) for w in waveforms), lead_uv), rate_hz, DIALECT)
 
 
 def _read_disclosure(disclosure: Element) -> Recording:
     """Read blocks of one second: all samples of lead 1, then of lead 2, … then the next second."""
     rate_hz = _quantity((disclosure,), "SampleRate", "hz", "bad_rate")
     uv_per_count = _quantity((disclosure,), "Resolution", "uvperlsb", "bad_units")
-    names = [_lead_name(label) for label in (text_of(disclosure, "LeadOrder") or "").split(",") if label.strip()]
-    same_count(len(names), count(text_of(disclosure, "NumberOfChannels"), "NumberOfChannels"), "leads of FullDisclosure")
+    labels = [_lead_label(label) for label in (text_of(disclosure, "LeadOrder") or "").split(",") if label.strip()]
+    same_count(len(labels), count(text_of(disclosure, "NumberOfChannels"), "NumberOfChannels"), "leads of FullDisclosure")
     data = disclosure.find("FullDisclosureData")
     text = (data.text or "") + "".join(child.tail or "" for child in data)
     values = parse_numbers(text, ",", "FullDisclosureData")
-    block = len(names) * int(rate_hz)
-    if not names or len(set(names)) < len(names) or rate_hz != int(rate_hz) or len(values) % block:
-        raise RecordError("bad_waveform", f"{len(values):,} samples are not whole seconds of {len(names)} different leads at {rate_hz:g} Hz")
-    by_lead = values.reshape(-1, len(names), int(rate_hz)).transpose(1, 0, 2).reshape(len(names), -1) * uv_per_count
-    return Recording({name: samples for name, samples in zip(names, by_lead, strict=True) if name is not None}, rate_hz, DIALECT)
+    block = len(labels) * int(rate_hz)
+    if not labels or rate_hz != int(rate_hz) or len(values) % block:
+        raise RecordError("bad_waveform", f"{len(values):,} samples are not whole seconds of {len(labels)} leads at {rate_hz:g} Hz")
+    by_lead = values.reshape(-1, len(labels), int(rate_hz)).transpose(1, 0, 2).reshape(len(labels), -1) * uv_per_count
+    return Recording(collect_leads(zip(labels, by_lead, strict=True), lambda samples_uv, _: samples_uv), rate_hz, DIALECT)
 
 
-def _lead_name(label: str) -> str | None:
+def _lead_label(label: str) -> str:
     """Exercise files write the limb leads as `I`, `2`, `3`."""
-    return canonical_lead({"1": "I", "2": "II", "3": "III"}.get(label.strip(), label))
+    return {"1": "I", "2": "II", "3": "III"}.get(label.strip(), label)
 
 
 def _quantity(places: tuple[Element | None, ...], tag: str, unit: str, reason: str) -> float:

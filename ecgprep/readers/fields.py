@@ -5,14 +5,20 @@ from __future__ import annotations
 import binascii
 import math
 import warnings
+from collections.abc import Callable, Iterable
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 import pybase64
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
+from ecgprep.leads import canonical_lead
 from ecgprep.xmldoor import Element
+
+Microvolts = NDArray[np.float64]
+Stored = TypeVar("Stored")
 
 MAX_SAMPLES = 2_400_000
 """Samples of one lead: 20 minutes at 2000 Hz. Rhythm strips have 1,000 to 150,000."""
@@ -31,6 +37,18 @@ def fields_of(parent: Element) -> dict[str, str]:
         if fields.setdefault(child.tag, text) != text:
             raise RecordError("bad_waveform", "a lead states one of its properties twice, differently")
     return fields
+
+
+def collect_leads(stored: Iterable[tuple[str | None, Stored]], to_uv: Callable[[Stored, str], Microvolts]) -> dict[str, Microvolts]:
+    """Convert each stored lead with `to_uv(stored, name)`; one without a standard name is left out, one that comes twice is refused."""
+    leads: dict[str, Microvolts] = {}
+    for label, content in stored:
+        name = canonical_lead(label or "")
+        if name in leads:
+            raise RecordError("bad_waveform", f"lead {name} is stored twice")
+        if name is not None:
+            leads[name] = to_uv(content, name)
+    return leads
 
 
 def number(text: str | None, what: str, reason: str) -> float:

@@ -27,8 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
-from ecgprep.leads import canonical_lead
-from ecgprep.readers.fields import count, decode_base64, fields_of, number, same_count, text_of
+from ecgprep.readers.fields import collect_leads, count, decode_base64, fields_of, number, same_count, text_of
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element
 
@@ -49,14 +48,7 @@ def read(root: Element) -> Recording:
         stated = {part.get(tag) for part in parts}
         if len(stated) > 1 and len({count(text, tag) or 0 for text in stated}) > 1:
             raise RecordError("bad_waveform", f"leads start at different times ({tag} differs)")
-    leads: dict[str, NDArray[np.float64]] = {}
-    for part in parts:
-        name = canonical_lead(part.get("LeadID", ""))
-        if name in leads:
-            raise RecordError("bad_waveform", f"lead {name} is stored twice")
-        if name is not None:
-            leads[name] = _lead_uv(part, name)
-    return Recording(leads, rate_hz, DIALECT)
+    return Recording(collect_leads(((part.get("LeadID"), part) for part in parts), _lead_uv), rate_hz, DIALECT)
 
 
 def _rhythm(root: Element) -> Element:

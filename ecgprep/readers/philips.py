@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
 from ecgprep.leads import LEADS, canonical_lead
-from ecgprep.readers.fields import MAX_SAMPLES, decode_base64, number, parse_numbers, same_count
+from ecgprep.readers.fields import MAX_SAMPLES, collect_leads, decode_base64, number, parse_numbers, same_count
 from ecgprep.readers.xli import decode_chunks
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element
@@ -61,13 +61,7 @@ def read(root: Element) -> Recording:
     if _compression(waveforms):
         _rebuild_limb_leads(labels, counts)
     offset = number(waveforms.get("signaloffset") or _text(signal, "signaloffset") or "0", "signaloffset", "bad_waveform")
-    leads: dict[str, NDArray[np.float64]] = {}
-    for label, values in zip(labels, counts, strict=True):
-        name = canonical_lead(label)
-        if name in leads:
-            raise RecordError("bad_waveform", f"lead {name} is stored twice")
-        if name is not None:
-            leads[name] = np.asarray((values - offset) * resolution, np.float64)
+    leads = collect_leads(zip(labels, counts, strict=True), lambda values, _: np.asarray((values - offset) * resolution, np.float64))
     return Recording(leads, rate_hz, DIALECT)
 
 

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
-from ecgprep.leads import canonical_lead
-from ecgprep.readers.fields import count, number, parse_numbers, same_count
+from ecgprep.readers.fields import collect_leads, count, number, parse_numbers, same_count
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element
 
@@ -42,14 +41,8 @@ def read(root: Element) -> Recording:
     if rate is None or unit not in HZ_PER_UNIT:
         raise RecordError("bad_rate", f"sampleRate must be given in Hz or kHz; found {describe(None if rate is None else unit)}")
     rate_hz = number(rate.get("V"), "sampleRate", "bad_rate") * HZ_PER_UNIT[unit]
-    leads: dict[str, NDArray[np.float64]] = {}
-    for waveform in group.findall("{*}ecgWaveform"):
-        name = canonical_lead(waveform.get("lead") or "") or canonical_lead(waveform.get("label") or "")
-        if name in leads:
-            raise RecordError("bad_waveform", f"lead {name} is stored twice")
-        if name is not None:
-            leads[name] = _lead_uv(waveform, group, name)
-    return Recording(leads, rate_hz, DIALECT)
+    waveforms = ((waveform.get("lead") or waveform.get("label"), waveform) for waveform in group.findall("{*}ecgWaveform"))
+    return Recording(collect_leads(waveforms, lambda waveform, name: _lead_uv(waveform, group, name)), rate_hz, DIALECT)
 
 
 def _lead_uv(waveform: Element, group: Element, name: str) -> NDArray[np.float64]:

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
-from ecgprep.leads import canonical_lead
-from ecgprep.readers.fields import count, number, parse_numbers, same_count, text_of
+from ecgprep.readers.fields import collect_leads, count, number, parse_numbers, same_count, text_of
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element
 
@@ -43,14 +42,8 @@ def read(root: Element) -> Recording:
     uv_per_count = number(text_of(scale, "{*}unitperbit"), "yres/unitperbit", "bad_units") * UV_PER_UNIT[unit]
     if uv_per_count <= 0:
         raise RecordError("bad_units", "yres/unitperbit must be above 0")
-    leads: dict[str, NDArray[np.float64]] = {}
-    for channel in wavedata.findall("{*}channel"):
-        name = canonical_lead(text_of(channel, "{*}name") or "")  # the direct child: annotations have names too
-        if name in leads:
-            raise RecordError("bad_waveform", f"lead {name} is stored twice")
-        if name is not None:
-            leads[name] = _lead(channel, name) * uv_per_count
-    return Recording(leads, rate_hz, DIALECT)
+    channels = ((text_of(channel, "{*}name"), channel) for channel in wavedata.findall("{*}channel"))  # annotations below have names too
+    return Recording(collect_leads(channels, lambda channel, name: _counts(channel, name) * uv_per_count), rate_hz, DIALECT)
 
 
 def _rhythm(root: Element) -> Element:
@@ -66,7 +59,7 @@ def _rhythm(root: Element) -> Element:
     return found[0]
 
 
-def _lead(channel: Element, name: str) -> NDArray[np.float64]:
+def _counts(channel: Element, name: str) -> NDArray[np.float64]:
     encoding = text_of(channel, "{*}datastype")
     if encoding is not None and encoding.upper() != "COMMASEPARATE":
         raise RecordError("bad_waveform", f"lead {name}: datastype must be COMMASEPARATE; found {describe(encoding)}")
