@@ -52,27 +52,40 @@ def _codes(data: bytes) -> list[int]:
 
 def _expand(data: bytes, n_bytes: int, lead: int) -> bytes:
     """Undo LZW until `n_bytes` are there; what follows is padding. Raises RecordError for a code that means nothing or too few bytes."""
+    codes = _codes(data[: n_bytes * 10 // 8 + 5])  # every code stands for a byte or more: no bomb gets further than this
+    pieces, table = _grow(codes[: _LAST_CODE + 2 - _N_BYTES])
+    if len(table) > _LAST_CODE:  # the table is full, so the rest are plain look-ups of shared strings
+        table.append(b"")  # code 1023: may stand in the padding only
+        pieces += map(table.__getitem__, codes[len(pieces) :])
+    ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
+    used = int(np.searchsorted(ends, n_bytes)) + 1
+    if used > len(pieces):
+        raise RecordError("bad_waveform", f"lead {lead}: compressed data hold {int(ends[-1]) if len(ends) else 0:,} bytes instead of {n_bytes:,}")
+    if not all(pieces[:used]):
+        raise RecordError("bad_waveform", f"lead {lead}: compressed data hold a code that means nothing")
+    return b"".join(pieces[:used])[:n_bytes]
+
+
+def _grow(codes: list[int]) -> tuple[list[bytes], list[bytes]]:
+    """Decode the first codes, each of which but the first adds a string to the table: the string before and its own first byte.
+
+    Ends at a code that means nothing: it is padding where enough was decoded before, which the caller counts.
+    """
     table = [bytes((i,)) for i in range(_N_BYTES)]
     pieces: list[bytes] = []
-    total, previous = 0, b""
-    for code in _codes(data):
+    previous = b""
+    for code in codes:
         if code < len(table):
             piece = table[code]
-        elif previous and code == len(table) <= _LAST_CODE:
+        elif previous and code == len(table):
             piece = previous + previous[:1]
         else:
-            raise RecordError("bad_waveform", f"lead {lead}: compressed data hold a code that means nothing")
-        if previous and len(table) <= _LAST_CODE:
+            break
+        if previous:
             table.append(previous + piece[:1])
         pieces.append(piece)
-        total += len(piece)
-        if total >= n_bytes:
-            break
         previous = piece
-    expanded = b"".join(pieces)
-    if not n_bytes <= len(expanded) < n_bytes + 2:
-        raise RecordError("bad_waveform", f"lead {lead}: compressed data hold {len(expanded):,} bytes instead of {n_bytes:,}")
-    return expanded[:n_bytes]
+    return pieces, table
 
 
 def _integrate(expanded: bytes, start: int) -> NDArray[np.int64]:

@@ -89,6 +89,7 @@ def seed_file(dialect: str) -> bytes:
 def main() -> None:
     """Fuzz one dialect for a number of seconds; inputs that reach new code are kept in the third argument, if given."""
     dialect, seconds, *keep = sys.argv[1:]
+    CORPUS.mkdir(exist_ok=True)
     with contextlib.nullcontext(keep[0]) if keep else tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "seed.xml").write_bytes(seed_file(dialect))
         arguments = [sys.argv[0], f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=1024", "-max_len=60000", folder, str(CORPUS)]
