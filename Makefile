@@ -1,14 +1,15 @@
 # Everything a user runs daily. `make demo` and `make test` work on a fresh clone with nothing but Python 3.11 and pip.
 PYTHON ?= python3
-MANIFEST ?= manifests/demo.csv
-ROOT ?= $(if $(filter manifests/demo.csv,$(MANIFEST)),demo,$(dir $(MANIFEST)))
-STORE ?= $(if $(filter manifests/demo.csv,$(MANIFEST)),demo/demo.zarr,$(MANIFEST:.csv=.zarr))
+MANIFEST ?= demo/manifest.csv
+ROOT ?= $(dir $(MANIFEST))
+STORE ?= $(if $(filter demo/manifest.csv,$(MANIFEST)),demo/demo.zarr,$(MANIFEST:.csv=.zarr))
 RUN ?=
-PREP ?=
+PREP ?= $(if $(filter demo/manifest.csv,$(MANIFEST)),--covariates age$(comma)sex)
 TRAIN ?=
 BIN := .venv/bin
+comma := ,
 
-.PHONY: demo prep train eval test test-full check format bench clean help
+.PHONY: .venv demo prep train eval test test-full check format bench clean help
 
 help:
 	@echo "make demo                          simulate a corpus, build, train, evaluate"
@@ -17,24 +18,27 @@ help:
 	@echo "make eval STORE=m.zarr             evaluate the newest run       [RUN=runs/name]"
 	@echo "make test / test-full / check      tests / long tests too / format, lint, types"
 
-.venv: pyproject.toml constraints.txt
+.venv: .venv/installed
+
+# The stamps are written last: an install that was interrupted is begun again.
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
-	@touch .venv
+	@touch $@
 
-.venv/dev: .venv
+.venv/dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	@touch .venv/dev
+	@touch $@
 
 demo: .venv
 	@if [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
 	$(BIN)/ecgprep build demo/manifest.csv demo/demo.zarr --covariates age,sex
-	$(BIN)/ecgfit train --store demo/demo.zarr --outdir demo/run --epochs 25 --overwrite
-	$(BIN)/ecgfit eval --store demo/demo.zarr --run demo/run
-	@echo "files: demo/xml  manifest: demo/manifest.csv  store: demo/demo.zarr  run: demo/run"
+	$(BIN)/ecgfit train --store demo/demo.zarr --outdir runs/demo --epochs 25 --overwrite
+	$(BIN)/ecgfit eval --store demo/demo.zarr --run runs/demo
+	@echo "files: demo/xml  manifest: demo/manifest.csv  store: demo/demo.zarr  run: runs/demo"
 
 prep: .venv
-	@if [ "$(MANIFEST)" = manifests/demo.csv ] && [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
+	@if [ "$(MANIFEST)" = demo/manifest.csv ] && [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
 	$(BIN)/ecgprep build $(MANIFEST) $(STORE) --root $(ROOT) $(PREP)
 
 train: .venv
@@ -64,4 +68,4 @@ bench: .venv/dev
 	$(BIN)/python bench/loader.py
 
 clean:
-	rm -rf demo .venv
+	rm -rf demo runs/demo .venv

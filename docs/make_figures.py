@@ -13,12 +13,12 @@ from ecgprep.conform import resample
 from ecgprep.plot import draw_ecg
 from ecgprep.store import Store
 
-DEMO = Path("demo")
+DEMO, RUN = Path("demo"), Path("runs/demo")
 
 
 def draw_results(roc: Axes, curves: Axes) -> None:
     """Draw the ROC curve of the test patients and the validation metrics by epoch."""
-    with (DEMO / "run/predictions_test.csv").open() as file:
+    with (RUN / "predictions_test.csv").open() as file:
         rows = list(csv.DictReader(file))
     patients = sorted({row["patient"] for row in rows})
     of = {p: [row for row in rows if row["patient"] == p] for p in patients}
@@ -29,7 +29,7 @@ def draw_results(roc: Axes, curves: Axes) -> None:
     roc.step(np.r_[0, fpr], np.r_[0, tpr], where="post", color="#1f4e79")
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"test: {len(patients)} patients, {label.sum()} positive", aspect="equal")
-    with (DEMO / "run/curves.csv").open() as file:
+    with (RUN / "curves.csv").open() as file:
         history = list(csv.DictReader(file))
     for name in ("val_auroc", "val_auprc"):
         curves.plot([int(row["epoch"]) for row in history], [float(row[name]) for row in history], label=name)

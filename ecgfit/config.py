@@ -69,7 +69,7 @@ class TrainConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "on", "off"] = "auto"
     """bfloat16 autocast; `auto` means on a GPU only."""
-    threads: Annotated[Integer, Field(ge=1)] = Field(default_factory=lambda: os.cpu_count() or 1)
+    threads: Annotated[Integer, Field(ge=1, le=1024)] = Field(default_factory=lambda: os.cpu_count() or 1)
     """CPU threads: part of what fixes a result to the bit."""
 
 
@@ -108,6 +108,8 @@ def _fault(item: Any) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > MAX_CONFIG_BYTES):
+            raise InputError(f"Config {path.name} is not a regular file of at most {MAX_CONFIG_BYTES:,} bytes.")
         data = path.read_bytes()
         if len(data) > MAX_CONFIG_BYTES:
             raise InputError(f"Config {path.name} is larger than {MAX_CONFIG_BYTES:,} bytes.")

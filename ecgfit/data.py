@@ -71,7 +71,7 @@ class NormStats:
         """Read what `save` wrote. Raises StoreError when it is not that."""
         try:
             stats = cls(tuple(map(float, value["mean_uv"])), tuple(map(float, value["std_uv"])), int(value["n_train_records"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise StoreError("norm_stats.json is damaged. Train again.") from None
         if value.get("leads") != list(LEADS) or len(stats.mean_uv) != len(LEADS) or len(stats.std_uv) != len(LEADS):
             raise StoreError(f"norm_stats.json is not for the leads {', '.join(LEADS)}. Train again.")

@@ -12,6 +12,7 @@ from torch import nn
 
 from ecgfit.data import ModelInput, make_loader
 from ecgfit.run import write_table
+from ecgprep.errors import InputError
 from ecgprep.store import Store
 
 
@@ -51,4 +52,10 @@ def predict_rows(model: nn.Module, model_input: ModelInput, store: Store, rows: 
         for batch in make_loader(store, rows, batch_size, pin=device.type == "cuda"):
             x = model_input(batch.waveforms.to(device), batch.lead_mask.to(device), batch.valid_span.to(device))
             parts.append(model(x).double().cpu().numpy())
-    return Predictions(rows, store.array("patient")[rows].astype(np.int64), store.array("label")[rows].astype(np.int64), np.concatenate(parts))
+    logits = np.concatenate(parts)
+    if not np.isfinite(logits).all():
+        bad = rows[~np.isfinite(logits).all(axis=1)]
+        raise InputError(
+            f"The model gives logits that are not finite ({len(bad):,} recordings, store rows {', '.join(map(str, bad[:8]))}). Lower --lr."
+        )
+    return Predictions(rows, store.array("patient")[rows].astype(np.int64), store.array("label")[rows].astype(np.int64), logits)

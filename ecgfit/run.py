@@ -25,7 +25,7 @@ from ecgfit.config import RECORDED, TrainConfig, make_config
 from ecgfit.data import NormStats
 from ecgprep.durable import write_file
 from ecgprep.errors import InputError, StoreError
-from ecgprep.store import Store
+from ecgprep.store import SPLITS, Store
 
 CONFIG, NORM_STATS, THRESHOLD, CURVES = "config.yaml", "norm_stats.json", "threshold.json", "curves.csv"
 BEST, LAST = "checkpoints/best.pt", "checkpoints/last.pt"
@@ -53,9 +53,9 @@ class Run:
     def _config(self) -> dict[str, Any]:
         try:
             values = yaml.safe_load((self.path / CONFIG).read_bytes())
-            if not isinstance(values[RECORDED]["store"]["content_sha256"], str):
+            if not isinstance(values[RECORDED]["store"]["content_sha256"], str) or not all(isinstance(key, str) for key in values):
                 raise TypeError
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
             raise StoreError(f"{self.path}/{CONFIG} is damaged. Train again.") from None
         return dict(values)
 
@@ -69,7 +69,7 @@ class Run:
         """Read a JSON object of the run. Raises StoreError."""
         try:
             value = json.loads((self.path / name).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise StoreError(f"{self.path}/{name} is missing or damaged. Train again.")
@@ -89,6 +89,21 @@ class Run:
             )
 
 
+def looks_like_run(path: Path) -> bool:
+    """Say whether a folder is a run of ours, finished or not: what may be resumed or overwritten."""
+    try:
+        return isinstance(yaml.safe_load((path / CONFIG).read_bytes())[RECORDED]["store"]["content_sha256"], str)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+        return False
+
+
+def delete_run(path: Path) -> None:
+    """Delete the files of a run and nothing else that may lie in its folder."""
+    splits = [f"{kind}_{split}.{ending}" for kind, ending in (("metrics", "json"), ("predictions", "csv")) for split in SPLITS]
+    for name in (THRESHOLD, BEST, LAST, CURVES, EVENTS, NORM_STATS, *splits, CONFIG):  # the marker of a finished run goes first
+        (path / name).unlink(missing_ok=True)
+
+
 def newest_run(folder: Path, store: Store) -> Run:
     """Return the run under `folder` that finished last on this store. Raises StoreError when there is none."""
     finished = sorted(folder.glob(f"*/{THRESHOLD}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -106,7 +121,7 @@ def newest_run(folder: Path, store: Store) -> Run:
 
 def next_run_dir(folder: Path) -> Path:
     """Return the next numbered run folder: runs/001, runs/002, …"""
-    numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    numbers = [int(path.name) for path in folder.glob("*") if path.name.isascii() and path.name.isdecimal()]
     return folder / f"{max(numbers, default=0) + 1:03d}"
 
 
@@ -128,7 +143,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in it can run code. Raises StoreError."""
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, pickle.UnpicklingError):
         raise StoreError(f"{path} is missing or damaged. Train again.") from None
     if not isinstance(value, dict):
         raise StoreError(f"{path} is not a checkpoint of ecgfit. Train again.")

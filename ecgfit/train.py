@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,19 @@ from ecgfit.evaluate import BATCH, pick_device, report, threshold_from_validatio
 from ecgfit.metrics import auroc_auprc
 from ecgfit.models import build_model, count_macs, count_parameters
 from ecgfit.predict import Predictions, predict_rows
-from ecgfit.run import BEST, CONFIG, LAST, NORM_STATS, THRESHOLD, Run, load_checkpoint, save_checkpoint, save_config, write_curves
+from ecgfit.run import (
+    BEST,
+    LAST,
+    NORM_STATS,
+    THRESHOLD,
+    Run,
+    delete_run,
+    load_checkpoint,
+    looks_like_run,
+    save_checkpoint,
+    save_config,
+    write_curves,
+)
 from ecgprep.durable import write_json
 from ecgprep.errors import InputError, StoreError, TargetExists
 from ecgprep.leads import LEADS
@@ -91,13 +102,13 @@ class Trainer:
             if self.config.scheduler == "cosine":
                 self._set_lr(cosine_factor(epoch * len(dataset) + step, self.config.epochs * len(dataset)))
             loss = self._loss(batch, *torch_seeds(self.config.seed, epoch, step))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 listed = ", ".join(map(str, batch.rows[:8]))
                 raise InputError(f"The loss is {losses[-1]} at epoch {epoch + 1}, step {step + 1} (store rows {listed}, …). Lower --lr.")
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
         return float(np.mean(losses))
 
     def _loss(self, batch: Batch, augmentation_seed: int, dropout_seed: int) -> Tensor:
@@ -149,10 +160,13 @@ def train(config: TrainConfig, store: Store, outdir: Path, *, resume: bool = Fal
 
     Raises TargetExists for a run that exists without `resume` or `overwrite`, InputError, StoreError.
     """
-    _claim(outdir, resume, overwrite)
+    _check_outdir(outdir, resume, overwrite)
     trainer = Trainer.prepare(config, store)
     for line in preflight(trainer):
         say(line)
+    if overwrite:
+        delete_run(outdir)
+    outdir.mkdir(parents=True, exist_ok=True)
     state = _resume(trainer, outdir) if resume and (outdir / LAST).exists() else _start(trainer, outdir)
     history, best = state["history"], state["best"]
     if history:
@@ -178,15 +192,16 @@ def train(config: TrainConfig, store: Store, outdir: Path, *, resume: bool = Fal
     return _finish(trainer, outdir)
 
 
-def _claim(outdir: Path, resume: bool, overwrite: bool) -> None:
-    """Make the run folder, or refuse one that is in use."""
-    if outdir.exists() and any(outdir.iterdir()) and not resume:
-        if not overwrite:
-            raise TargetExists(f"{outdir} exists. Use --resume to go on with it, --overwrite to start again, or another --outdir.")
-        if not (outdir / CONFIG).exists():
-            raise TargetExists(f"{outdir} is not a run folder (it has no {CONFIG}), so --overwrite will not delete it. Use another --outdir.")
-        shutil.rmtree(outdir)
-    outdir.mkdir(parents=True, exist_ok=True)
+def _check_outdir(outdir: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that is in use, before anything in it is touched."""
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other: go on with the run, or start it again.")
+    if not outdir.exists() or not any(outdir.iterdir()):
+        return
+    if not looks_like_run(outdir):
+        raise TargetExists(f"{outdir} is not empty and not a run folder, so nothing is written or deleted there. Use another --outdir.")
+    if not resume and not overwrite:
+        raise TargetExists(f"{outdir} exists. Use --resume to go on with it, --overwrite to start again, or another --outdir.")
 
 
 def _start(trainer: Trainer, outdir: Path) -> dict[str, Any]:
@@ -221,6 +236,8 @@ def _resume(trainer: Trainer, outdir: Path) -> dict[str, Any]:
         trainer.model.load_state_dict(state["model"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.plateau.load_state_dict(state["plateau"])
+        if not isinstance(state["history"], list) or not state["best"].keys() >= {"epoch", "score"}:
+            raise KeyError
     except (KeyError, RuntimeError, TypeError, AttributeError, ValueError):
         raise StoreError(f"{outdir / LAST} is damaged. Start again with --overwrite.") from None
     return state

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -24,13 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.conform import RESAMPLER, Conformity
-from ecgprep.durable import PRIVATE, canonical_json, fsync_dir, out_of_space_is_named, publish_dir, write_file, write_json
+from ecgprep.durable import PRIVATE, canonical_json, fsync_dir, locked, out_of_space_is_named, publish_dir, write_file, write_json
 from ecgprep.errors import STATUS_CODE, STATUSES, InputError, NoSpace, TargetExists, TooManyRejects
 from ecgprep.leads import LEADS
 from ecgprep.manifest import Manifest, read_manifest
 from ecgprep.parts import Part, PartResult, build_parts, stamp_of
 from ecgprep.splits import Registry, SplitPlan, assign, load_registry, save_registry
-from ecgprep.store import ARRAYS, CHUNK_RECORDS, FORMAT_VERSION, PATIENT_NONE, SPLIT_NONE, Layout, Store, content_sha256
+from ecgprep.store import (
+    ARRAYS,
+    CHUNK_RECORDS,
+    FORMAT_VERSION,
+    LABEL_UNKNOWN,
+    PATIENT_NONE,
+    SPLIT_NONE,
+    Layout,
+    Store,
+    content_sha256,
+    looks_like_store,
+)
 from ecgprep.verify import verify_new_store
 
 Progress = Callable[[int, int, int], None]
@@ -82,7 +92,7 @@ def default_registry(manifest: Path) -> Path:
     return manifest.with_name(f"{manifest.stem}.registry.csv")
 
 
-def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings) -> str | None:
+def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings, registry_path: Path) -> str | None:
     """Say why an existing store is not what this manifest, these files and settings would give, or None if it is.
 
     Files are compared by size and modification time. Raises StoreError when the store cannot be opened.
@@ -91,8 +101,8 @@ def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings) -> st
     try:
         record = json.loads(private_path(store, "build.json").read_bytes())
         stamps = [None if stamp is None else tuple(stamp) for stamp in record["sources"]]
-        known = record["content_sha256"], record["manifest_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = record["content_sha256"], record["manifest_sha256"], record["registry_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "its build record is missing or unreadable, so what it was built from is not known"
     if known[0] != opened.content_sha256:
         return "its build record belongs to another store"
@@ -102,6 +112,11 @@ def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings) -> st
         return "it was built with other versions of ecgprep, numpy, scipy or lxml"
     if known[1] != manifest.sha256:
         return "the manifest has changed"
+    usable = np.flatnonzero(opened.array("patient") != PATIENT_NONE)
+    if load_registry(registry_path, settings.plan).digest({manifest.patient_id[row] for row in usable}) != known[2]:
+        return "the registry is missing, or is not the one it was built with"
+    if len(stamps) != len(manifest):
+        return "its build record is damaged"
     changed = sum(stamp_of(manifest.root / path) != stamp for path, stamp in zip(manifest.path_xml, stamps, strict=True))
     return f"{changed:,} source file{'s have' if changed > 1 else ' has'} changed" if changed else None
 
@@ -122,22 +137,38 @@ def build_store(
     Raises InputError (registry, split), TargetExists (without `replace`), TooManyRejects, NoSpace; then nothing is published and
     the registry is untouched. `<store>.rejects.csv` is written in either case, so that the user can see what was rejected.
     """
-    if store.exists() and not replace:
-        raise TargetExists(f"{store} exists. Use --replace to build it again, or another name.")
-    registry = load_registry(registry_path, settings.plan)
+    _check_target(store, replace)
+    load_registry(registry_path, settings.plan)  # a fault in it is told before anything is read
+    if not registry_path.parent.is_dir():
+        raise InputError(f"--registry: the folder of {registry_path.name} does not exist. Make it, or name another file.")
+    rejects = private_path(store, "rejects.failed.csv" if store.exists() else "rejects.csv")
     layout = Layout(len(manifest), settings.target.n_samples, len(manifest.covariate_names))
     with _building(store, layout) as built:
         rows = _Rows.read(manifest, layout, settings, built, jobs, progress)
         rows.exclude_copies(manifest, built, layout)
-        _write_rejects(store, manifest, rows)
-        _check_rejects(store, rows, max_rejected)
-        registry = assign(registry, _labels_by_patient(manifest, rows))
-        _write_store(built, layout, manifest, rows, registry, settings)
-        verify_new_store(built)
-        save_registry(registry)
-        _write_build_record(store, manifest, rows, Store(built))
-        publish_dir(built, store, replace)
+        _write_rejects(rejects, manifest, rows)
+        _check_rejects(rejects, rows, max_rejected)
+        with locked(registry_path):  # two builds may share a registry: neither may lose the other's patients
+            labels = _labels_by_patient(manifest, rows)
+            registry = assign(load_registry(registry_path, settings.plan), labels)
+            _write_store(built, layout, manifest, rows, registry, settings)
+            verify_new_store(built)
+            save_registry(registry)
+            opened = Store(built)
+            publish_dir(built, store, replace)
+        _write_build_record(store, manifest, rows, opened, registry.digest(labels))
+        rejects.replace(private_path(store, "rejects.csv"))
     return Store(store)
+
+
+def _check_target(store: Path, replace: bool) -> None:
+    """Refuse to write where something stands that is not a store of ours, whatever `replace` says: it will be deleted."""
+    if store.is_symlink() or store.name in ("", ".."):
+        raise TargetExists(f"{store} is a symlink or no plain name. Give the name of a store.")
+    if store.exists() and not replace:
+        raise TargetExists(f"{store} exists. Use --replace to build it again, or another name.")
+    if store.exists() and not looks_like_store(store):
+        raise TargetExists(f"{store} exists and is not a store of ecgprep, so --replace will not delete it. Use another name.")
 
 
 @contextlib.contextmanager
@@ -145,14 +176,7 @@ def _building(store: Path, layout: Layout) -> Iterator[Path]:
     """Make the folder to build in, locked against a second builder and gone at the end unless it was published."""
     store.parent.mkdir(parents=True, exist_ok=True)
     built = store.with_name(f".{store.name}.building")
-    lock = store.with_name(f".{store.name}.lock")
-    with open(lock, "w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(lock).st_ino != os.fstat(held.fileno()).st_ino:  # another builder's, deleted since we opened it
-                raise BlockingIOError
-        except OSError:
-            raise TargetExists(f"{store.name} is being built by another process. Wait for it, or build under another name.") from None
+    with locked(store, wait=False):
         shutil.rmtree(built, ignore_errors=True)  # what a killed build left behind
         needed = len(layout.chunk_files("waveforms")) * layout.chunk_bytes("waveforms") + 300 * layout.n_records
         free = shutil.disk_usage(store.parent).free
@@ -164,7 +188,6 @@ def _building(store: Path, layout: Layout) -> Iterator[Path]:
                 yield built
         finally:
             shutil.rmtree(built, ignore_errors=True)
-            lock.unlink(missing_ok=True)
 
 
 @dataclass(eq=False)
@@ -224,8 +247,10 @@ class _Rows:
 
     def _exclude_group(self, group: list[int], manifest: Manifest) -> None:
         self.copies.append(group)
+        group = sorted(group, key=lambda row: manifest.label[row] == LABEL_UNKNOWN)  # a labelled copy is the one to keep
         first, *others = group
-        if len({manifest.patient_id[row] for row in group}) > 1 or len({int(manifest.label[row]) for row in group}) > 1:
+        known = {int(manifest.label[row]) for row in group} - {LABEL_UNKNOWN}
+        if len({manifest.patient_id[row] for row in group}) > 1 or len(known) > 1:
             for row in group:
                 elsewhere = ", ".join(str(manifest.line[other]) for other in group if other != row)
                 self.reject(row, "conflict", f"the same recording is on line {elsewhere}, under another patient or label")
@@ -259,24 +284,24 @@ def _labels_by_patient(manifest: Manifest, rows: _Rows) -> dict[str, list[int]]:
     return labels
 
 
-def _write_rejects(store: Path, manifest: Manifest, rows: _Rows) -> None:
+def _write_rejects(path: Path, manifest: Manifest, rows: _Rows) -> None:
     """List every row that is not ok by line, status and message: no id, no path."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["line", "status", "message"])
     for row in np.flatnonzero(~rows.ok):
         writer.writerow([manifest.line[int(row)], STATUSES[rows.arrays["status"][row]], rows.messages[row]])
-    write_file(private_path(store, "rejects.csv"), buffer.getvalue().encode(), PRIVATE)
+    write_file(path, buffer.getvalue().encode(), PRIVATE)
 
 
-def _check_rejects(store: Path, rows: _Rows, max_rejected: float) -> None:
+def _check_rejects(path: Path, rows: _Rows, max_rejected: float) -> None:
     """Stop above the limit. Duplicates do not count: their recording is in the store."""
     counts = Counter(STATUSES[code] for code in rows.arrays["status"])
     n = len(rows.stamps)
     rejected = n - counts["ok"] - counts["duplicate"]
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.most_common() if name != "ok")
-    where = private_path(store, "rejects.csv").name
-    if rejected > max_rejected * n:
+    where = path.name
+    if not rejected <= max_rejected * n:
         raise TooManyRejects(
             f"{rejected:,} of {n:,} rows ({100 * rejected / n:.1f} %) were rejected; --max-rejected allows {100 * max_rejected:g} %. Nothing was "
             f"published. By status: {listed}. {where} lists them by manifest line: correct the files, or raise --max-rejected."
@@ -319,12 +344,13 @@ def _write_store(built: Path, layout: Layout, manifest: Manifest, rows: _Rows, r
         fsync_dir(Path(folder))
 
 
-def _write_build_record(store: Path, manifest: Manifest, rows: _Rows, built: Store) -> None:
+def _write_build_record(store: Path, manifest: Manifest, rows: _Rows, built: Store, registry: str) -> None:
     """Keep what "is it stale?" and the reports need and the store must not hold."""
     record = {
         "format": _BUILD_RECORD_FORMAT,
         "content_sha256": built.content_sha256,
         "manifest_sha256": manifest.sha256,
+        "registry_sha256": registry,
         "sources": rows.stamps,
         "dialects": rows.dialects,
         "copies": rows.copies,
@@ -335,7 +361,7 @@ def _write_build_record(store: Path, manifest: Manifest, rows: _Rows, built: Sto
 def ensure_store(manifest: Path, store: Path, settings: BuildSettings, progress: Progress | None = None) -> tuple[Store, str]:
     """Return the store of a manifest, built when it is absent or stale, and a line that says which it was."""
     rows = read_manifest(manifest)
-    stale = stale_reason(store, rows, settings) if store.exists() else "it does not exist yet"
+    stale = stale_reason(store, rows, settings, default_registry(manifest)) if store.exists() else "it does not exist yet"
     if stale is None:
         return Store(store), f"{store} is up to date"
     built = build_store(rows, store, settings, registry_path=default_registry(manifest), replace=True, progress=progress)

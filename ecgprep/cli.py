@@ -67,12 +67,12 @@ def build(manifest: Path, store: Path, **options: Any) -> None:
     for warning in rows.warnings:
         click.echo(f"Warning: {warning}", err=True)
     unchanged = store.exists() and not options["replace"]
-    if unchanged and (stale := stale_reason(store, rows, settings)):
+    registry = options["registry"] or default_registry(manifest)
+    if unchanged and (stale := stale_reason(store, rows, settings, registry)):
         raise TargetExists(f"{store} is stale: {stale}. Use --replace to build it again, or another name.")
     if unchanged:
         click.echo(f"{store} is up to date; nothing to do.", err=True)
     else:
-        registry = options["registry"] or default_registry(manifest)
         with progress_bar("Reading") as progress:
             build_store(
                 rows,
@@ -138,6 +138,8 @@ def read(files: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
 
     if plot and len(files) != 1:
         raise click.UsageError("--plot draws one recording: give one file.")
+    if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise click.UsageError("--plot must end in .png, .pdf or .svg.")
     target = Conformity()
     seen = [(path, *preview(path, target)) for path in files]
     if as_json:

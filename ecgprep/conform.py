@@ -18,7 +18,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.errors import RecordError
+from ecgprep.errors import InputError, RecordError
 from ecgprep.leads import LEADS, LIMB_LEADS, derive_limb_lead
 from ecgprep.recording import Recording
 from ecgprep.store import MAX_ABS_UV
@@ -39,6 +39,10 @@ class Conformity:
     n_samples: int = 5000
     min_seconds: float = 5.0
     min_leads: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_seconds < math.inf:
+            raise InputError(f"--min-seconds (={self.min_seconds}) must be a number of seconds from 0 up")
 
 
 @dataclass(frozen=True, eq=False)

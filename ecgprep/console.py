@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ecgprep.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EcgError, InputError, RecordError
+from ecgprep.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EcgError, InputError, NoSpace, RecordError
 
 _USERS_PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP, errno.EEXIST}
 """Errors of the system that mean a path the user gave cannot be used."""
@@ -38,13 +38,16 @@ def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            click.echo("Error: the disk is full. Free some space, or write elsewhere.", err=True)
+            sys.exit(NoSpace.exit_code)
         if error.errno not in _USERS_PATHS:
             raise
         # Vendor files never get here (a bad one is a status), so the name is that of a manifest, store, run or output.
         click.echo(f"Error: {error.filename or 'a file'}: {os.strerror(error.errno)}. Check the path and its permissions.", err=True)
         sys.exit(InputError.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted; nothing unfinished was left under a final name.", err=True)
+        click.echo("Interrupted. No half-written file was left; an unfinished run goes on with --resume.", err=True)
         sys.exit(EXIT_INTERRUPTED)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ecgprep.errors import NoSpace
+from ecgprep.errors import NoSpace, TargetExists
 
 PRIVATE = 0o600
 """Mode of files that hold identifiers or lead back to them: readable by their owner only."""
@@ -29,7 +30,7 @@ def out_of_space_is_named(where: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free_mb = shutil.disk_usage(where if where.exists() else where.parent).free / 1e6
             raise NoSpace(
-                f"The disk that holds {where.name} is full ({free_mb:.0f} MB free). Nothing was published. Free some space, or write elsewhere."
+                f"The disk that holds {where.name} is full ({free_mb:.0f} MB free). No half-written file was left. Free space, or write elsewhere."
             ) from None
         raise
 
@@ -70,6 +71,25 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
     separators = None if indent else (",", ":")
     text = json.dumps(value, sort_keys=True, indent=indent, separators=separators, ensure_ascii=True, allow_nan=False)
     return text.encode() + (b"\n" if indent else b"")
+
+
+@contextlib.contextmanager
+def locked(target: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file beside `target`. Raises TargetExists when another process holds it and `wait` is off."""
+    lock = target.with_name(f".{target.name}.lock")
+    while True:
+        with open(lock, "w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError:
+                raise TargetExists(f"{target.name} is being built by another process. Wait for it, or build under another name.") from None
+            if not lock.exists() or lock.stat().st_ino != os.fstat(held.fileno()).st_ino:
+                continue  # its last holder deleted the file that we opened
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
 
 
 def publish_dir(built: Path, target: Path, replace: bool) -> None:

@@ -33,7 +33,9 @@ AGE_LIMIT = 90
 
 _COVARIATE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _IDENTIFYING = re.compile(
-    r"(^|_)(id|ids|mrn|name|path|file|date|dob|birth\w*|time|timestamp|phone|mail|email|address|zip|postcode|ssn|number|no)(_|$)", re.I
+    r"(^|_)(id|ids|mrn|name|path|file|dob|time|timestamp|phone|mail|email|address|zip|postcode|ssn|number|no)(_|$)"
+    r"|date|birth|(patient|study|ecg|record|person|subject|case|visit|encounter)_?(id|no|nr|num)",
+    re.I,
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -197,7 +199,12 @@ def _covariate(text: str, name: str, line: int, faults: _Faults) -> float:
     except ValueError:
         faults.add(line, name, f"must be a number or empty; found {describe(text)}")
         return math.nan
-    return float(AGE_LIMIT) if name.lower().startswith("age") and result > AGE_LIMIT - 1 else result
+    return float(AGE_LIMIT) if {"age", "ages"} & set(_words(name)) and result > AGE_LIMIT - 1 else result
+
+
+def _words(name: str) -> list[str]:
+    """Split a column's name at underscores, digits and capitals: `patientAge`, `age_at_ecg` -> their words."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
 
 
 def _check_not_identifying(path: Path, names: tuple[str, ...], table: NDArray[np.float32], patients: list[str]) -> None:
@@ -205,6 +212,9 @@ def _check_not_identifying(path: Path, names: tuple[str, ...], table: NDArray[np
     n_patients = len(set(patients))
     for j, name in enumerate(names):
         distinct = len(np.unique(table[~np.isnan(table[:, j]), j]))
+        values = table[~np.isnan(table[:, j]), j]
+        if values.size and ((values >= 19000101) & (values <= 21001231)).all():
+            raise InputError(f"Manifest {path.name}: --covariates {name}: its values look like dates (YYYYMMDD). Leave the column out.")
         if n_patients >= 20 and distinct >= 0.9 * n_patients:
             raise InputError(
                 f"Manifest {path.name}: --covariates {name}: {distinct:,} different values for {n_patients:,} patients would identify them. "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.durable import write_file
 from ecgprep.leads import LEADS
 
 MM_PER_SECOND, MM_PER_MV = 25, 10
@@ -45,4 +47,6 @@ def save_ecg(path: Path, waveform_uv: NDArray[Any], lead_mask: NDArray[np.bool_]
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     draw_ecg(figure.subplots(), waveform_uv, lead_mask, rate_hz, "25 mm/s, 10 mm/mV", seconds=5.0)
-    figure.savefig(path, dpi=110)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format=path.suffix.removeprefix(".").lower() or "png")
+    write_file(path, buffer.getbuffer())

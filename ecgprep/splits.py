@@ -8,8 +8,9 @@ result: a later build keeps every line of it, and patients new to it go where th
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,11 @@ class Registry:
     number: dict[str, int] = field(default_factory=dict)
     split: dict[str, int] = field(default_factory=dict)
 
+    def digest(self, patients: Iterable[str]) -> str:
+        """Hash the lines of these patients: says whether a store and this registry still agree."""
+        lines = [f"{patient}\0{self.number.get(patient)}\0{self.split.get(patient)}\n" for patient in sorted(patients)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
 
 def parse_ratios(text: str) -> tuple[float, float, float]:
     """Parse `70/15/15`. Raises InputError."""
@@ -76,7 +82,7 @@ def load_registry(path: Path, plan: SplitPlan) -> Registry:
             registry.split[patient_id] = SPLITS.index(split)
     except (OSError, ValueError, IndexError, csv.Error):
         raise damaged from None
-    if len(set(registry.number.values())) != len(rows) - 1:
+    if len(set(registry.number.values())) != len(rows) - 1 or any(not 0 <= number < 2**31 for number in registry.number.values()):
         raise damaged
     if recorded != _recorded(plan):
         raise InputError(

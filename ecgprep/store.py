@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +40,11 @@ MAX_ABS_UV = 32767
 
 ATTRIBUTES = frozenset({"format_version", "lead_names", "sample_rate_hz", "n_samples", "covariate_names", "settings", "software", "content_sha256"})
 """All that the group may say about itself. No path, date, device or free text: an allow-list, checked on opening."""
+
+SETTINGS = frozenset(
+    "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed allow_missing_class unlabelled covariates".split()
+)
+"""All that `settings` may hold."""
 
 _METADATA_LIMIT_BYTES = 1_000_000
 
@@ -159,6 +165,15 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
+def looks_like_store(path: Path) -> bool:
+    """Say whether a folder is a store of ours, intact or not: what may be replaced."""
+    try:
+        attributes = _read_json(path / "zarr.json", path.name).get("attributes")
+    except StoreError:
+        return False
+    return isinstance(attributes, dict) and {"format_version", "lead_names", "content_sha256"} <= attributes.keys()
+
+
 def _read_root(store: Path) -> dict[str, Any]:
     """Read and check the group's own metadata: kind, version, exactly the allowed attributes with sane values."""
     if not (store / "zarr.json").exists():
@@ -177,7 +192,15 @@ def _read_root(store: Path) -> dict[str, Any]:
     if set(attributes) != ATTRIBUTES:
         odd = ", ".join(sorted(set(attributes) ^ ATTRIBUTES))
         raise StoreError(f"{store}: attributes are not those of format 1 (missing or unknown: {odd:.200}). Build the store again.")
+    rate, settings, software = (attributes[key] for key in ("sample_rate_hz", "settings", "software"))
+    plain = isinstance(settings, dict) and isinstance(software, dict) and all(map(_is_version, software.values()))
+    if not plain or not settings.keys() <= SETTINGS or type(rate) not in (int, float) or not 0 < rate < 1e6:
+        raise StoreError(f"{store}: sample_rate_hz, settings or software are not those of format 1. Build the store again.")
     return root
+
+
+def _is_version(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z.+_-]{1,40}", value) is not None
 
 
 class Store:
@@ -198,7 +221,7 @@ class Store:
         """Compare each array's metadata with the one layout that version 1 allows."""
         names, n_samples = self.attributes["covariate_names"], self.attributes["n_samples"]
         shape = _read_json(self.path / "waveforms" / "zarr.json", f"{self.path}: waveforms/zarr.json").get("shape")
-        whole = isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and 0 < size < 2**40 for size in shape)
+        whole = isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and 0 < size < 2**28 for size in shape)
         if not whole or shape != [shape[0], len(LEADS), n_samples] or not isinstance(names, list):  # type: ignore[index]
             raise StoreError(f"{self.path}: the shape of waveforms is not (records, 8, {n_samples!r:.20}). Build the store again.")
         if self.attributes["lead_names"] != list(LEADS):

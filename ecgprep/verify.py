@@ -39,6 +39,10 @@ def check_store(path: Path, rehash: bool = True) -> Verification:
     faults = []
     if rehash and store.computed_sha256() != store.content_sha256:
         faults.append("its files do not match content_sha256")
+    expected = {"zarr.json", *(name for name, _ in store.layout.files())}
+    strangers = sum(1 for found in path.rglob("*") if not found.is_dir() and found.relative_to(path).as_posix() not in expected)
+    if strangers:
+        faults.append(f"{strangers} files are in it that do not belong to a store")
     bad_rows = _bad_rows(store)
     if bad_rows:
         listed = ", ".join(map(str, bad_rows[:MAX_SHOWN])) + (f" and {len(bad_rows) - MAX_SHOWN} more" if len(bad_rows) > MAX_SHOWN else "")

@@ -91,7 +91,8 @@ def read_regular(path: Path, root: Path | None = None) -> bytes:
 @functools.lru_cache(maxsize=65536)
 def _leads_inside(folder: str, root: str) -> bool:
     """Say whether a folder lies inside the root once symlinks are resolved; asked once a folder, since it costs 0.1 ms."""
-    return Path(folder).resolve().is_relative_to(Path(root).resolve())
+    real = os.path.realpath(root)  # unlike Path.resolve, it does not fail on a loop of symlinks: opening the file then does
+    return os.path.commonpath([os.path.realpath(folder), real]) == real
 
 
 def parse_xml(data: bytes) -> Element:

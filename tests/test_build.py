@@ -155,6 +155,45 @@ def test_existing_store_is_kept_without_replace(folder):
     assert not leftovers(folder)
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "corpus"])
+def test_replace_deletes_nothing_but_a_store(folder, kind):
+    target = folder if kind == "corpus" else folder / "thesis"
+    if kind == "folder":
+        target.mkdir()
+        (target / "chapter.tex").write_text("x")
+    elif kind == "file":
+        target.write_text("x")
+    elif kind == "link":
+        build(folder / "m.csv", folder / "s.zarr", LOOSE)
+        target.symlink_to(folder / "s.zarr")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(TargetExists):
+        build(folder / "m.csv", target, LOOSE, replace=True, registry_path=folder / "r.csv")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_failed_rebuild_leaves_the_rejects_of_the_store(folder):
+    store = build(folder / "m.csv", folder / "s.zarr", LOOSE)
+    before = private_path(store.path, "rejects.csv").read_bytes()
+    (folder / "0.xml").unlink()
+    with pytest.raises(TooManyRejects, match=r"s\.zarr\.rejects\.failed\.csv lists them"):
+        build(folder / "m.csv", folder / "s.zarr", LOOSE, replace=True)
+    assert private_path(store.path, "rejects.csv").read_bytes() == before
+
+
+def test_labelled_copy_is_kept_where_the_other_has_no_label(folder):
+    (folder / "copy.xml").write_bytes((folder / "0.xml").read_bytes())
+    (folder / "u.csv").write_text("patient_id,path_xml,label\nP0,copy.xml,\n" + "".join(f"P{i},{i}.xml,{i % 2}\n" for i in range(6)))
+    settings = BuildSettings(plan=LOOSE.plan, unlabelled=True)
+    assert statuses(build(folder / "u.csv", folder / "s.zarr", settings)) == ["duplicate"] + ["ok"] * 6
+
+
+def test_loop_of_symlinks_is_a_status(folder):
+    (folder / "loop").symlink_to(folder / "loop")
+    add_row(folder, "P9", "loop/x.xml", 0, None)
+    assert statuses(build(folder / "m.csv", folder / "s.zarr", LOOSE, max_rejected=1.0))[-1] == "not_regular"
+
+
 def test_longer_manifest_keeps_patients_and_splits(corpus, tmp_path, uv):
     shutil.copytree(corpus, tmp_path / "corpus")
     manifest = tmp_path / "corpus" / "manifest.csv"
@@ -173,9 +212,15 @@ def test_stale_is_told_with_its_reason(folder):
     store = build(manifest, folder / "s.zarr", LOOSE).path
 
     def reason(settings=LOOSE):
-        return stale_reason(store, read_manifest(manifest), settings)
+        return stale_reason(store, read_manifest(manifest), settings, folder / "s.registry.csv")
 
     assert reason() is None
+    kept = (folder / "s.registry.csv").read_bytes()
+    (folder / "s.registry.csv").write_bytes(kept.replace(b",test", b",val"))
+    assert reason() == "the registry is missing, or is not the one it was built with"
+    (folder / "s.registry.csv").unlink()
+    assert reason() == "the registry is missing, or is not the one it was built with"
+    (folder / "s.registry.csv").write_bytes(kept)
     assert reason(BuildSettings(Conformity(n_samples=4000), LOOSE.plan)) == "the settings differ"
     os.utime(folder / "3.xml", ns=(1, 1))
     assert reason() == "1 source file has changed"

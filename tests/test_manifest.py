@@ -100,11 +100,17 @@ def test_covariates_are_numbers_and_ages_over_89_become_90(tmp_path):
     np.testing.assert_array_equal(rows.covariates[:, 0], np.array([56, 90, np.nan, 89, 90], np.float32))
 
 
-@pytest.mark.parametrize("name", ["name", "mrn_no", "patient_id", "label", "birth date", "date_of_birth"])
+@pytest.mark.parametrize("name", ["name", "mrn_no", "patient_id", "label", "birth date", "date_of_birth", "studydate", "patientid"])
 def test_identifying_column_is_no_covariate(tmp_path, name):
     assert f"--covariates {name}" in fault_of(
-        tmp_path, WITH_AGE.replace("name", "name,birth date,date_of_birth") + "P1,a,0,1,1,1,1,1\n", covariates=[name]
+        tmp_path, WITH_AGE.replace("name", "name,birth date,date_of_birth,studydate,patientid") + "P1,a,0,1,1,1,1,1,1,1\n", covariates=[name]
     )
+
+
+def test_age_is_a_word_of_the_name_not_its_beginning(tmp_path):
+    content = "patient_id,path_xml,label,agent_dose,patient_age,ageAtEcg\nP1,a,0,120,96,97\n"
+    rows = manifest_of(tmp_path, content, covariates=["agent_dose", "patient_age", "ageAtEcg"])
+    assert rows.covariates.tolist() == [[120, 90, 90]]
 
 
 def test_near_unique_column_is_no_covariate(tmp_path):

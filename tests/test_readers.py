@@ -11,6 +11,7 @@ import pytest
 from ecgprep.conform import without_calibration_pulse
 from ecgprep.errors import RecordError
 from ecgprep.readers import read_bytes, read_recording
+from ecgprep.readers.fields import parse_numbers
 from ecgprep.synth.simulator import TWELVE_LEADS
 from ecgprep.synth.vendors import VENDORS, aecg, cardiosoft, muse
 
@@ -165,6 +166,18 @@ def test_muse_rate_takes_its_exponent(uv, exponent):
 )
 def test_aecg_with_one_fault(uv, old, new, reason):
     assert reason_of(replaced(aecg(uv, 500, "X"), old, new)) == reason
+
+
+@pytest.mark.parametrize("text", ["1,-,3", "1 - 3", "1,2,-", "- 1", "1 -\n3", "--1", "+", "1,+,2", "+-1", "-x", "1e-"])
+@pytest.mark.parametrize("separator", [",", " "])
+def test_sign_without_a_number_is_no_number(text, separator):
+    with pytest.raises(RecordError):
+        parse_numbers(text, separator, "lead I")
+
+
+@pytest.mark.parametrize(("text", "values"), [("1 -2 +3", [1, -2, 3]), ("-.5 1e-3 -0", [-0.5, 0.001, 0]), ("-1", [-1])])
+def test_signs_of_numbers_are_read(text, values):
+    assert parse_numbers(text, " ", "lead I").tolist() == values
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("nV", 1e-3), ("uV", 1), ("µV", 1), ("μV", 1), ("mV", 1e3), ("V", 1e6)])

@@ -106,9 +106,34 @@ def test_existing_run_is_kept_without_overwrite(run, store, tmp_path):
         train(quick(), store, run.path, say=silent)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.docx").write_text("x")
-    with pytest.raises(TargetExists, match="not a run folder"):
-        train(quick(), store, tmp_path / "mine", overwrite=True, say=silent)
-    assert (tmp_path / "mine" / "thesis.docx").exists()
+    (tmp_path / "mine" / "config.yaml").write_text("name: x")
+    for option in ("overwrite", "resume"):
+        with pytest.raises(TargetExists, match="not a run folder"):
+            train(quick(), store, tmp_path / "mine", **{option: True}, say=silent)
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["config.yaml", "thesis.docx"]
+
+
+def test_overwrite_deletes_the_run_and_nothing_else_and_only_once_training_can_start(run, store, tmp_path):
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    (copy / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exclude each other"):
+        train(quick(), store, copy, overwrite=True, resume=True, say=silent)
+    if not torch.cuda.is_available():
+        with pytest.raises(StoreError, match="no GPU"):
+            train(quick(device="cuda"), store, copy, overwrite=True, say=silent)
+        assert (copy / "threshold.json").exists()
+    train(quick(epochs=1), store, copy, overwrite=True, say=silent)
+    assert (copy / "notes.txt").read_text() == "mine"
+    assert not (copy / "metrics_test.json").exists()
+
+
+def test_model_that_gives_nan_is_refused_at_evaluation(run, store, tmp_path):
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    weights = load_checkpoint(copy / "checkpoints/best.pt")
+    weights["model"]["head.1.bias"][:] = math.nan
+    torch.save(weights, copy / "checkpoints/best.pt")
+    with pytest.raises(InputError, match="logits that are not finite"):
+        evaluate_run(Run(copy), store, "test")
 
 
 def test_metrics_follow_from_the_predictions(run):
@@ -203,7 +228,7 @@ def test_one_class_in_validation_is_told_before_training(store, tmp_path):
 
 
 def test_loss_that_is_not_finite_stops_with_the_rows(store, tmp_path):
-    with pytest.raises(InputError, match=r"The loss is nan at epoch 1, step \d+ \(store rows \d+.*Lower --lr"):
+    with pytest.raises(InputError, match=r"(The loss is (nan|inf) at epoch 1, step \d+ \(store rows \d+.*Lower --lr|logits that are not finite)"):
         train(quick(lr=1e30), store, tmp_path / "r", say=silent)
 
 

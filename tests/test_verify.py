@@ -42,6 +42,11 @@ def test_flipped_bit_anywhere_else_is_found(copy, name):
     assert "its files do not match content_sha256" in check_store(copy).faults
 
 
+def test_file_that_does_not_belong_is_found(copy):
+    (copy / "patients.txt").write_text("Jane Doe")
+    assert check_store(copy).faults == ("1 files are in it that do not belong to a store",)
+
+
 def test_patient_in_two_splits_is_found(copy, store):
     patient = store.array("patient")
     row = next(r for r in range(len(store)) if (patient == patient[r]).sum() > 1)

@@ -50,7 +50,9 @@ class ResNet1d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.blocks(self.stem(x))
-        logits: torch.Tensor = self.head(torch.cat([h.mean(dim=2), h.amax(dim=2)], dim=1))
+        pooled = torch.cat([h.mean(dim=2), h.amax(dim=2)], dim=1).float()
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 logits would tie, and ties decide AUROC and AUPRC
+            logits: torch.Tensor = self.head(pooled)
         return logits
 
 

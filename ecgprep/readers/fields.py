@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -20,6 +21,8 @@ from ecgprep.xmldoor import Element
 Microvolts = NDArray[np.float64]
 Stored = TypeVar("Stored")
 
+_LONE_SIGN = re.compile(r"[+-](?![0-9.])")
+_MINUS = ord("-")
 MAX_SAMPLES = 2_400_000
 """Samples of one lead: 20 minutes at 2000 Hz. Rhythm strips have 1,000 to 150,000."""
 
@@ -100,6 +103,16 @@ def decode_base64(text: str | None, what: str) -> bytes:
     raise RecordError("bad_waveform", f"{what} is not valid Base64")
 
 
+def _has_lone_sign(text: str) -> bool:
+    """Say whether a sign stands without a digit behind it: numpy reads `1,-,3` as 1, 0, 3 and `1 - 3` as 1, -3."""
+    if "+" in text:
+        return _LONE_SIGN.search(text) is not None
+    characters = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
+    behind = characters[1:][characters[:-1] == _MINUS]
+    digit_or_point = ((behind >= ord("0")) & (behind <= ord("9"))) | (behind == ord("."))
+    return text[-1] == "-" or not bool(digit_or_point.all())
+
+
 def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.float64]:
     """Parse numbers separated by `separator` (a blank also stands for any white space) into float64.
 
@@ -108,8 +121,8 @@ def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.flo
     text = (text or "").strip()
     if not text:
         raise RecordError("bad_waveform", f"{what} holds no samples")
-    if text[-1] in "+-":  # numpy reads a final lone sign as 0
-        raise RecordError("bad_waveform", f"{what} ends in a sign without a number")
+    if _has_lone_sign(text):
+        raise RecordError("bad_waveform", f"{what} holds a sign without a number")
     for dtype in (np.int64, np.float64):
         try:
             with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ecgprep.durable import write_file
+from ecgprep.durable import out_of_space_is_named, write_file
 from ecgprep.errors import TargetExists
 from ecgprep.synth.simulator import TWELVE_LEADS, Heart, simulate
 from ecgprep.synth.vendors import VENDORS
@@ -71,9 +71,19 @@ def _write_patient(out: Path, number: int, prevalence: float, shares: dict[str, 
         if generator.random() < ELECTRODE_OFF_SHARE:
             uv[TWELVE_LEADS.index(f"V{generator.integers(1, 7)}")] = 0
         name = f"xml/{number + 1:06d}_{k + 1}.xml"
-        (out / name).write_bytes(VENDORS[dialect](uv, rate_hz, f"S{number + 1:06d}"))
+        _write(out / name, VENDORS[dialect](uv, rate_hz, f"S{number + 1:06d}"))
         rows.append([f"S{number + 1:06d}", name, label, age, sex])
     return rows
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that can be made again: not fsynced, but never left cut off. Raises NoSpace."""
+    with out_of_space_is_named(path.parent):
+        try:
+            path.write_bytes(data)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _choose(shares: dict[Choice, float], generator: np.random.Generator) -> Choice:
