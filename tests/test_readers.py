@@ -113,6 +113,14 @@ def test_muse_gain_unit_and_baseline_are_per_lead(uv):
     np.testing.assert_array_equal(changed["II"], plain["II"])
 
 
+@pytest.mark.parametrize("n_leads", [1, 8, 11, 12])
+def test_muse_reads_any_number_of_leads(uv, n_leads):
+    data = muse(uv, 500, "X", leads=TWELVE_LEADS[:n_leads]).replace(b"<LeadID>aVR<", b"<LeadID>V3R<")
+    recording = read_bytes(data)
+    assert len(recording.leads_uv) == n_leads
+    assert ("V3R" in recording.leads_uv) == (n_leads > 3)
+
+
 def test_muse_reads_the_rhythm_by_type_wherever_it_stands(uv):
     data = muse(uv, 500, "X")
     median, rhythm = re.findall(rb"<Waveform>.*?</Waveform>\n", data, re.DOTALL)

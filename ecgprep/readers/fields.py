@@ -22,7 +22,7 @@ Microvolts = NDArray[np.float64]
 Stored = TypeVar("Stored")
 
 _LONE_SIGN = re.compile(r"[+-](?![0-9.])")
-_MINUS = ord("-")
+_MINUS, _ZERO = np.uint8(ord("-")), np.uint8(ord("0"))
 MAX_SAMPLES = 2_400_000
 """Samples of one lead: 20 minutes at 2000 Hz. Rhythm strips have 1,000 to 150,000."""
 
@@ -105,12 +105,11 @@ def decode_base64(text: str | None, what: str) -> bytes:
 
 def _has_lone_sign(text: str) -> bool:
     """Say whether a sign stands without a digit behind it: numpy reads `1,-,3` as 1, 0, 3 and `1 - 3` as 1, -3."""
-    if "+" in text:
-        return _LONE_SIGN.search(text) is not None
     characters = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
-    behind = characters[1:][characters[:-1] == _MINUS]
-    digit_or_point = ((behind >= ord("0")) & (behind <= ord("9"))) | (behind == ord("."))
-    return text[-1] == "-" or not bool(digit_or_point.all())
+    suspect = (characters[:-1] == _MINUS) & (characters[1:] - _ZERO > 9)  # unsigned: below "0" is far above 9, too
+    if not suspect.any() and text[-1] != "-" and "+" not in text:
+        return False
+    return _LONE_SIGN.search(text) is not None
 
 
 def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.float64]:
