@@ -67,6 +67,7 @@ def test_recordings_at_500_hz_are_stored_within_half_a_microvolt_of_what_was_rea
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_a_plain_cnn_passes_0_90(make_real_corpus, tmp_path):
     corpus = make_real_corpus("--task", "ABNORM", "--defects")
     for arguments in (
