@@ -41,7 +41,7 @@ class Run:
         missing = [name for name in (CONFIG, NORM_STATS, THRESHOLD, BEST) if not (path / name).is_file()]
         if missing:
             raise StoreError(f"{path} is not a finished run (missing: {', '.join(missing)}). `ecgfit train --store STORE --outdir {path}` makes one.")
-        values = self._config()
+        values = _config_values(path)
         self.recorded: dict[str, Any] = values.pop(RECORDED)
         try:
             self.config: TrainConfig = make_config(values, CONFIG)
@@ -49,15 +49,6 @@ class Run:
             raise StoreError(f"{path}: {error}") from None
         self.stats = NormStats.from_json(self.read_json(NORM_STATS))
         self.threshold = self._threshold()
-
-    def _config(self) -> dict[str, Any]:
-        try:
-            values = yaml.safe_load((self.path / CONFIG).read_bytes())
-            if not isinstance(values[RECORDED]["store"]["content_sha256"], str) or not all(isinstance(key, str) for key in values):
-                raise TypeError
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
-            raise StoreError(f"{self.path}/{CONFIG} is damaged. Train again.") from None
-        return dict(values)
 
     def _threshold(self) -> float:
         value = self.read_json(THRESHOLD).get("value")
@@ -89,11 +80,22 @@ class Run:
             )
 
 
+def _config_values(path: Path) -> dict[str, Any]:
+    """Read a run's config.yaml, which names the store that it was trained on. Raises StoreError when it does not."""
+    try:
+        values = yaml.safe_load((path / CONFIG).read_bytes())
+        if not isinstance(values[RECORDED]["store"]["content_sha256"], str) or not all(isinstance(key, str) for key in values):
+            raise TypeError
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+        raise StoreError(f"{path}/{CONFIG} is damaged. Train again.") from None
+    return dict(values)
+
+
 def looks_like_run(path: Path) -> bool:
     """Say whether a folder is a run of ours, finished or not: what may be resumed or overwritten."""
     try:
-        return isinstance(yaml.safe_load((path / CONFIG).read_bytes())[RECORDED]["store"]["content_sha256"], str)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+        return bool(_config_values(path))
+    except StoreError:
         return False
 
 

@@ -177,8 +177,9 @@ def looks_like_store(path: Path) -> bool:
 def _read_root(store: Path) -> dict[str, Any]:
     """Read and check the group's own metadata: kind, version, exactly the allowed attributes with sane values."""
     if not (store / "zarr.json").exists():
-        kinds = {store.is_dir(): "is a folder without zarr.json, so no finished store", store.is_file(): "is a file, so no store"}
-        found = kinds.get(True, "does not exist")
+        found = "does not exist"
+        if store.exists():
+            found = "is a folder without zarr.json, so no finished store" if store.is_dir() else "is a file, so no store"
         raise StoreError(f"{store}: {found}. `ecgprep build MANIFEST {store}` makes one.")
     root = _read_json(store / "zarr.json", f"{store}: zarr.json")
     attributes = root.get("attributes")
