@@ -30,8 +30,9 @@ from ecgprep.leads import LEADS
 @training_options
 def command(manifest: Path, split_seed: int, leads: str, hz: int, length: int, outdir: Path, resume: bool, overwrite: bool, **overrides: Any) -> None:
     """Build the store of a manifest if needed, train a model on it and evaluate it on the test split."""
-    from ecgprep.build import BuildSettings, ensure_store
+    from ecgprep.build import ensure_store
     from ecgprep.conform import Conformity
+    from ecgprep.plan import BuildSettings
     from ecgprep.splits import SplitPlan
 
     assert leads == str(len(LEADS))

@@ -15,10 +15,9 @@ def write_muse_corpus(folder: Path, n_files: int) -> Path:
     """Write `n_files` recordings of as many patients and return the manifest."""
     (folder / "xml").mkdir(parents=True)
     generator = np.random.default_rng(0)
-    uv = simulate(Heart.draw(generator, 0), 500, generator)
     rows: list[tuple[str, str, str | int]] = [("patient_id", "path_xml", "label")]
     for i in range(n_files):
-        (folder / "xml" / f"{i}.xml").write_bytes(muse(uv + generator.integers(-20, 20, uv.shape), 500, f"B{i}"))
+        (folder / "xml" / f"{i}.xml").write_bytes(muse(simulate(Heart.draw(generator, i % 2), 500, generator), 500, f"B{i}"))
         rows.append((f"B{i}", f"xml/{i}.xml", i % 2))
     with (folder / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)

@@ -19,8 +19,9 @@ import numpy as np
 from corpus import write_muse_corpus
 
 from ecgfit.data import make_loader
-from ecgprep.build import BuildSettings, build_store
+from ecgprep.build import build_store
 from ecgprep.manifest import read_manifest
+from ecgprep.plan import BuildSettings
 from ecgprep.store import Store
 
 BATCHES = (32, 256, 1024)

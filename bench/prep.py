@@ -22,10 +22,11 @@ from pathlib import Path
 
 from corpus import write_muse_corpus
 
-from ecgprep.build import BuildSettings, build_store
+from ecgprep.build import build_store
 from ecgprep.conform import Conformity
 from ecgprep.manifest import read_manifest
 from ecgprep.parts import Part, build_part, read_one
+from ecgprep.plan import BuildSettings
 from ecgprep.store import CHUNK_RECORDS
 
 MEMORY_ROWS = (2_000, 50_000)
@@ -56,7 +57,7 @@ def time_builds(folder: Path, n_files: int, rounds: int) -> None:
     def build_parts() -> None:
         for first in range(0, n_files, CHUNK_RECORDS):
             rows = slice(first, first + CHUNK_RECORDS)
-            build_part(Part(first, folder, manifest.path_xml[rows], manifest.line[rows], Conformity(), folder / "chunk"))
+            build_part(Part(first // CHUNK_RECORDS, folder, manifest.path_xml[rows], manifest.line[rows], Conformity(), folder / "work"))
 
     def whole_build() -> None:
         build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv", replace=True)
@@ -76,6 +77,38 @@ def time_builds(folder: Path, n_files: int, rounds: int) -> None:
     for name in stages:
         spread = f"[{min(ratios[name]):.2f}..{max(ratios[name]):.2f}]"
         print(f"{name:32s} {1e6 * statistics.median(times[name]) / n_files:10.0f} {statistics.median(ratios[name]):6.2f} {spread:>13s}")
+
+
+BUILD = "import sys; from ecgprep.cli import cli; cli(['build', *sys.argv[1:], '--replace', '--json'], standalone_mode=False)"
+
+
+def time_jobs(folder: Path, rounds: int) -> None:
+    """Print files a second of one build with two jobs, against two builds of half the files each at the same time, and against one job."""
+    lines = (folder / "manifest.csv").read_text().splitlines()
+    half = len(lines) // 2
+    for name, rows in (("a", lines[1:half]), ("b", lines[half:])):
+        (folder / f"half_{name}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+
+    def start(manifest: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", BUILD, manifest, f"{manifest}.zarr", *options]
+        return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def run(*builds: tuple[str, ...]) -> float:
+        begun = time.perf_counter()
+        if sum([process.wait() for process in [start(*arguments) for arguments in builds]]):
+            raise SystemExit("a build failed")
+        return time.perf_counter() - begun
+
+    times: dict[str, list[float]] = {"two builds of half": [], "one build, two jobs": [], "one build, one job": []}
+    for _ in range(rounds):
+        times["two builds of half"].append(run(("half_a.csv",), ("half_b.csv",)))
+        times["one build, two jobs"].append(run(("manifest.csv", "--jobs", "2")))
+        times["one build, one job"].append(run(("manifest.csv",)))
+    print(f"\n{'with start and finish':32s} {'files/s':>10s} {'of two builds':>20s}")
+    for name, values in times.items():
+        ratios = [both / value for both, value in zip(times["two builds of half"], values, strict=True)]
+        spread = f"[{min(ratios):.2f}..{max(ratios):.2f}]"
+        print(f"{name:32s} {(len(lines) - 1) / statistics.median(values):10.0f} {statistics.median(ratios):6.2f} {spread:>13s}")
 
 
 WATCHED_BUILD = """
@@ -116,6 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         time_builds(Path(folder), arguments.files, arguments.rounds)
+        time_jobs(Path(folder), max(1, arguments.rounds // 2))
         peaks = [peak_of_a_build(Path(folder), n) for n in MEMORY_ROWS]
         per_row = (peaks[1] - peaks[0]) / (MEMORY_ROWS[1] - MEMORY_ROWS[0])
         print(

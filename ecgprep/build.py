@@ -1,95 +1,52 @@
 """Build a store: plan -> parts -> finalise -> verify -> publish.
 
-Nothing stands under the store's name until it is complete and verified: everything is written beside it and renamed at the end.
+Nothing stands under the store's name until it is complete and verified: everything is written beside it and renamed at the end. What
+was read stays in the work folder until then, so that a build that was stopped, by whatever means, goes on where it stood.
 The private side (rejects, build record, registry) lies next to the store with mode 0600, never in it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import importlib.metadata
-import io
+import hashlib
 import json
 import os
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.conform import RESAMPLER, Conformity
-from ecgprep.durable import PRIVATE, canonical_json, fsync_dir, locked, out_of_space_is_named, publish_dir, write_file, write_json
-from ecgprep.errors import STATUS_CODE, STATUSES, InputError, NoSpace, TargetExists, TooManyRejects
-from ecgprep.leads import LEADS
-from ecgprep.manifest import Manifest, read_manifest
-from ecgprep.parts import Part, PartResult, build_parts, stamp_of
-from ecgprep.splits import Registry, SplitPlan, assign, load_registry, save_registry
-from ecgprep.store import (
-    ARRAYS,
-    CHUNK_RECORDS,
-    FORMAT_VERSION,
-    LABEL_UNKNOWN,
-    PATIENT_NONE,
-    SPLIT_NONE,
-    Layout,
-    Store,
-    content_sha256,
-    looks_like_store,
+from ecgprep.conform import Row
+from ecgprep.copies import fingerprint
+from ecgprep.durable import (
+    PRIVATE,
+    canonical_json,
+    fsync_dir,
+    locked,
+    out_of_space_is_named,
+    publish_dir,
+    recover_published,
+    remove_partials,
+    write_file,
+    write_json,
 )
+from ecgprep.engines import run_parts, run_parts_dask
+from ecgprep.errors import STATUSES, InputError, NoSpace, StoreError, TargetExists
+from ecgprep.leads import LEADS
+from ecgprep.manifest import Manifest, check_one_label_per_patient, read_manifest
+from ecgprep.parts import ROW_ARRAYS, Outcome, Part, PartResult, build_part, is_current, load_result, read_row, save_result, stamp_of
+from ecgprep.plan import BuildSettings, Plan, Progress, default_registry, private_path, software_versions, work_folder, write_plan
+from ecgprep.quality import bins_per_hz, spectrum
+from ecgprep.rows import Rows, collect
+from ecgprep.splits import Registry, assign, load_registry, save_registry
+from ecgprep.store import ARRAYS, CHUNK_RECORDS, FORMAT_VERSION, PATIENT_NONE, SPLIT_NONE, Layout, Store, content_sha256, looks_like_store
 from ecgprep.verify import verify_new_store
 
-Progress = Callable[[int, int, int], None]
-"""Called with rows done, rows in all, rows rejected so far."""
-
-_BUILD_RECORD_FORMAT = 1
-_SOFTWARE = ("numpy", "scipy", "lxml")
-"""Packages whose version can change a value in the store."""
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """Everything that decides a value in the store besides the manifest, the files and the registry."""
-
-    target: Conformity = field(default_factory=Conformity)
-    plan: SplitPlan = field(default_factory=SplitPlan)
-    unlabelled: bool = False
-
-    def recorded(self, covariates: tuple[str, ...]) -> dict[str, Any]:
-        """The `settings` attribute of the store."""
-        return {
-            "sample_rate_hz": self.target.rate_hz,
-            "n_samples": self.target.n_samples,
-            "min_seconds": self.target.min_seconds,
-            "min_leads": self.target.min_leads,
-            "resampler": RESAMPLER,
-            "split_ratios": list(self.plan.ratios),
-            "split_seed": self.plan.seed,
-            "allow_missing_class": self.plan.allow_missing_class,
-            "unlabelled": self.unlabelled,
-            "covariates": list(covariates),
-        }
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of what can change a value in the store."""
-    from ecgprep import __version__
-
-    return {"ecgprep": __version__, **{name: importlib.metadata.version(name) for name in _SOFTWARE}}
-
-
-def private_path(store: Path, kind: str) -> Path:
-    """Where the private side lies: `kind` is `rejects.csv` or `build.json`."""
-    return store.with_name(f"{store.name}.{kind}")
-
-
-def default_registry(manifest: Path) -> Path:
-    """The registry of `m.csv` is `m.registry.csv`."""
-    return manifest.with_name(f"{manifest.stem}.registry.csv")
+_BUILD_RECORD_FORMAT = 2
 
 
 def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings, registry_path: Path) -> str | None:
@@ -98,27 +55,40 @@ def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings, regis
     Files are compared by size and modification time. Raises StoreError when the store cannot be opened.
     """
     opened = Store(store)
-    try:
-        record = json.loads(private_path(store, "build.json").read_bytes())
-        stamps = [None if stamp is None else tuple(stamp) for stamp in record["sources"]]
-        known = record["content_sha256"], record["manifest_sha256"], record["registry_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    record = read_build_record(store)
+    if record is None:
         return "its build record is missing or unreadable, so what it was built from is not known"
-    if known[0] != opened.content_sha256:
+    if record["content_sha256"] != opened.content_sha256:
         return "its build record belongs to another store"
     if opened.attributes["settings"] != settings.recorded(manifest.covariate_names):
         return "the settings differ"
     if opened.attributes["software"] != software_versions():
         return "it was built with other versions of ecgprep, numpy, scipy or lxml"
-    if known[1] != manifest.sha256:
+    if record["manifest_sha256"] != manifest.sha256:
         return "the manifest has changed"
-    usable = np.flatnonzero(opened.array("patient") != PATIENT_NONE)
-    if load_registry(registry_path, settings.plan).digest({manifest.patient_id[row] for row in usable}) != known[2]:
+    if not _registry_agrees(opened, manifest, settings, registry_path, record):
         return "the registry is missing, or is not the one it was built with"
-    if len(stamps) != len(manifest):
+    if len(record["sources"]) != len(manifest):
         return "its build record is damaged"
-    changed = sum(stamp_of(manifest.root / path) != stamp for path, stamp in zip(manifest.path_xml, stamps, strict=True))
+    changed = sum(stamp_of(manifest.root / path) != stamp for path, stamp in zip(manifest.path_xml, record["sources"], strict=True))
     return f"{changed:,} source file{'s have' if changed > 1 else ' has'} changed" if changed else None
+
+
+def read_build_record(store: Path, kind: str = "build.json") -> dict[str, Any] | None:
+    """Read the private record of a build, or None where it is missing or damaged."""
+    try:
+        record: dict[str, Any] = json.loads(private_path(store, kind).read_bytes())
+        record["sources"] = [None if stamp is None else (int(stamp[0]), int(stamp[1])) for stamp in record["sources"]]
+        needed = {"content_sha256", "manifest_sha256", "registry_sha256", "rows_sha256", "dialects", "copies"}
+        return record if record["format"] == _BUILD_RECORD_FORMAT and needed <= record.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+
+
+def _registry_agrees(opened: Store, manifest: Manifest, settings: BuildSettings, registry_path: Path, record: dict[str, Any]) -> bool:
+    usable = np.flatnonzero(opened.array("patient") != PATIENT_NONE)
+    patients = {manifest.patient_id[row] for row in usable}
+    return bool(load_registry(registry_path, settings.plan).digest(patients) == record["registry_sha256"])
 
 
 def build_store(
@@ -128,37 +98,80 @@ def build_store(
     *,
     registry_path: Path,
     jobs: int = 1,
+    dask: str | None = None,
     max_rejected: float = 0.05,
     replace: bool = False,
+    extend: bool = False,
+    test_patients: frozenset[str] = frozenset(),
     progress: Progress | None = None,
 ) -> Store:
-    """Build the store of a manifest and return it.
+    """Build the store of a manifest and return it. What an earlier build of it, stopped half-way, has read is not read again.
 
+    With `extend` the rows of the existing store stand and only those that the manifest has beyond them are read.
     Raises InputError (registry, split), TargetExists (without `replace`), TooManyRejects, NoSpace; then nothing is published and
     the registry is untouched. `<store>.rejects.csv` is written in either case, so that the user can see what was rejected.
     """
-    _check_target(store, replace)
-    load_registry(registry_path, settings.plan)  # a fault in it is told before anything is read
-    if not registry_path.parent.is_dir():
-        raise InputError(f"--registry: the folder of {registry_path.name} does not exist. Make it, or name another file.")
-    rejects = private_path(store, "rejects.failed.csv" if store.exists() else "rejects.csv")
-    layout = Layout(len(manifest), settings.target.n_samples, len(manifest.covariate_names))
-    with _building(store, layout) as built:
-        rows = _Rows.read(manifest, layout, settings, built, jobs, progress)
-        rows.exclude_copies(manifest, built, layout)
-        _write_rejects(rejects, manifest, rows)
-        _check_rejects(rejects, rows, max_rejected)
-        with locked(registry_path):  # two builds may share a registry: neither may lose the other's patients
-            labels = _labels_by_patient(manifest, rows)
-            registry = assign(load_registry(registry_path, settings.plan), labels)
-            _write_store(built, layout, manifest, rows, registry, settings)
-            verify_new_store(built)
-            save_registry(registry)
-            opened = Store(built)
-            publish_dir(built, store, replace)
-        _write_build_record(store, manifest, rows, opened, registry.digest(labels))
-        rejects.replace(private_path(store, "rejects.csv"))
-    return Store(store)
+    plan = Plan(manifest, store, settings, registry_path, max_rejected, test_patients, replace or extend)
+    _check_plan(plan)
+    with _working(plan):
+        standing = Standing.of(plan) if extend else None
+        write_plan(plan)
+        parts = plan.parts()
+        if standing is not None:
+            standing.lay_down(parts)
+        todo, done, rejected = _unfinished(parts, standing)
+        if progress:
+            progress(done, len(manifest), rejected)
+        for n, n_rejected in run_parts_dask(todo, dask) if dask else run_parts(todo, jobs):
+            done, rejected = done + n, rejected + n_rejected
+            if progress:
+                progress(done, len(manifest), rejected)
+        return _finalise(plan, parts, standing)
+
+
+def plan_store(plan: Plan) -> int:
+    """Write the plan of a build that other processes will carry out, and return the number of parts. Raises as `build_store`."""
+    _check_plan(plan)
+    with _working(plan):
+        write_plan(plan)
+    return len(plan.parts())
+
+
+def build_share(plan: Plan, parts: Sequence[Part], progress: Progress | None = None) -> int:
+    """Build those of `parts` that are not built yet, in this process, while others build theirs. Returns how many were built."""
+    with locked(plan.store, wait=False, shared=True), out_of_space_is_named(plan.store.parent):
+        todo, done, rejected = _unfinished(parts, None)
+        for n, n_rejected in run_parts(todo, 1):
+            done, rejected = done + n, rejected + n_rejected
+            if progress:
+                progress(done, sum(len(part.paths) for part in parts), rejected)
+    return len(todo)
+
+
+def finalise_store(plan: Plan) -> Store:
+    """Make the store of a plan whose parts are all built. Raises InputError naming the parts that are missing or out of date."""
+    _check_plan(plan)
+    with _working(plan):
+        parts = plan.parts()
+        missing = [part.index + 1 for part in parts if not ((result := load_result(part)) and is_current(part, result))]
+        if missing:
+            listed = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10:,} more" if len(missing) > 10 else "")
+            raise InputError(
+                f"{len(missing):,} of {len(parts):,} parts of {plan.store} are missing, or their files have changed: {listed}. Build them with "
+                f"`ecgprep part {plan.store} --part i/n`, or all that is missing with the command `ecgprep build`."
+            )
+        return _finalise(plan, parts, None)
+
+
+def _check_plan(plan: Plan) -> None:
+    """Find what would end the build before anything is read."""
+    recover(plan.store)
+    _check_target(plan.store, plan.replace)
+    if plan.settings.label_level == "patient":
+        check_one_label_per_patient(plan.manifest)
+    load_registry(plan.registry_path, plan.settings.plan)
+    if not plan.registry_path.parent.is_dir():
+        raise InputError(f"--registry: the folder of {plan.registry_path.name} does not exist. Make it, or name another file.")
 
 
 def _check_target(store: Path, replace: bool) -> None:
@@ -172,150 +185,108 @@ def _check_target(store: Path, replace: bool) -> None:
 
 
 @contextlib.contextmanager
-def _building(store: Path, layout: Layout) -> Iterator[Path]:
-    """Make the folder to build in, locked against a second builder and gone at the end unless it was published."""
-    store.parent.mkdir(parents=True, exist_ok=True)
-    built = store.with_name(f".{store.name}.building")
-    with locked(store, wait=False):
-        shutil.rmtree(built, ignore_errors=True)  # what a killed build left behind
-        needed = len(layout.chunk_files("waveforms")) * layout.chunk_bytes("waveforms") + 300 * layout.n_records
-        free = shutil.disk_usage(store.parent).free
-        if free < needed * 1.02:
-            raise NoSpace(f"The store needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free. Free some space, or write elsewhere.")
-        try:
-            with out_of_space_is_named(store.parent):
-                built.mkdir()
-                yield built
-        finally:
-            shutil.rmtree(built, ignore_errors=True)
+def _working(plan: Plan) -> Iterator[None]:
+    """Make the work folder, locked against a second builder; it stays until the store is published."""
+    plan.store.parent.mkdir(parents=True, exist_ok=True)
+    with locked(plan.store, wait=False), out_of_space_is_named(plan.store.parent):
+        _recover(plan.store)
+        _check_target(plan.store, plan.replace)
+        _check_space(plan)
+        plan.work.mkdir(mode=0o700, exist_ok=True)
+        plan.built.mkdir(exist_ok=True)
+        yield
 
 
-@dataclass(eq=False)
-class _Rows:
-    """What is known of every manifest row after reading, in manifest order."""
+def _check_space(plan: Plan) -> None:
+    layout = plan.layout
+    needed = len(layout.chunk_files("waveforms")) * layout.chunk_bytes("waveforms") + 1000 * layout.n_records
+    there = sum(path.stat().st_size for path in plan.built.glob("waveforms/c/*/0/0"))
+    free = shutil.disk_usage(plan.store.parent).free
+    if free < (needed - there) * 1.02:
+        raise NoSpace(f"The store needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free. Free some space, or write elsewhere.")
 
-    arrays: dict[str, NDArray[Any]]
-    stamps: list[Any]
-    dialects: list[str]
-    messages: list[str]
-    copies: list[list[int]] = field(default_factory=list)
 
-    @classmethod
-    def read(cls, manifest: Manifest, layout: Layout, settings: BuildSettings, built: Path, jobs: int, progress: Progress | None) -> _Rows:
-        """Build every part, in any order, and lay the results out by row."""
-        n = len(manifest)
-        names = ("lead_mask", "valid_span", "moments", "status", "rate_hz", "crc32c")
-        arrays = {name: np.zeros(layout.shape(name), ARRAYS[name].dtype) for name in names}
-        rows = cls(arrays, [None] * n, [""] * n, [""] * n)
-        done = rejected = 0
-        for result in build_parts(list(_plan(manifest, layout, settings, built)), jobs):
-            rows._take(result)
-            done += len(result.status)
-            rejected += int(np.count_nonzero(result.status))
-            if progress:
-                progress(done, n, rejected)
-        return rows
-
-    def _take(self, result: PartResult) -> None:
-        place = slice(result.first_row, result.first_row + len(result.status))
-        for name, array in self.arrays.items():
-            array[place] = getattr(result, name)
-        self.stamps[place], self.dialects[place], self.messages[place] = result.stamps, result.dialects, result.messages
-
-    @property
-    def ok(self) -> NDArray[np.bool_]:
-        return np.asarray(self.arrays["status"] == STATUS_CODE["ok"])
-
-    def reject(self, row: int, status: str, message: str) -> None:
-        """Exclude a row that was read."""
-        self.arrays["status"][row] = STATUS_CODE[status]
-        self.messages[row] = message
-
-    def exclude_copies(self, manifest: Manifest, built: Path, layout: Layout) -> None:
-        """Find recordings that are the same to the bit: one patient keeps the first; otherwise nobody knows whose it is.
-
-        Candidates share checksum, moments, span and mask; their waveforms are then compared. The same recording under one patient
-        with two labels is a conflict too: nobody knows which label is right.
-        """
-        keys: dict[bytes, list[int]] = defaultdict(list)
-        for row in np.flatnonzero(self.ok):
-            keys[b"".join(self.arrays[name][row].tobytes() for name in ("crc32c", "moments", "valid_span", "lead_mask"))].append(int(row))
-        for candidates in keys.values():
-            if len(candidates) > 1:
-                for group in _same_waveforms(candidates, built, layout):
-                    self._exclude_group(group, manifest)
-
-    def _exclude_group(self, group: list[int], manifest: Manifest) -> None:
-        self.copies.append(group)
-        group = sorted(group, key=lambda row: manifest.label[row] == LABEL_UNKNOWN)  # a labelled copy is the one to keep
-        first, *others = group
-        known = {int(manifest.label[row]) for row in group} - {LABEL_UNKNOWN}
-        if len({manifest.patient_id[row] for row in group}) > 1 or len(known) > 1:
-            for row in group:
-                elsewhere = ", ".join(str(manifest.line[other]) for other in group if other != row)
-                self.reject(row, "conflict", f"the same recording is on line {elsewhere}, under another patient or label")
+def _unfinished(parts: Sequence[Part], standing: Standing | None) -> tuple[list[Part], int, int]:
+    """Return the parts to build, and how many rows of the others there are and how many of those are rejected."""
+    todo, done, rejected = [], 0, 0
+    for part in parts:
+        result = load_result(part)
+        stands = standing is not None and part.first_row < len(standing)  # laid down already: its old files are not asked for
+        if result is None or not (stands or is_current(part, result)):
+            todo.append(part)
         else:
-            for row in others:
-                self.reject(row, "duplicate", f"the same recording is on line {manifest.line[first]}, under the same patient")
+            done, rejected = done + len(part.paths), rejected + result.n_rejected
+    return todo, done, rejected
 
 
-def _plan(manifest: Manifest, layout: Layout, settings: BuildSettings, built: Path) -> Iterator[Part]:
-    for i, chunk in enumerate(layout.chunk_files("waveforms")):
-        rows = slice(i * CHUNK_RECORDS, (i + 1) * CHUNK_RECORDS)
-        yield Part(rows.start, manifest.root, manifest.path_xml[rows], manifest.line[rows], settings.target, built / chunk)
+def _finalise(plan: Plan, parts: Sequence[Part], standing: Standing | None) -> Store:
+    """Exclude copies, assign splits, write the small arrays and the metadata, verify, publish."""
+    store, settings, built = plan.store, plan.settings, plan.built
+    rows = collect(plan.manifest, plan.layout, _results(parts))
+    if standing is not None:
+        standing.restore(rows)
+    rows.exclude_copies(built, settings.target.rate_hz, settings.duplicates == "near")
+    rows.exclude_quality(settings.exclude_quality)
+    rejects = private_path(store, "rejects.failed.csv" if store.exists() else "rejects.csv")
+    if not store.exists():
+        private_path(store, "rejects.failed.csv").unlink(missing_ok=True)
+    rows.write_rejects(rejects)
+    rows.check_rejects(plan.max_rejected, rejects.name)
+    with locked(plan.registry_path):  # two builds may share a registry: neither may lose the other's patients
+        labels = rows.labels_by_patient()
+        before = load_registry(plan.registry_path, settings.plan)
+        registry = assign(before, labels, rows.groups_by_patient(), plan.test_patients)
+        _write_store(plan, rows, registry)
+        try:
+            verify_new_store(built)
+        except StoreError:
+            shutil.rmtree(plan.work, ignore_errors=True)  # what cannot be trusted must not be resumed
+            raise
+        opened = Store(built)
+        save_registry(registry)
+        _write_build_record(plan, rows, opened, registry.digest(labels))
+        publish_dir(built, store, plan.replace)
+    _tidy(store)
+    return Store(store)
 
 
-def _same_waveforms(rows: list[int], built: Path, layout: Layout) -> list[list[int]]:
-    """Group rows whose waveforms are equal to the byte; groups of one are left out."""
-    size = layout.chunk_bytes("waveforms") // CHUNK_RECORDS
-    files = layout.chunk_files("waveforms")
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for row in rows:
-        with open(built / files[row // CHUNK_RECORDS], "rb") as file:
-            file.seek(row % CHUNK_RECORDS * size)
-            groups[file.read(size)].append(row)
-    return [group for group in groups.values() if len(group) > 1]
+def recover(store: Path) -> None:
+    """End what a process that was killed while it published a store has begun. Raises TargetExists while the store is being built."""
+    if any(path.exists() for path in (private_path(store, "build.next.json"), store.with_name(f".{store.name}.old"))):
+        with locked(store, wait=False):
+            _recover(store)
 
 
-def _labels_by_patient(manifest: Manifest, rows: _Rows) -> dict[str, list[int]]:
-    labels: dict[str, list[int]] = defaultdict(list)
-    for row in np.flatnonzero(rows.ok):
-        labels[manifest.patient_id[row]].append(int(manifest.label[row]))
-    return labels
+def _recover(store: Path) -> None:
+    recover_published(store)
+    record = read_build_record(store, "build.next.json")
+    if record is not None and looks_like_store(store) and Store(store).content_sha256 == record["content_sha256"]:
+        _tidy(store)
 
 
-def _write_rejects(path: Path, manifest: Manifest, rows: _Rows) -> None:
-    """List every row that is not ok by line, status and message: no id, no path."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["line", "status", "message"])
-    for row in np.flatnonzero(~rows.ok):
-        writer.writerow([manifest.line[int(row)], STATUSES[rows.arrays["status"][row]], rows.messages[row]])
-    write_file(path, buffer.getvalue().encode(), PRIVATE)
+def _tidy(store: Path) -> None:
+    """Let the private files follow a store that has its name now, and delete the work folder."""
+    private_path(store, "build.next.json").replace(private_path(store, "build.json"))
+    if (rejects := private_path(store, "rejects.failed.csv")).exists():
+        rejects.replace(private_path(store, "rejects.csv"))
+    shutil.rmtree(work_folder(store), ignore_errors=True)
 
 
-def _check_rejects(path: Path, rows: _Rows, max_rejected: float) -> None:
-    """Stop above the limit. Duplicates do not count: their recording is in the store."""
-    counts = Counter(STATUSES[code] for code in rows.arrays["status"])
-    n = len(rows.stamps)
-    rejected = n - counts["ok"] - counts["duplicate"]
-    listed = ", ".join(f"{name} {count:,}" for name, count in counts.most_common() if name != "ok")
-    where = path.name
-    if not rejected <= max_rejected * n:
-        raise TooManyRejects(
-            f"{rejected:,} of {n:,} rows ({100 * rejected / n:.1f} %) were rejected; --max-rejected allows {100 * max_rejected:g} %. Nothing was "
-            f"published. By status: {listed}. {where} lists them by manifest line: correct the files, or raise --max-rejected."
-        )
-    if not counts["ok"]:
-        raise InputError(f"No row is usable ({listed}), so there is no store to make. {where} lists them by manifest line.")
+def _results(parts: Sequence[Part]) -> Iterator[tuple[int, PartResult]]:
+    for part in parts:
+        result = load_result(part)
+        if result is None:
+            raise StoreError(f"Part {part.index + 1} is damaged or was taken away while the store was built. Run the same command again.")
+        yield part.first_row, result
 
 
-def _write_store(built: Path, layout: Layout, manifest: Manifest, rows: _Rows, registry: Registry, settings: BuildSettings) -> None:
+def _write_store(plan: Plan, rows: Rows, registry: Registry) -> None:
     """Write the small arrays and all metadata beside the chunks that are there already."""
+    manifest, layout, built = plan.manifest, plan.layout, plan.built
+    remove_partials(built)
     arrays = dict(rows.arrays)
     arrays["label"] = manifest.label
     arrays["covariates"] = manifest.covariates
-    arrays["quality"] = np.zeros(layout.shape("quality"), np.uint32)
     arrays["patient"] = np.full(layout.n_records, PATIENT_NONE, np.int32)
     arrays["split"] = np.full(layout.n_records, SPLIT_NONE, np.int8)
     for row in np.flatnonzero(rows.ok):
@@ -328,13 +299,14 @@ def _write_store(built: Path, layout: Layout, manifest: Manifest, rows: _Rows, r
             for path in layout.chunk_files(name):
                 (built / path).parent.mkdir(parents=True, exist_ok=True)
                 write_file(built / path, np.ascontiguousarray(arrays[name], np.dtype(spec.dtype).newbyteorder("<")).tobytes())
+    _remove_strangers(built, layout)
     attributes = {
         "format_version": FORMAT_VERSION,
         "lead_names": list(LEADS),
-        "sample_rate_hz": settings.target.rate_hz,
+        "sample_rate_hz": plan.settings.target.rate_hz,
         "n_samples": layout.n_samples,
         "covariate_names": list(manifest.covariate_names),
-        "settings": settings.recorded(manifest.covariate_names),
+        "settings": plan.settings.recorded(manifest.covariate_names),
         "software": software_versions(),
     }
     root: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
@@ -344,25 +316,139 @@ def _write_store(built: Path, layout: Layout, manifest: Manifest, rows: _Rows, r
         fsync_dir(Path(folder))
 
 
-def _write_build_record(store: Path, manifest: Manifest, rows: _Rows, built: Store, registry: str) -> None:
-    """Keep what "is it stale?" and the reports need and the store must not hold."""
+def _remove_strangers(built: Path, layout: Layout) -> None:
+    """Delete what an earlier plan for the same store left in the work folder: chunks beyond the last, arrays of another shape."""
+    expected = {"zarr.json", *(name for name, _ in layout.files())}
+    for path in sorted(built.rglob("*"), reverse=True):
+        if path.is_dir():
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
+        elif path.relative_to(built).as_posix() not in expected:
+            path.unlink()
+
+
+def _write_build_record(plan: Plan, rows: Rows, built: Store, registry: str) -> None:
+    """Keep what "is it stale?", `--extend` and the reports need and the store must not hold; named `next` until the store is published."""
     record = {
         "format": _BUILD_RECORD_FORMAT,
         "content_sha256": built.content_sha256,
-        "manifest_sha256": manifest.sha256,
+        "manifest_sha256": plan.manifest.sha256,
         "registry_sha256": registry,
+        "rows_sha256": _rows_sha256(plan.manifest, len(plan.manifest)),
         "sources": rows.stamps,
         "dialects": rows.dialects,
         "copies": rows.copies,
+        "messages": {str(row): message for row, message in enumerate(rows.messages) if message},
+        "warnings": rows.warnings,
     }
-    write_file(private_path(store, "build.json"), canonical_json(record), PRIVATE)
+    write_file(private_path(plan.store, "build.next.json"), canonical_json(record), PRIVATE)
+
+
+def _rows_sha256(manifest: Manifest, n: int) -> str:
+    """Hash what the first n rows of a manifest say."""
+    digest = hashlib.sha256(canonical_json([str(manifest.root), list(manifest.covariate_names)]))
+    for row in range(n):
+        digest.update(f"{manifest.patient_id[row]}\0{manifest.path_xml[row]}\0{manifest.label[row]}\n".encode())
+    digest.update(manifest.covariates[:n].tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """The rows of an existing store that a longer manifest extends: they are taken over as they are, and never read again."""
+
+    store: Store
+    record: dict[str, Any]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Standing:
+        """Check that the manifest begins with the store's rows. Raises InputError, and StoreError when the store cannot be opened."""
+        store, record, manifest = Store(plan.store), read_build_record(plan.store), plan.manifest
+        why = None
+        if record is None or record["content_sha256"] != store.content_sha256:
+            why = "its build record is missing or not its own"
+        elif store.attributes["settings"] != plan.settings.recorded(manifest.covariate_names):
+            why = "the settings differ"
+        elif store.attributes["software"] != software_versions():
+            why = "it was built with other versions of ecgprep, numpy, scipy or lxml, and one store cannot hold rows of both"
+        elif len(manifest) < len(store) or _rows_sha256(manifest, len(store)) != record["rows_sha256"]:
+            why = f"the first {len(store):,} rows of the manifest are not the ones it was built from; new rows go below the old ones"
+        elif not _registry_agrees(store, manifest, plan.settings, plan.registry_path, record):
+            why = "the registry is missing, or is not the one it was built with"
+        if why or record is None:
+            raise InputError(f"{plan.store} cannot be extended: {why}. Build it again with --replace, or another store.")
+        return cls(store, record)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def holds(self, part: Part) -> bool:
+        """Say whether all rows of a part stand already."""
+        return part.first_row + len(part.paths) <= len(self)
+
+    def lay_down(self, parts: Sequence[Part]) -> None:
+        """Link full chunks into the work folder, and build the part that is filled up from old rows and new files."""
+        for part in parts:
+            if part.first_row >= len(self):
+                break
+            if self.holds(part) and len(part.paths) == CHUNK_RECORDS:
+                self._link(part)
+            else:
+                build_part(part, self.read)
+
+    def _link(self, part: Part) -> None:
+        source = self.store.path / self.store.layout.chunk_files("waveforms")[part.index]
+        part.chunk.parent.mkdir(parents=True, exist_ok=True)
+        part.chunk.unlink(missing_ok=True)
+        try:
+            os.link(source, part.chunk)
+        except OSError:  # a file system without hard links
+            write_file(part.chunk, source.read_bytes())
+        rows = slice(part.first_row, part.first_row + len(part.paths))
+        arrays = {name: np.array(self.store.array(name)[rows]) for name in ROW_ARRAYS}
+        arrays["fingerprint"] = np.stack([self._fingerprint(row) for row in range(rows.start, rows.stop)])
+        save_result(part, PartResult(arrays, self.record["sources"][rows], self.record["dialects"][rows], [""] * len(part.paths)))
+
+    def read(self, part: Part, i: int) -> Outcome:
+        """Give row i of a part that is filled up: from the store what stands, from its file what is new."""
+        row = part.first_row + i
+        return self.outcome(row) if row < len(self) else read_row(part, i)
+
+    def outcome(self, row: int) -> Outcome:
+        """Return a row of the store as if it had just been read."""
+        arrays = {name: np.array(self.store.array(name)[row]) for name in ROW_ARRAYS}
+        waveform = self.store.gather(np.array([row]), np.empty((1, len(LEADS), self.store.n_samples), "<i2"))[0]
+        span = int(arrays["valid_span"][0]), int(arrays["valid_span"][1])
+        kept = Row(waveform, arrays["lead_mask"], span, arrays["moments"], float(arrays["rate_hz"]))
+        status = STATUSES[int(arrays["status"])]
+        return Outcome(self.record["sources"][row], kept, self.record["dialects"][row], arrays["quality"], self._fingerprint(row), status)
+
+    def _fingerprint(self, row: int) -> NDArray[np.float16]:
+        waveform = self.store.gather(np.array([row]), np.empty((1, len(LEADS), self.store.n_samples), "<i2"))[0]
+        bins = spectrum(waveform, self.store.array("valid_span")[row], self.store.array("lead_mask")[row], self.store.sample_rate_hz)
+        return fingerprint(bins, bins_per_hz(bins, self.store.sample_rate_hz))
+
+    def restore(self, rows: Rows) -> None:
+        """Give the standing rows the statuses and messages they have in the store, and freeze them."""
+        rows.n_frozen = len(self)
+        rows.arrays["status"][: len(self)] = self.store.array("status")
+        rows.copies += [list(group) for group in self.record["copies"]]
+        for row, message in self.record.get("messages", {}).items():
+            rows.messages[int(row)] = message
 
 
 def ensure_store(manifest: Path, store: Path, settings: BuildSettings, progress: Progress | None = None) -> tuple[Store, str]:
     """Return the store of a manifest, built when it is absent or stale, and a line that says which it was."""
+    recover(store)
     rows = read_manifest(manifest)
     stale = stale_reason(store, rows, settings, default_registry(manifest)) if store.exists() else "it does not exist yet"
     if stale is None:
         return Store(store), f"{store} is up to date"
     built = build_store(rows, store, settings, registry_path=default_registry(manifest), replace=True, progress=progress)
     return built, f"{store} was built: {stale}"
+
+
+def abandon(store: Path) -> None:
+    """Delete what a stopped build of a store has left. Raises TargetExists while it is being built."""
+    with locked(store, wait=False):
+        shutil.rmtree(work_folder(store), ignore_errors=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import google_crc32c
@@ -95,7 +95,7 @@ def without_calibration_pulse(recording: Recording) -> Recording:
     longest = max((edges[1::2] - edges[::2]).tolist(), default=0)
     if longest < 0.15 * recording.rate_hz:
         return recording
-    return Recording({name: samples[:n_signal] for name, samples in recording.leads_uv.items()}, recording.rate_hz, recording.dialect)
+    return replace(recording, leads_uv={name: samples[:n_signal] for name, samples in recording.leads_uv.items()})
 
 
 def _alive(samples: NDArray[np.float64]) -> bool:

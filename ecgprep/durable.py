@@ -19,6 +19,7 @@ from ecgprep.errors import NoSpace, TargetExists
 
 PRIVATE = 0o600
 """Mode of files that hold identifiers or lead back to them: readable by their owner only."""
+PARTIAL = ".partial"
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def fsync_dir(path: Path) -> None:
 
 def write_file(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
     """Write `data` to `path`, whole or not at all; the mode counts from the first byte on. Raises NoSpace."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PARTIAL}")  # pids of two machines may be equal
     with out_of_space_is_named(path.parent):
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -74,13 +75,16 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
 
 
 @contextlib.contextmanager
-def locked(target: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file beside `target`. Raises TargetExists when another process holds it and `wait` is off."""
+def locked(target: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file beside `target`, alone or `shared` with others that share it.
+
+    Raises TargetExists when another process holds it and `wait` is off.
+    """
     lock = target.with_name(f".{target.name}.lock")
     while True:
         with open(lock, "w") as held:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 raise TargetExists(f"{target.name} is being built by another process. Wait for it, or build under another name.") from None
             if not lock.exists() or lock.stat().st_ino != os.fstat(held.fileno()).st_ino:
@@ -88,16 +92,39 @@ def locked(target: Path, wait: bool = True) -> Iterator[None]:
             try:
                 yield
             finally:
-                lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # another one shares it: the last to leave deletes it
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock.unlink(missing_ok=True)
             return
 
 
+def remove_partials(folder: Path) -> None:
+    """Delete what a killed `write_file` has left anywhere under a folder that nobody else is writing to."""
+    for path in list(folder.rglob(f".*{PARTIAL}")):
+        path.unlink(missing_ok=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
 def publish_dir(built: Path, target: Path, replace: bool) -> None:
-    """Give a finished folder its final name; with `replace`, what stood there is moved aside first and deleted last."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    """Give a finished folder its final name; with `replace`, what stood there is moved aside first and deleted last.
+
+    A process that is killed between the two renames leaves the old folder aside: `recover_published` puts it back.
+    """
     if replace and target.exists():
-        os.rename(target, old)
+        os.rename(target, _aside(target))
     os.rename(built, target)
     fsync_dir(target.parent)
-    if old.exists():
+    recover_published(target)
+
+
+def recover_published(target: Path) -> None:
+    """End a `publish_dir` that was cut short: delete the old folder where the new one has its name, put it back where not."""
+    old = _aside(target)
+    if old.exists() and not target.exists():
+        os.rename(old, target)
+        fsync_dir(target.parent)
+    elif old.exists():
         shutil.rmtree(old)

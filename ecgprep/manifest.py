@@ -42,7 +42,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """The rows of a manifest, in order. `line[i]` is the line of the file that row i stands on."""
+    """The rows of a manifest, in order. `line[i]` is the line of the file that row i stands on, `group` the column that splits go by."""
 
     path: Path
     root: Path
@@ -54,6 +54,7 @@ class Manifest:
     covariates: NDArray[np.float32]
     warnings: tuple[str, ...]
     sha256: str
+    group: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.patient_id)
@@ -76,22 +77,26 @@ class _Faults:
             raise InputError(f"Manifest {path.name}: {count}; no vendor file was read. Correct the manifest and run again.\n  {listed}")
 
 
-def read_manifest(path: Path, root: Path | None = None, covariates: Iterable[str] = (), unlabelled: bool = False) -> Manifest:
+def read_manifest(
+    path: Path, root: Path | None = None, covariates: Iterable[str] = (), unlabelled: bool = False, group_by: str | None = None
+) -> Manifest:
     """Read and check a manifest (CSV with header; columns patient_id, path_xml, label and any others).
 
     Paths are relative to `root`, by default the manifest's folder, and must stay inside it. `covariates` names columns to keep.
-    With `unlabelled`, the label column may be missing or empty. Raises InputError listing every fault by line and column.
+    With `unlabelled`, the label column may be missing or empty; `group_by` names a column of any text. Raises InputError listing
+    every fault by line and column.
     """
     text, digest = _read_text(path)
     faults = _Faults([])
     names = tuple(dict.fromkeys(covariates))
     root = (path.parent if root is None else root).absolute()
     patients, paths, labels, lines, values = [], [], array("b"), array("q"), array("f")
+    groups: list[str] = []
     known: dict[str, str] = {}
     column: dict[str, int] = {}
     for line, row in _rows(text, path, faults):
         if not column:
-            _check_header(row, names, unlabelled, path)
+            _check_header(row, names, unlabelled, path, group_by)
             column = {name: i for i, name in enumerate(row)}
             continue
         patient = _patient_id(row[column["patient_id"]], line, faults)
@@ -99,15 +104,59 @@ def read_manifest(path: Path, root: Path | None = None, covariates: Iterable[str
         paths.append(_inner_path(row[column["path_xml"]], root, line, faults))
         labels.append(_label(row[column["label"]] if "label" in column else "", line, unlabelled, faults))
         lines.append(line)
+        if group_by:
+            value = _patient_id(row[column[group_by]], line, faults, group_by)
+            groups.append(known.setdefault(value, value))
         values.extend(_covariate(row[column[name]], name, line, faults) for name in names)
     if not column:
-        _check_header([], names, unlabelled, path)
+        _check_header([], names, unlabelled, path, group_by)
     if not lines and not faults.found:
         faults.found.append("line 2: no data rows; a manifest needs a header and at least one row")
     faults.raise_any(path)
     table = np.array(values, np.float32).reshape(len(lines), len(names))
     _check_not_identifying(path, names, table, patients)
-    return Manifest(path, root, patients, paths, np.array(labels, np.int8), lines, names, table, tuple(_lookalikes(patients, lines)), digest)
+    return Manifest(
+        path,
+        root,
+        patients,
+        paths,
+        np.array(labels, np.int8),
+        lines,
+        names,
+        table,
+        tuple(_lookalikes(patients, lines)),
+        digest,
+        groups if group_by else None,
+    )
+
+
+def read_patients(path: Path) -> frozenset[str]:
+    """Read the patients of a list: the column patient_id of a CSV file with a header, such as another manifest. Raises InputError."""
+    faults, patients, column = _Faults([]), set(), -1
+    for line, row in _rows(_read_text(path)[0], path, faults):
+        if column < 0:
+            if row.count("patient_id") != 1:
+                raise InputError(f"Manifest {path.name}: line 1 must name the column patient_id once.")
+            column = row.index("patient_id")
+        else:
+            patients.add(_patient_id(row[column], line, faults))
+    faults.raise_any(path)
+    if not patients:
+        raise InputError(f"Manifest {path.name} lists no patient.")
+    return frozenset(patients)
+
+
+def check_one_label_per_patient(manifest: Manifest) -> None:
+    """Refuse a patient with two labels (`--label-level patient`). Raises InputError listing lines."""
+    first: dict[str, int] = {}
+    faults = _Faults([])
+    for row, patient in enumerate(manifest.patient_id):
+        if manifest.label[row] == LABEL_UNKNOWN:
+            continue
+        other = first.setdefault(patient, row)
+        if manifest.label[other] != manifest.label[row]:
+            faults.add(manifest.line[row], "label", f"line {manifest.line[other]} has another label for the same patient (--label-level patient)")
+    faults.raise_any(manifest.path)
 
 
 def _read_text(path: Path) -> tuple[str, str]:
@@ -141,8 +190,8 @@ def _rows(text: str, path: Path, faults: _Faults) -> Iterator[tuple[int, list[st
         raise InputError(f"Manifest {path.name}: line {reader.line_num} is not valid CSV ({error}). Correct the quotes and run again.") from None
 
 
-def _check_header(header: list[str], covariates: tuple[str, ...], unlabelled: bool, path: Path) -> None:
-    needed = [name for name in (*REQUIRED, *covariates) if not (unlabelled and name == "label")]
+def _check_header(header: list[str], covariates: tuple[str, ...], unlabelled: bool, path: Path, group_by: str | None) -> None:
+    needed = [name for name in dict.fromkeys((*REQUIRED, *covariates, *([group_by] if group_by else []))) if not (unlabelled and name == "label")]
     problems = []
     if missing := [name for name in needed if name not in header]:
         problems.append(f"column missing: {', '.join(missing)}")
@@ -153,6 +202,8 @@ def _check_header(header: list[str], covariates: tuple[str, ...], unlabelled: bo
         for name in covariates
         if name in REQUIRED or not _COVARIATE_NAME.fullmatch(name) or _IDENTIFYING.search(name)
     ]
+    if group_by and (group_by in REQUIRED or not _COVARIATE_NAME.fullmatch(group_by) or _IDENTIFYING.search(group_by)):
+        problems.append("--split-by-column: the name must be letters, digits and _ and must not be that of an id, a path or a date")
     if problems:
         hint = " Is it separated by semicolons or tabs? Commas are read." if len(header) == 1 and re.search(r"[;\t]", header[0]) else ""
         raise InputError(
@@ -160,10 +211,10 @@ def _check_header(header: list[str], covariates: tuple[str, ...], unlabelled: bo
         )
 
 
-def _patient_id(text: str, line: int, faults: _Faults) -> str:
+def _patient_id(text: str, line: int, faults: _Faults, column: str = "patient_id") -> str:
     value = unicodedata.normalize("NFC", text.strip())
     if not value or _CONTROL.search(value):
-        faults.add(line, "patient_id", f"must be text without control characters; found {describe(text)}")
+        faults.add(line, column, f"must be text without control characters; found {describe(text)}")
     return value
 
 

@@ -1,74 +1,107 @@
-"""One part of a build: 256 manifest rows in, one chunk file out, with what became of each row.
+"""One part of a build: up to 256 manifest rows in, one chunk file and one result file out.
 
-A part depends on its rows and the settings alone, so parts can be built in any order, by any number of processes, to the same bytes.
+A part depends on its rows and the settings alone, so parts can be built in any order, by any number of processes on any number of
+machines, to the same bytes. What was built is found again by its key and the stamps of its sources: nothing is read twice.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import hashlib
+import io
+import json
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.conform import Conformity, Row, conform
-from ecgprep.durable import write_file
+from ecgprep.copies import FINGERPRINT_SIZE, fingerprint
+from ecgprep.durable import PRIVATE, canonical_json, write_file
 from ecgprep.errors import STATUS_CODE, RecordError
 from ecgprep.leads import LEADS
+from ecgprep.quality import bins_per_hz, quality_flags, spectrum
 from ecgprep.readers import read_bytes
-from ecgprep.store import CHUNK_RECORDS
+from ecgprep.store import ARRAYS, CHUNK_RECORDS, Layout
 from ecgprep.xmldoor import read_regular
 
 Stamp = tuple[int, int] | None
 """Size and modification time (ns) of a source file when it was read; None where there was no file."""
 
+ROW_ARRAYS = ("lead_mask", "valid_span", "moments", "status", "rate_hz", "crc32c", "quality")
+"""Arrays of the store, other than the waveforms, that reading decides."""
+
+RETRIED = ("file_unreadable", "reader_crashed")
+"""Statuses that may be the machine's fault and not the file's: a part that holds one is built again when a build is resumed."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one file: a row and its dialect, or the status and message of its rejection."""
+    """What became of one file: a row with its dialect, quality flags (8,) and fingerprint, or why there is none."""
 
     stamp: Stamp
     row: Row | None = None
     dialect: str = ""
+    quality: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(len(LEADS), np.uint32))
+    fingerprint: NDArray[np.float16] = field(default_factory=lambda: np.zeros(FINGERPRINT_SIZE, np.float16))
     status: str = "ok"
     message: str = ""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The work of one part: which files become which rows of which chunk file."""
+    """The work of one part: which files become which rows. `folder` is the build's work folder; `context` what else decides values."""
 
-    first_row: int
+    index: int
     root: Path
     paths: Sequence[str]
     lines: Sequence[int]
     target: Conformity
-    chunk: Path
+    folder: Path
+    context: str = ""
+
+    @property
+    def first_row(self) -> int:
+        """Manifest row of the part's first file."""
+        return self.index * CHUNK_RECORDS
+
+    @property
+    def chunk(self) -> Path:
+        """Where the waveforms go: a chunk file of the store that is being built."""
+        return self.folder / "store" / Layout(self.first_row + len(self.paths), self.target.n_samples).chunk_files("waveforms")[self.index]
+
+    @property
+    def result(self) -> Path:
+        """Where everything else goes (private: it holds what was wrong with which file)."""
+        return self.folder / "parts" / f"{self.index:07d}.npz"
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the part's bytes besides the content of the files."""
+        return hashlib.sha256(canonical_json([str(self.root), list(self.paths), repr(self.target), self.context])).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class PartResult:
-    """Everything but the waveforms of one part, an entry per row."""
+    """Everything but the waveforms of one part, an entry per row: `arrays` by ROW_ARRAYS, and `fingerprint`."""
 
-    first_row: int
-    lead_mask: NDArray[np.bool_]
-    valid_span: NDArray[np.int32]
-    moments: NDArray[np.int64]
-    status: NDArray[np.uint8]
-    rate_hz: NDArray[np.float32]
-    crc32c: NDArray[np.uint32]
+    arrays: dict[str, NDArray[Any]]
     stamps: list[Stamp]
     dialects: list[str]
     messages: list[str]
 
+    @property
+    def n_rejected(self) -> int:
+        """Rows that are not usable."""
+        return int(np.count_nonzero(self.arrays["status"]))
 
-Read = Callable[[Path, str, Conformity], Outcome]
+
+Read = Callable[[Part, int], Outcome]
+"""Gives row i of a part."""
 
 
 def read_one(root: Path, path: str, target: Conformity) -> Outcome:
@@ -76,11 +109,14 @@ def read_one(root: Path, path: str, target: Conformity) -> Outcome:
     stamp = stamp_of(root / path)
     try:
         recording = read_bytes(read_regular(root / path, root))
-        return Outcome(stamp, conform(recording, target), recording.dialect)
+        row = conform(recording, target)
     except RecordError as error:
         return Outcome(stamp, status=error.reason, message=error.message)
     except MemoryError:
         return Outcome(stamp, status="reader_crashed", message="the reader ran out of memory on this file")
+    bins = spectrum(row.waveform, row.valid_span, row.lead_mask, target.rate_hz)
+    flags = quality_flags(recording, row, bins, target.rate_hz)
+    return Outcome(stamp, row, recording.dialect, flags, fingerprint(bins, bins_per_hz(bins, target.rate_hz)))
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -92,89 +128,70 @@ def stamp_of(path: Path) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def build_part(part: Part, read: Read = read_one) -> PartResult:
-    """Read the part's files, write its chunk (whole or not at all) and return what the small arrays need. Raises NoSpace."""
-    n, leads = len(part.paths), len(LEADS)
-    waveforms = np.zeros((CHUNK_RECORDS, leads, part.target.n_samples), "<i2")
-    result = PartResult(
-        part.first_row,
-        np.zeros((n, leads), np.bool_),
-        np.zeros((n, 2), np.int32),
-        np.zeros((n, leads, 2), np.int64),
-        np.zeros(n, np.uint8),
-        np.zeros(n, np.float32),
-        np.zeros(n, np.uint32),
-        [],
-        [],
-        [],
-    )
-    empty = Row(waveforms[0].copy(), result.lead_mask[0].copy(), (0, 0), result.moments[0].copy(), 0.0)
+def read_row(part: Part, i: int) -> Outcome:
+    """Read row i of a part from its file."""
+    return read_one(part.root, part.paths[i], part.target)
+
+
+def build_part(part: Part, read: Read = read_row) -> tuple[int, int]:
+    """Read the part's files, write its chunk and then its result, each whole or not at all. Raises NoSpace.
+
+    Returns the number of rows and how many of them are not usable.
+    """
+    n = len(part.paths)
+    layout = Layout(n, part.target.n_samples)
+    waveforms = np.zeros((CHUNK_RECORDS, len(LEADS), part.target.n_samples), "<i2")
+    arrays = {name: np.zeros(layout.shape(name), ARRAYS[name].dtype) for name in ROW_ARRAYS}
+    arrays["fingerprint"] = np.zeros((n, FINGERPRINT_SIZE), np.float16)
+    result = PartResult(arrays, [], [], [])
+    empty = Row(waveforms[0].copy(), arrays["lead_mask"][0].copy(), (0, 0), arrays["moments"][0].copy(), 0.0)
     empty_crc = empty.crc32c()
-    for i, path in enumerate(part.paths):
+    for i in range(n):
         try:
-            outcome = read(part.root, path, part.target)
+            outcome = read(part, i)
         except Exception as error:  # our bug: say where, and let it end the build
             error.add_note(f"while reading manifest line {part.lines[i]}")
             raise
         row = outcome.row or empty
         waveforms[i] = row.waveform
-        result.lead_mask[i], result.valid_span[i], result.moments[i] = row.lead_mask, row.valid_span, row.moments
-        result.status[i], result.rate_hz[i] = STATUS_CODE[outcome.status], row.rate_hz
-        result.crc32c[i] = empty_crc if outcome.row is None else row.crc32c()
+        arrays["lead_mask"][i], arrays["valid_span"][i], arrays["moments"][i] = row.lead_mask, row.valid_span, row.moments
+        arrays["status"][i], arrays["rate_hz"][i] = STATUS_CODE[outcome.status], row.rate_hz
+        arrays["crc32c"][i] = empty_crc if outcome.row is None else row.crc32c()
+        arrays["quality"][i], arrays["fingerprint"][i] = outcome.quality, outcome.fingerprint
         result.stamps.append(outcome.stamp)
         result.dialects.append(outcome.dialect)
         result.messages.append(outcome.message)
     part.chunk.parent.mkdir(parents=True, exist_ok=True)
     write_file(part.chunk, waveforms.data)
-    return result
+    save_result(part, result)
+    return n, result.n_rejected
 
 
-def build_parts(parts: Sequence[Part], jobs: int) -> Iterator[PartResult]:
-    """Build every part and yield the results as they come: in this process for `jobs` up to 1, else in that many processes.
+def save_result(part: Part, result: PartResult) -> None:
+    """Write the result of a part whose chunk is durable."""
+    text = canonical_json({"key": part.key, "stamps": result.stamps, "dialects": result.dialects, "messages": result.messages})
+    buffer = io.BytesIO()
+    np.savez(buffer, text=np.frombuffer(text, np.uint8), **result.arrays)  # type: ignore[arg-type]
+    part.result.parent.mkdir(exist_ok=True)
+    write_file(part.result, buffer.getbuffer(), PRIVATE)
 
-    A worker that dies costs the file that killed it the status `reader_crashed`, not the build.
-    """
-    if jobs <= 1:
-        yield from map(build_part, parts)
-        return
-    left = {part.first_row: part for part in parts}
+
+def load_result(part: Part) -> PartResult | None:
+    """Return what was built of a part, or None if nothing was, or of other rows, settings or package versions."""
+    n = len(part.paths)
     try:
-        with _pool(jobs) as pool:
-            futures = [pool.submit(build_part, part) for part in parts]
-            try:
-                for future in as_completed(futures):
-                    result = future.result()
-                    yield result
-                    del left[result.first_row]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # waits for the parts in flight: a late worker would write into a deleted folder
-                raise
-    except BrokenProcessPool:  # it takes every part in flight with it, so what is left is read one file at a time
-        isolated = _Isolated()
-        try:
-            for part in left.values():
-                yield build_part(part, isolated)
-        finally:
-            isolated.close()
+        with np.load(io.BytesIO(part.result.read_bytes()), allow_pickle=False) as stored:
+            text = json.loads(stored["text"].tobytes())
+            arrays = {name: stored[name] for name in (*ROW_ARRAYS, "fingerprint")}
+        result = PartResult(arrays, [stamp and (stamp[0], stamp[1]) for stamp in text["stamps"]], text["dialects"], text["messages"])
+        whole = part.chunk.stat().st_size == Layout(n, part.target.n_samples).chunk_bytes("waveforms")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+    return result if whole and text["key"] == part.key and all(len(array) == n for array in arrays.values()) else None
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Start workers afresh (`spawn`): a forked copy of a process with threads can deadlock."""
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-
-
-class _Isolated:
-    """Read files one at a time in a process that may die."""
-
-    def __init__(self) -> None:
-        self._pool = _pool(1)
-
-    def __call__(self, root: Path, path: str, target: Conformity) -> Outcome:
-        try:
-            return self._pool.submit(read_one, root, path, target).result()
-        except BrokenProcessPool:
-            self._pool = _pool(1)
-            return Outcome(stamp_of(root / path), status="reader_crashed", message="the reader's process died on this file")
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+def is_current(part: Part, result: PartResult) -> bool:
+    """Say whether a part that was built needs no second look: its files are as they were, and none failed for the machine's sake."""
+    if np.isin(result.arrays["status"], [STATUS_CODE[name] for name in RETRIED]).any():
+        return False
+    return all(stamp_of(part.root / path) == stamp for path, stamp in zip(part.paths, result.stamps, strict=True))

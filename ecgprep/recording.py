@@ -17,13 +17,15 @@ RATE_LIMITS_HZ = (50.0, 10_000.0)
 class Recording:
     """One rhythm recording as the file stores it.
 
-    `leads_uv` maps canonical lead names to float64 arrays of equal length in µV; `rate_hz` is the file's own rate.
-    Raises RecordError `bad_rate` for a rate that no ECG has, `bad_waveform` for no lead, an empty lead or unequal lengths.
+    `leads_uv` maps canonical lead names to float64 arrays of equal length in µV; `rate_hz` is the file's own rate; `lead_off` names
+    leads whose electrode was off by the cart's own word. Raises RecordError `bad_rate` for a rate that no ECG has, `bad_waveform` for
+    no lead, an empty lead or unequal lengths.
     """
 
     leads_uv: dict[str, NDArray[np.float64]]
     rate_hz: float
     dialect: str
+    lead_off: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         low, high = RATE_LIMITS_HZ

@@ -22,24 +22,36 @@ from ecgprep.errors import InputError
 from ecgprep.store import SPLITS
 
 N_CANDIDATES = 64
+TEST = SPLITS.index("test")
 _REGISTRY_FORMAT = 1
 _COLUMNS = ["patient_id", "patient", "split"]
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What is asked for: ratios in percent for train, val and test, the seed, and whether a split may lack a class."""
+    """What is asked for: ratios in percent for train, val and test, the seed, and whether a split may lack a class.
+
+    With `by_column` patients who share a value of that manifest column (a site) stay in one split; with `fixed_test` a list says who is
+    tested, and the ratios of train and val are for all others.
+    """
 
     ratios: tuple[float, float, float] = (70.0, 15.0, 15.0)
     seed: int = 42
     allow_missing_class: bool = False
+    by_column: str | None = None
+    fixed_test: bool = False
 
     def __post_init__(self) -> None:
+        if self.by_column and self.fixed_test:
+            raise InputError("--split-by-column and --test-manifest both decide who is tested. Use one of them.")
         if not (len(self.ratios) == 3 and min(self.ratios) >= 0 and abs(sum(self.ratios) - 100) < 1e-9):
-            raise InputError(f"--split (={self}) must be three numbers from 0 up that add up to 100, such as 70/15/15")
+            raise InputError(
+                f"--split (={'/'.join(f'{ratio:g}' for ratio in self.ratios)}) must be three numbers from 0 up that add up to 100, such as 70/15/15"
+            )
 
     def __str__(self) -> str:
-        return "/".join(f"{ratio:g}" for ratio in self.ratios)
+        how = f" by {self.by_column}" if self.by_column else " with a test list" if self.fixed_test else ""
+        return "/".join(f"{ratio:g}" for ratio in self.ratios) + how
 
 
 @dataclass
@@ -107,19 +119,34 @@ def _recorded(plan: SplitPlan) -> tuple[str, str]:
     return f"seed {plan.seed}", f"split {plan}"
 
 
-def assign(registry: Registry, labels: Mapping[str, Sequence[int]]) -> Registry:
+def assign(
+    registry: Registry,
+    labels: Mapping[str, Sequence[int]],
+    groups: Mapping[str, set[str]] | None = None,
+    test_patients: frozenset[str] = frozenset(),
+) -> Registry:
     """Return a registry that holds every patient of `labels` (patient id -> labels of the usable recordings).
 
-    Patients already in it keep number and split. The result depends on the set of patients, not on their order.
-    Raises InputError when a split with a ratio above 0 would lack a positive or a negative patient.
+    Patients already in it keep number and split. `groups` (patient id -> values of the plan's column) keeps patients who share a value
+    together, `test_patients` go to test. The result depends on the set of patients, not on their order. Raises InputError when a split
+    with a ratio above 0 would lack a positive or a negative patient, or when groups or test list contradict the registry.
     """
     plan = registry.plan
     new = sorted(patient for patient in labels if patient not in registry.number)
     result = Registry(registry.path, plan, dict(registry.number), dict(registry.split))
-    if registry.number:
-        result.split.update(_place(new, labels, registry, plan))
+    if moved := sum(registry.split.get(patient, TEST) != TEST for patient in test_patients):
+        raise InputError(
+            f"--test-manifest lists {moved:,} patients whom registry {registry.path.name} has in train or val: a model may have seen them. "
+            "Take them off the list, or keep the new split apart with --registry NEW.csv."
+        )
+    if groups is not None:
+        result.split.update(_place_groups(new, labels, groups, registry, plan))
     else:
-        result.split.update(_split_afresh(new, labels, plan))
+        listed = [patient for patient in new if patient in test_patients]
+        rest = [patient for patient in new if patient not in test_patients]
+        result.split.update(dict.fromkeys(listed, TEST))
+        place = _place(rest, labels, registry, plan) if registry.number else _split_afresh(rest, labels, plan)
+        result.split.update(place)
     first = max(registry.number.values(), default=-1) + 1
     order = _generator(plan.seed, len(registry.number), 2**31).permutation(len(new))
     result.number.update({patient: first + int(k) for patient, k in zip(new, order, strict=True)})
@@ -137,7 +164,13 @@ def _pattern(labels: Sequence[int]) -> str:
 
 
 def _shares(plan: SplitPlan) -> NDArray[np.float64]:
-    return np.array(plan.ratios) / 100
+    shares = np.array(plan.ratios) / 100
+    if plan.fixed_test:  # the list makes the test split; the others share what is left
+        shares[TEST] = 0
+        if not shares.any():
+            raise InputError("--split leaves nothing for the patients who are not on the test list. Give train or val a ratio above 0.")
+        shares /= shares.sum()
+    return shares
 
 
 def _largest_remainder(n: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -184,7 +217,9 @@ def _place(new: list[str], labels: Mapping[str, Sequence[int]], registry: Regist
     """Put each new patient, in seeded order, where its label pattern is furthest below the asked share; old patients stand."""
     shares = _shares(plan)
     held = {name: np.zeros(len(shares)) for name in ("none", "all", "mixed")}
-    for patient, split in registry.split.items():
+    for patient, split in registry.split.items():  # of a listed test split nothing is expected in return
+        if plan.fixed_test and split == TEST:
+            continue
         held[_pattern(labels.get(patient, ()))][split] += 1
     placed = {}
     for k in _generator(plan.seed, len(registry.number), 2**31 + 1).permutation(len(new)):
@@ -196,6 +231,81 @@ def _place(new: list[str], labels: Mapping[str, Sequence[int]], registry: Regist
     return placed
 
 
+def _is_used(plan: SplitPlan, k: int) -> bool:
+    return bool(plan.ratios[k] > 0 or (plan.fixed_test and k == TEST))
+
+
+def _place_groups(
+    new: list[str], labels: Mapping[str, Sequence[int]], groups: Mapping[str, set[str]], registry: Registry, plan: SplitPlan
+) -> dict[str, int]:
+    """Place whole groups of patients who share a value of the column, directly or through others; the largest first, where need is most.
+
+    Of 64 seeded orders the one closest to the ratios is kept. A group with patients in the registry goes where they are.
+    """
+    shares = _shares(plan)
+    units = _join_groups(groups)
+    weight = np.array([(len(unit), sum(1 in labels[patient] for patient in unit)) for unit in units]).reshape(-1, 2)
+    fixed = np.full(len(units), -1)
+    for k, unit in enumerate(units):
+        known = {registry.split[patient] for patient in unit if patient in registry.split}
+        if len(known) > 1:
+            raise InputError(
+                f"--split-by-column {plan.by_column}: {len(unit):,} patients share a value, but registry {registry.path.name} has them in "
+                "different splits. Keep the new split apart with --registry NEW.csv."
+            )
+        fixed[k] = known.pop() if known else -1
+    free = np.flatnonzero(fixed < 0)
+    if len(units) < np.count_nonzero(shares):
+        raise InputError(
+            f"--split-by-column {plan.by_column}: {len(units)} groups of patients who share no value; {np.count_nonzero(shares)} splits need "
+            "as many. Set the ratio of a split to 0, or split by patient."
+        )
+    best, best_cost = fixed, np.inf
+    for candidate in range(N_CANDIDATES):
+        order = _generator(plan.seed, candidate).permutation(free)
+        if candidate % 2 == 0:
+            order = order[np.argsort(-weight[order, 0], kind="stable")]
+        split = _fill(order, fixed, weight[:, 0], shares)
+        cost = _imbalance(split, weight, shares)
+        if cost < best_cost:
+            best, best_cost = split, cost
+    wanted = set(new)
+    return {patient: int(k) for unit, k in zip(units, best, strict=True) for patient in unit if patient in wanted}
+
+
+def _fill(order: NDArray[np.int64], fixed: NDArray[np.int64], size: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Put units one by one into the split that lacks most; the last ones go to splits that would stay empty."""
+    split = fixed.copy()
+    for n_left, k in zip(range(len(order), 0, -1), order, strict=True):
+        held = np.bincount(split[split >= 0], size[split >= 0], minlength=len(shares))
+        need = np.where(shares > 0, shares * size.sum() - held, -np.inf)
+        empty = (shares > 0) & (held == 0)
+        if n_left <= np.count_nonzero(empty):
+            need[~empty] = -np.inf
+        split[k] = int(np.argmax(need))
+    return split
+
+
+def _join_groups(groups: Mapping[str, set[str]]) -> list[list[str]]:
+    """Join patients who share a value, also through other patients, into sorted units."""
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def find(node: tuple[str, str]) -> tuple[str, str]:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for patient in sorted(groups):
+        for value in sorted(groups[patient]):
+            parent[find(("patient", patient))] = find(("value", value))
+    units: dict[tuple[str, str], list[str]] = {}
+    for patient in sorted(groups):
+        units.setdefault(find(("patient", patient)), []).append(patient)
+    return sorted(units.values())
+
+
 def _check_classes(registry: Registry, labels: Mapping[str, Sequence[int]]) -> None:
     """Refuse a split without a positive or a negative patient, with the counts; unlabelled patients count as neither."""
     counts = np.zeros((len(SPLITS), 2), np.int64)
@@ -203,7 +313,7 @@ def _check_classes(registry: Registry, labels: Mapping[str, Sequence[int]]) -> N
         known = [label for label in values if label in (0, 1)]
         if known:
             counts[registry.split[patient], int(1 in known)] += 1
-    lacking = [name for k, name in enumerate(SPLITS) if registry.plan.ratios[k] > 0 and counts[k].min() == 0]
+    lacking = [name for k, name in enumerate(SPLITS) if _is_used(registry.plan, k) and counts[k].min() == 0]
     if lacking and counts.sum() and not registry.plan.allow_missing_class:
         held = "; ".join(f"{name} {counts[k, 1]} positive, {counts[k, 0]} negative" for k, name in enumerate(SPLITS))
         raise InputError(

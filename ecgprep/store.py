@@ -42,9 +42,13 @@ ATTRIBUTES = frozenset({"format_version", "lead_names", "sample_rate_hz", "n_sam
 """All that the group may say about itself. No path, date, device or free text: an allow-list, checked on opening."""
 
 SETTINGS = frozenset(
-    "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed allow_missing_class unlabelled covariates".split()
+    "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed allow_missing_class unlabelled covariates "
+    "split_by_column fixed_test label_level exclude_quality duplicates".split()
 )
 """All that `settings` may hold."""
+
+QUALITY_FLAGS = ("flat", "clipped", "lead_off", "baseline_wander", "mains_hum", "noise", "amplitude", "einthoven", "arm_reversal")
+"""Bit k of `quality` is QUALITY_FLAGS[k] (their meaning: quality.py). This list only grows; a store names those it was built with."""
 
 _METADATA_LIMIT_BYTES = 1_000_000
 
@@ -63,6 +67,10 @@ def _flags(dtype: str, names: Sequence[str], first: int = 0) -> ArraySpec:
     return ArraySpec((), dtype, {"flag_values": list(range(first, first + len(names))), "flag_meanings": " ".join(names)}, first)
 
 
+def _quality_attributes(n_flags: int) -> dict[str, Any]:
+    return {"flag_masks": [1 << k for k in range(n_flags)], "flag_meanings": " ".join(QUALITY_FLAGS[:n_flags])}
+
+
 ARRAYS: dict[str, ArraySpec] = {
     "waveforms": ArraySpec(("lead", "sample"), "int16", {"units": "mV", "scale_factor": 0.001}),
     "lead_mask": ArraySpec(("lead",), "bool", fill_value=False),
@@ -72,7 +80,7 @@ ARRAYS: dict[str, ArraySpec] = {
     "patient": ArraySpec((), "int32", fill_value=PATIENT_NONE),
     "split": _flags("int8", ("none", *SPLITS), first=SPLIT_NONE),
     "status": _flags("uint8", STATUSES),
-    "quality": ArraySpec(("lead",), "uint32", {"flag_masks": [], "flag_meanings": ""}),
+    "quality": ArraySpec(("lead",), "uint32", _quality_attributes(len(QUALITY_FLAGS))),
     "rate_hz": ArraySpec((), "float32", {"units": "Hz"}),
     "crc32c": ArraySpec((), "uint32"),
     "covariates": ArraySpec(("covariate",), "float32", fill_value="NaN"),
@@ -231,10 +239,21 @@ class Store:
         for name in ARRAYS:
             found = _read_json(self.path / name / "zarr.json", f"{self.path}: {name}/zarr.json")
             expected = layout.metadata(name)
+            if name == "waveforms" and found.get("codecs") != expected["codecs"]:
+                raise StoreError(f"{self.path}: is packed, or of other codecs than format 1. `ecgprep unpack {self.path} NEW.zarr` restores it.")
+            if name == "quality":
+                expected["attributes"] = _quality_attributes(self._n_quality_flags(found))
             odd = sorted(key for key in expected.keys() | found.keys() if found.get(key) != expected.get(key))
             if odd:
                 raise StoreError(f"{self.path}: {name}/zarr.json differs from format 1 in {', '.join(odd):.200}. Build the store again.")
         return layout
+
+    @staticmethod
+    def _n_quality_flags(metadata: dict[str, Any]) -> int:
+        """Count the flags a store was built with: an earlier version knew fewer, or none."""
+        attributes = metadata.get("attributes")
+        masks = attributes.get("flag_masks") if isinstance(attributes, dict) else None
+        return min(len(masks), len(QUALITY_FLAGS)) if isinstance(masks, list) else len(QUALITY_FLAGS)
 
     def _check_sizes(self) -> None:
         """Refuse a missing, short or long chunk file before anything is mapped; all of them are counted in one message."""
@@ -277,6 +296,12 @@ class Store:
     def covariate_names(self) -> list[str]:
         """Names of the columns of `covariates`."""
         return list(self.attributes["covariate_names"])
+
+    @property
+    def quality_flags(self) -> tuple[str, ...]:
+        """Names of the bits of `quality` that were computed when the store was built."""
+        found = _read_json(self.path / "quality" / "zarr.json", f"{self.path}: quality/zarr.json")
+        return QUALITY_FLAGS[: self._n_quality_flags(found)]
 
     def computed_sha256(self) -> str:
         """Hash the files as they are now; equals `content_sha256` in an intact store. Reads every byte."""

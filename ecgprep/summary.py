@@ -21,6 +21,7 @@ def summarise(store: Store) -> dict[str, Any]:
         "rows": len(store),
         "status": {name: int(n) for code, name in enumerate(STATUSES) if (n := np.count_nonzero(status == code))},
         "splits": {name: _split(patient[(split == k)], label[split == k]) for k, name in enumerate(SPLITS)},
+        "asked": _asked(store.attributes["settings"]),
         "leads_present": {lead: int(n) for lead, n in zip(LEADS, store.array("lead_mask")[ok].sum(axis=0), strict=True)},
         "records_with_all_leads": int(store.array("lead_mask")[ok].all(axis=1).sum()),
         "records_padded": int(np.count_nonzero(span[:, 1] - span[:, 0] < store.n_samples)),
@@ -33,6 +34,15 @@ def summarise(store: Store) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()),
         "content_sha256": store.content_sha256,
     }
+
+
+def _asked(settings: dict[str, Any]) -> dict[str, str]:
+    """What was asked for each split, in words: a share of the patients, or the test list."""
+    ratios = settings.get("split_ratios", [])
+    if settings.get("fixed_test"):
+        rest = sum(ratios[:2]) or 1
+        return {"train": f"{100 * ratios[0] / rest:g} % of the rest", "val": f"{100 * ratios[1] / rest:g} % of the rest", "test": "the list"}
+    return {name: f"{ratio:g} %" for name, ratio in zip(SPLITS, ratios, strict=False)}
 
 
 def _split(patient: np.ndarray[Any, Any], label: np.ndarray[Any, Any]) -> dict[str, int]:

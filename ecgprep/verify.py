@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.durable import canonical_json
 from ecgprep.errors import STATUS_CODE, STATUSES, StoreError
 from ecgprep.leads import LEADS
 from ecgprep.store import ARRAYS, CHUNK_RECORDS, LABEL_UNKNOWN, SPLITS, Store
@@ -39,6 +41,8 @@ def check_store(path: Path, rehash: bool = True) -> Verification:
     faults = []
     if rehash and store.computed_sha256() != store.content_sha256:
         faults.append("its files do not match content_sha256")
+    if (path / "zarr.json").read_bytes() != canonical_json(json.loads((path / "zarr.json").read_bytes()), indent=2):
+        faults.append("zarr.json is not written as format 1 writes it")
     expected = {"zarr.json", *(name for name, _ in store.layout.files())}
     strangers = sum(1 for found in path.rglob("*") if not found.is_dir() and found.relative_to(path).as_posix() not in expected)
     if strangers:

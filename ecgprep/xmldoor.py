@@ -24,6 +24,7 @@ from ecgprep.errors import RecordError, describe
 Element: TypeAlias = etree._Element
 """An element of a parsed file."""
 
+LIBXML2_VERSION = ".".join(map(str, etree.LIBXML_VERSION))
 MAX_FILE_BYTES = 32_000_000
 """Ten minutes of twelve leads at 1000 Hz in text are 30 MB; resting exports are 0.1-0.5 MB."""
 MAX_MARKUP = 500_000

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgprep.build import BuildSettings, build_store, default_registry
+from ecgprep.build import build_store
 from ecgprep.manifest import read_manifest
+from ecgprep.plan import BuildSettings, default_registry
 from ecgprep.store import Store
 from ecgprep.synth import write_corpus
 from ecgprep.synth.simulator import Heart, simulate
@@ -43,7 +44,7 @@ def store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def build(manifest: Path, target: Path, settings: BuildSettings | None = None, covariates: tuple[str, ...] = (), **options: object) -> Store:
     """Build a store with a registry beside it."""
     settings = settings or BuildSettings()
-    rows = read_manifest(manifest, covariates=covariates, unlabelled=settings.unlabelled)
+    rows = read_manifest(manifest, covariates=covariates, unlabelled=settings.unlabelled, group_by=settings.plan.by_column)
     options.setdefault("registry_path", default_registry(target.with_suffix(".csv")))
     return build_store(rows, target, settings, **options)  # type: ignore[arg-type]
 

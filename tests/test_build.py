@@ -18,15 +18,18 @@ import pytest
 from conftest import build, write_manifest
 
 import ecgprep.durable
-from ecgprep.build import BuildSettings, default_registry, ensure_store, private_path, stale_reason
+from ecgprep.build import ensure_store, stale_reason
 from ecgprep.conform import Conformity, conform
+from ecgprep.engines import run_parts
 from ecgprep.errors import STATUSES, InputError, NoSpace, TargetExists, TooManyRejects
 from ecgprep.manifest import read_manifest
-from ecgprep.parts import Part, build_parts
+from ecgprep.parts import Part, build_part, load_result
+from ecgprep.plan import BuildSettings, default_registry, private_path
 from ecgprep.readers import read_recording
 from ecgprep.splits import SplitPlan
 from ecgprep.store import Store
 from ecgprep.synth import write_corpus
+from ecgprep.synth.simulator import Heart, simulate
 from ecgprep.synth.vendors import aecg, muse
 
 LOOSE = BuildSettings(plan=SplitPlan(allow_missing_class=True))
@@ -47,13 +50,18 @@ def leftovers(folder: Path) -> list[str]:
 @pytest.fixture
 def folder(tmp_path, uv) -> Path:
     """A folder with recordings of six patients, one of each label pattern and some defects, and their manifest."""
-    generator = np.random.default_rng(0)
     rows = []
     for i in range(6):
-        (tmp_path / f"{i}.xml").write_bytes(muse(uv + generator.integers(-50, 50, uv.shape), 500, f"P{i}"))
+        (tmp_path / f"{i}.xml").write_bytes(muse(other_uv(i), 500, f"P{i}"))
         rows.append((f"P{i}", f"{i}.xml", i % 2))
     write_manifest(tmp_path / "m.csv", rows)
     return tmp_path
+
+
+def other_uv(seed: int) -> np.ndarray:
+    """A recording of its own for each seed: (12, 5000) whole µV."""
+    generator = np.random.default_rng(1000 + seed)
+    return simulate(Heart.draw(generator, seed % 2), 500, generator)
 
 
 def add_row(folder: Path, patient: str, name: str, label: int, data: bytes | None) -> None:
@@ -136,7 +144,7 @@ def test_too_many_rejects_publish_nothing_but_say_which(folder):
     assert not (folder / "s.zarr").exists()
     assert not (folder / "m.registry.csv").exists()
     assert private_path(folder / "s.zarr", "rejects.csv").read_text().splitlines()[1] == "8,file_missing,no such file"
-    assert not leftovers(folder)
+    assert leftovers(folder) == [".s.zarr.building"]  # what was read: a higher limit does not read it again
 
 
 def test_no_usable_row_is_an_error(tmp_path):
@@ -258,7 +266,8 @@ def test_full_disk_is_named_and_leaves_nothing(folder, monkeypatch):
     with pytest.raises(NoSpace, match="is full"):
         build(folder / "m.csv", folder / "s.zarr", LOOSE)
     assert not (folder / "s.zarr").exists()
-    assert not leftovers(folder)
+    assert leftovers(folder) == [".s.zarr.building"]
+    assert not list(folder.rglob(".*.partial"))
 
 
 def test_disk_that_would_be_full_is_refused_before_the_first_byte(folder, monkeypatch):
@@ -269,19 +278,21 @@ def test_disk_that_would_be_full_is_refused_before_the_first_byte(folder, monkey
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_interrupted_build_leaves_nothing(tmp_path, number, code, jobs):
+def test_interrupted_build_leaves_its_work_folder_only(tmp_path, number, code, jobs):
     write_corpus(tmp_path / "c", patients=20, seed=2, prevalence=0.3)
     rows = (tmp_path / "c" / "manifest.csv").read_text().splitlines()
     (tmp_path / "c" / "manifest.csv").write_text("\n".join([rows[0], *rows[1:] * 300]) + "\n")  # minutes of work
     command = [sys.executable, "-m", "ecgprep.cli", "build", "c/manifest.csv", "s.zarr", "--jobs", str(jobs)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".s.zarr.building/waveforms/c/*/0/0")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".s.zarr.building/parts/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == code
-    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".s.zarr.building", "c"]
+    assert not [path for path in tmp_path.rglob(".*") if path.name.endswith((".partial", ".lock"))]
+    assert (tmp_path / ".s.zarr.building").stat().st_mode & 0o777 == 0o700
 
 
 def test_second_builder_is_refused(folder):
@@ -310,18 +321,16 @@ def _die_elsewhere(pid: int, path: str) -> str:
 
 def test_worker_that_dies_costs_its_row_and_not_the_build(folder):
     paths = [Deadly("2.xml") if i == 2 else f"{i}.xml" for i in range(6)]
-    part = Part(0, folder, paths, range(2, 8), Conformity(), folder / "chunk")
-    (result,) = build_parts([part], jobs=2)
-    assert [STATUSES[code] for code in result.status] == ["ok", "ok", "reader_crashed", "ok", "ok", "ok"]
+    part = Part(0, folder, paths, range(2, 8), Conformity(), folder / "work")
+    assert list(run_parts([part], jobs=2)) == [(6, 1)]
+    assert [STATUSES[code] for code in load_result(part).arrays["status"]] == ["ok", "ok", "reader_crashed", "ok", "ok", "ok"]
 
 
 def test_bug_in_a_reader_is_a_traceback_that_names_the_line(folder, monkeypatch):
-    def broken(root, path, target):
+    def broken(part, i):
         raise ZeroDivisionError
 
-    part = Part(0, folder, ["0.xml"], [17], Conformity(), folder / "chunk")
-    from ecgprep.parts import build_part
-
+    part = Part(0, folder, ["0.xml"], [17], Conformity(), folder / "work")
     with pytest.raises(ZeroDivisionError) as caught:
         build_part(part, broken)
     assert caught.value.__notes__ == ["while reading manifest line 17"]

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from ecgprep import errors
-from ecgprep.store import ARRAYS, Layout
+from ecgprep.store import ARRAYS, QUALITY_FLAGS, Layout
 from ecgprep.synth import write_corpus
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FORMAT = (ROOT / "docs" / "store-format.md").read_text()
+STATUSES, FLAGS = FORMAT.split("## Quality flags")
 
 
 @pytest.mark.parametrize("text", [README, FORMAT], ids=["README", "store-format"])
@@ -29,7 +30,11 @@ def test_store_table_is_the_format(text):
 
 
 def test_status_table_is_the_list():
-    assert re.findall(r"^\| (\d+) \| `(\w+)` \|", FORMAT, re.MULTILINE) == [(str(i), name) for i, name in enumerate(errors.STATUSES)]
+    assert re.findall(r"^\| (\d+) \| `(\w+)` \|", STATUSES, re.MULTILINE) == [(str(i), name) for i, name in enumerate(errors.STATUSES)]
+
+
+def test_quality_table_is_the_list():
+    assert re.findall(r"^\| (\d+) \| `(\w+)` \|", FLAGS, re.MULTILINE) == [(str(i), name) for i, name in enumerate(QUALITY_FLAGS)]
 
 
 def test_file_tree_names_every_file_that_git_tracks():

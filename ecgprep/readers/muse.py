@@ -13,6 +13,7 @@
       LeadData/LeadSampleSize                     bytes a sample                 no         2
       LeadData/LeadSampleCountTotal, LeadByteCountTotal                          no         what the data hold
       LeadData/LeadTimeOffset, LeadOffsetFirstSample                             no         the same for all leads
+      LeadData/LeadOff                            the electrode was off          no         TRUE becomes a quality flag, all else nothing
       LeadData/LeadDataCRC32                      CRC-32 of the decoded bytes    no         equal; 0 = not set
       LeadData/WaveFormData                       Base64                         yes        little-endian signed 16-bit
 
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
+from ecgprep.leads import canonical_lead
 from ecgprep.readers.fields import collect_leads, count, decode_base64, fields_of, number, same_count, text_of
 from ecgprep.recording import Recording
 from ecgprep.xmldoor import Element
@@ -48,7 +50,8 @@ def read(root: Element) -> Recording:
         stated = {part.get(tag) for part in parts}
         if len(stated) > 1 and len({count(text, tag) or 0 for text in stated}) > 1:
             raise RecordError("bad_waveform", f"leads start at different times ({tag} differs)")
-    return Recording(collect_leads(((part.get("LeadID"), part) for part in parts), _lead_uv), rate_hz, DIALECT)
+    off = frozenset(canonical_lead(part.get("LeadID", "")) or "" for part in parts if part.get("LeadOff", "").strip().upper() == "TRUE")
+    return Recording(collect_leads(((part.get("LeadID"), part) for part in parts), _lead_uv), rate_hz, DIALECT, off)
 
 
 def _rhythm(root: Element) -> Element:

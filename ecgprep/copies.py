@@ -1,0 +1,164 @@
+"""Find recordings that are in a cohort twice: to the bit, or exported again in another dialect, rate, gain step or filter, or cut elsewhere.
+
+Near copies are found in two steps. A fingerprint of each recording, its lead-by-lead cross-spectra in four bands from 3 to 20 Hz, hardly
+depends on gain, rate, filters or on where the ten seconds begin: pairs with similar fingerprints (cosine about the mean of all) are
+candidates. Each candidate is then decided by the largest correlation of the two signals, 3 to 20 Hz, over lags of up to 2.5 s, taken
+over the common leads and the seconds that overlap. On 1,987 public recordings, exported again at 250 Hz in steps of 4.88 µV after a
+0.5-40 Hz filter and cut up to 2 s elsewhere, copies reach 0.970 to 1; the highest value between any two others is 0.91.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FINGERPRINT_VERSION = 1
+_EDGES_HZ = (3.0, 5.0, 8.0, 12.0, 20.0)
+_N_LEADS = 8
+FINGERPRINT_SIZE = _N_LEADS * _N_LEADS * (len(_EDGES_HZ) - 1)
+SIMILAR = 0.92
+"""Cosine of two fingerprints that makes their recordings worth comparing: 0.5 in 10,000 pairs reach it, and 99.5 % of copies."""
+SAME = 0.95
+"""Correlation that makes two recordings the same one."""
+MAX_LAG_S = 2.5
+MIN_OVERLAP_S = 4.0
+_EDGE_S = 0.5
+_RATE_HZ = 50
+_FINER = 5
+_BLOCK = 2048
+
+Bins = NDArray[np.complex64]
+_UPPER, _STRICT = np.triu_indices(_N_LEADS), np.triu_indices(_N_LEADS, 1)
+
+
+def fingerprint(bins: Bins, per_hz: float) -> NDArray[np.float16]:
+    """Reduce a spectrum (8, bins) with `per_hz` bins a hertz to FINGERPRINT_SIZE numbers of unit length; zeros for no signal."""
+    parts = []
+    for low, high in itertools.pairwise(_EDGES_HZ):
+        band = bins[:, round(low * per_hz) : round(high * per_hz)]
+        cross = band @ band.conj().T
+        parts += [cross.real[_UPPER], cross.imag[_STRICT]]
+    values = np.concatenate(parts)
+    values = np.sign(values) * np.sqrt(np.abs(values))  # else the tallest lead would be all there is to see
+    length = float(np.linalg.norm(values))
+    return (values / length if length > 0 else values).astype(np.float16)
+
+
+def similar_pairs(fingerprints: NDArray[np.float16], rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of `rows` (first < second) whose fingerprints are similar. Every pair is compared, in blocks of fast products."""
+    if len(rows) < 2:
+        return
+    centre = fingerprints[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    def block(first: int) -> NDArray[np.float32]:
+        values = fingerprints[rows[first : first + _BLOCK]].astype(np.float32) - centre
+        return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
+
+    # With few recordings their mean is made of the copies themselves, so nothing is ruled out by it.
+    limit = SIMILAR if len(rows) >= 100 else -1.0
+    for first in range(0, len(rows), _BLOCK):
+        here = block(first)
+        for second in range(first, len(rows), _BLOCK):
+            near = np.argwhere(here @ block(second).T >= limit)
+            for i, j in near[near[:, 0] + first < near[:, 1] + second].tolist():
+                yield int(rows[first + i]), int(rows[second + j])
+
+
+class _Track:
+    """A recording in the band 3 to 20 Hz at 50 Hz, ready to be compared: transform, running energy per lead, span of signal."""
+
+    __slots__ = ("energy", "mask", "span", "transform")
+
+    def __init__(self, bins: Bins, per_hz: float, mask: NDArray[np.bool_], seconds: float) -> None:
+        band = np.zeros((_N_LEADS, round(_RATE_HZ / 2 * per_hz) + 1), np.complex64)
+        low, high = round(_EDGES_HZ[0] * per_hz), round(_EDGES_HZ[-1] * per_hz)
+        band[:, low:high] = bins[:, low:high]
+        x = np.fft.irfft(band, axis=1).astype(np.float32)
+        n = x.shape[1]
+        # The ends ring from filtering, and each cut rings differently: they are left out.
+        first, last = (round(edge * _RATE_HZ) for edge in (_EDGE_S, seconds - _EDGE_S))
+        self.span = max(0, first), min(n, max(first, last))
+        x[:, : self.span[0]] = 0
+        x[:, self.span[1] :] = 0
+        self.mask = mask
+        self.transform = np.fft.rfft(x, _padded(n), axis=1)
+        self.energy = np.zeros((_N_LEADS, n + 1))
+        np.cumsum(x.astype(np.float64) ** 2, axis=1, out=self.energy[:, 1:])
+
+
+def _padded(n: int) -> int:
+    return int(2 ** np.ceil(np.log2(n + MAX_LAG_S * _RATE_HZ + 1)))
+
+
+def correlation(a: _Track, b: _Track) -> float:
+    """Return the largest correlation of two recordings over lags of up to 2.5 s in steps of 4 ms; 0 without common leads or overlap."""
+    common = a.mask & b.mask
+    n = _padded(a.energy.shape[1] - 1)
+    cross = np.einsum("ij,ij->j", a.transform[common].conj(), b.transform[common])
+    fine = np.fft.irfft(cross, n * _FINER) * _FINER
+    reach = int(MAX_LAG_S * _RATE_HZ)
+    lags = np.arange(-reach, reach + 1)
+    start, end = np.maximum(a.span[0], b.span[0] - lags), np.minimum(a.span[1], b.span[1] - lags)
+    usable = end - start >= MIN_OVERLAP_S * _RATE_HZ
+    if not common.any() or not usable.any():
+        return 0.0
+    lags, start, end = lags[usable], start[usable], end[usable]
+    energy_a, energy_b = a.energy[common].sum(axis=0), b.energy[common].sum(axis=0)
+    size = np.sqrt((energy_a[end] - energy_a[start]) * (energy_b[end + lags] - energy_b[start + lags]))
+    around = np.arange(-(_FINER // 2), _FINER // 2 + 1)
+    tops = fine[(lags[:, None] * _FINER + around) % (n * _FINER)].max(axis=1)
+    return float((tops / np.maximum(size, 1e-9)).max())
+
+
+Load = Callable[[int], tuple[Bins, float, NDArray[np.bool_], float]]
+"""Row -> spectrum from the first sample of signal on, bins a hertz, lead mask (8,), seconds of signal."""
+
+
+def near_copies(fingerprints: NDArray[np.float16], rows: NDArray[np.int64], load: Load) -> list[list[int]]:
+    """Group `rows` that hold the same recording; groups of one are left out. Groups and rows within are in ascending order."""
+
+    @lru_cache(maxsize=4096)
+    def track(row: int) -> _Track:
+        return _Track(*load(row))
+
+    pairs = [(i, j) for i, j in similar_pairs(fingerprints, rows) if correlation(track(i), track(j)) >= SAME]
+    return join_pairs(pairs)
+
+
+def join_pairs(pairs: list[tuple[int, int]]) -> list[list[int]]:
+    """Turn pairs into groups: what is a copy of a copy is a copy (union-find)."""
+    parent: dict[int, int] = {}
+
+    def find(row: int) -> int:
+        parent.setdefault(row, row)
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for i, j in pairs:
+        a, b = find(i), find(j)
+        parent[max(a, b)] = min(a, b)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row in sorted(parent):
+        groups[find(row)].append(row)
+    return list(groups.values())
+
+
+def same_bytes(rows: NDArray[np.int64], keys: list[NDArray[Any]], read: Callable[[int], bytes]) -> list[list[int]]:
+    """Group `rows` whose waveforms are equal to the byte. Those with equal `keys` (arrays by row: checksum, moments, …) are compared."""
+    candidates: dict[bytes, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        candidates[b"".join(key[row].tobytes() for key in keys)].append(row)
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for alike in candidates.values():
+        if len(alike) > 1:
+            for row in alike:
+                groups[read(row)].append(row)
+    return [group for group in groups.values() if len(group) > 1]

@@ -1,0 +1,141 @@
+"""A longer manifest: what stands stays as it is, to the byte where it can; only new rows are read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import build
+
+from ecgprep.build import read_build_record
+from ecgprep.errors import STATUSES, InputError
+from ecgprep.parts import read_row
+from ecgprep.plan import BuildSettings, private_path
+from ecgprep.splits import SplitPlan
+from ecgprep.store import ARRAYS, Store
+from ecgprep.synth import write_corpus
+from ecgprep.synth.vendors import aecg
+from ecgprep.verify import check_store
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("extend")
+    write_corpus(out, patients=260, seed=9, prevalence=0.3)
+    return out
+
+
+@pytest.fixture
+def folder(corpus, tmp_path) -> Path:
+    """A corpus of which the first 300 rows are in the store; `m.csv` has the rows of the store, `rows` all of them."""
+    shutil.copytree(corpus, tmp_path / "c")
+    rows = (tmp_path / "c" / "manifest.csv").read_text().splitlines(keepends=True)
+    assert len(rows) > 340
+    (tmp_path / "c" / "m.csv").write_text("".join(rows[:301]))
+    build(tmp_path / "c" / "m.csv", tmp_path / "s.zarr", covariates=("age",))
+    return tmp_path
+
+
+def extend(folder: Path, settings: BuildSettings | None = None) -> Store:
+    return build(folder / "c" / "m.csv", folder / "s.zarr", settings, covariates=("age",), extend=True)
+
+
+def add(folder: Path, *rows: str) -> None:
+    with (folder / "c" / "m.csv").open("a") as file:
+        file.writelines(f"{row}\n" for row in rows)
+
+
+def test_longer_manifest_gives_what_building_it_again_gives(folder, monkeypatch):
+    whole = (folder / "c" / "manifest.csv").read_text()
+    (folder / "c" / "m.csv").write_text(whole)
+    before = {name: np.array(Store(folder / "s.zarr").array(name)) for name in ARRAYS if name != "waveforms"}
+    first_chunk = os.stat(folder / "s.zarr/waveforms/c/0/0/0").st_ino
+    read = []
+    monkeypatch.setattr("ecgprep.build.read_row", lambda part, i: read.append(part.paths[i]) or read_row(part, i))
+    store = extend(folder)
+    for name, values in before.items():
+        np.testing.assert_array_equal(store.array(name)[:300], values)
+    assert os.stat(folder / "s.zarr/waveforms/c/0/0/0").st_ino == first_chunk  # linked, not copied
+    assert read == [line.split(",")[1] for line in whole.splitlines()[301:513]]  # of the part that was begun, new rows only
+    assert not check_store(store.path).faults
+    shutil.copy(folder / "s.registry.csv", folder / "again.registry.csv")
+    again = build(folder / "c" / "m.csv", folder / "again.zarr", covariates=("age",))
+    assert again.content_sha256 == store.content_sha256
+    assert read_build_record(store.path)["sources"] == read_build_record(again.path)["sources"]
+
+
+def test_old_files_are_not_needed_any_more(folder):
+    shutil.copy(folder / "c" / "manifest.csv", folder / "all.csv")
+    shutil.rmtree(folder / "c" / "xml")
+    add(folder, "NEW,absent.xml,1,50,1")
+    store = extend(folder)
+    assert [STATUSES[code] for code in store.array("status")] == ["ok"] * 300 + ["file_missing"]
+    assert not check_store(store.path).faults
+
+
+def test_new_copy_of_an_old_recording_is_the_conflict_and_the_old_row_stands(folder):
+    rows = (folder / "c" / "m.csv").read_text().splitlines()
+    old_path, label = rows[5].split(",")[1:3]
+    add(folder, f"SOMEBODY,{old_path},{label},50,1", f"{rows[7].split(',')[0]},{rows[7].split(',')[1]},{rows[7].split(',')[2]},50,1")
+    store = extend(folder)
+    assert [STATUSES[code] for code in store.array("status")] == ["ok"] * 300 + ["conflict", "duplicate"]
+    (warning,) = read_build_record(store.path)["warnings"]
+    assert warning.startswith("line 302: the same recording stands in the store already (line 6)")
+    add(folder, f"OTHER,{old_path},{label},50,1")
+    assert STATUSES[extend(folder).array("status")[-1]] == "conflict"
+
+
+def test_extending_a_store_with_conflicts_keeps_them(folder, uv):
+    (folder / "c" / "new.xml").write_bytes(aecg(uv, 500, "N"))
+    add(folder, "A,new.xml,0,50,1", "B,new.xml,0,50,1")
+    build(folder / "c" / "m.csv", folder / "s.zarr", covariates=("age",), replace=True)
+    add(folder, "C,new.xml,0,50,1")
+    store = extend(folder)
+    assert [STATUSES[code] for code in store.array("status")[-3:]] == ["conflict"] * 3
+    rejects = private_path(store.path, "rejects.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in rejects] == ["302", "303", "304"]
+    assert all("the same recording is on line" in line for line in rejects)
+
+
+def change_a_label(folder):
+    rows = (folder / "c" / "m.csv").read_text().splitlines(keepends=True)
+    rows[3] = rows[3].replace(",0,", ",1,") if ",0," in rows[3] else rows[3].replace(",1,", ",0,", 1)
+    (folder / "c" / "m.csv").write_text("".join(rows))
+
+
+def drop_a_row(folder):
+    rows = (folder / "c" / "m.csv").read_text().splitlines(keepends=True)
+    (folder / "c" / "m.csv").write_text("".join(rows[:10] + rows[11:]))
+
+
+def lose_the_registry(folder):
+    (folder / "s.registry.csv").unlink()
+
+
+def lose_the_record(folder):
+    private_path(folder / "s.zarr", "build.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (change_a_label, "the first 300 rows of the manifest are not"),
+        (drop_a_row, "the first 300 rows of the manifest are not"),
+        (lose_the_registry, "the registry is missing"),
+        (lose_the_record, "its build record is missing"),
+    ],
+)
+def test_what_is_no_extension_is_refused(folder, fault, why):
+    before = Store(folder / "s.zarr").content_sha256
+    fault(folder)
+    with pytest.raises(InputError, match=why):
+        extend(folder)
+    assert Store(folder / "s.zarr").content_sha256 == before
+
+
+def test_other_settings_are_no_extension(folder):
+    with pytest.raises(InputError, match="the settings differ"):
+        extend(folder, BuildSettings(plan=SplitPlan(allow_missing_class=True)))
