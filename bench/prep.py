@@ -149,7 +149,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         time_builds(Path(folder), arguments.files, arguments.rounds)
-        time_jobs(Path(folder), max(1, arguments.rounds // 2))
+        write_muse_corpus(Path(folder) / "jobs", 6 * arguments.files)
+        time_jobs(Path(folder) / "jobs", max(1, arguments.rounds // 2))
         peaks = [peak_of_a_build(Path(folder), n) for n in MEMORY_ROWS]
         per_row = (peaks[1] - peaks[0]) / (MEMORY_ROWS[1] - MEMORY_ROWS[0])
         print(

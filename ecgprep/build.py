@@ -7,6 +7,7 @@ The private side (rejects, build record, registry) lies next to the store with m
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -38,7 +39,7 @@ from ecgprep.engines import run_parts, run_parts_dask
 from ecgprep.errors import STATUSES, InputError, NoSpace, StoreError, TargetExists
 from ecgprep.leads import LEADS
 from ecgprep.manifest import Manifest, check_one_label_per_patient, read_manifest
-from ecgprep.parts import ROW_ARRAYS, Outcome, Part, PartResult, build_part, is_current, load_result, read_row, save_result, stamp_of
+from ecgprep.parts import ROW_ARRAYS, Outcome, Part, PartResult, Stamp, build_part, is_current, load_result, read_row, save_result, stamp_of
 from ecgprep.plan import BuildSettings, Plan, Progress, default_registry, private_path, software_versions, work_folder, write_plan
 from ecgprep.quality import bins_per_hz, spectrum
 from ecgprep.rows import Rows, collect
@@ -70,7 +71,8 @@ def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings, regis
         return "the registry is missing, or is not the one it was built with"
     if len(record["sources"]) != len(manifest):
         return "its build record is damaged"
-    changed = sum(stamp_of(manifest.root / path) != stamp for path, stamp in zip(manifest.path_xml, record["sources"], strict=True))
+    recorded = map(_stamp, record["sources"])
+    changed = sum(stamp_of(manifest.root / path) != stamp for path, stamp in zip(manifest.path_xml, recorded, strict=True))
     return f"{changed:,} source file{'s have' if changed > 1 else ' has'} changed" if changed else None
 
 
@@ -78,11 +80,16 @@ def read_build_record(store: Path, kind: str = "build.json") -> dict[str, Any] |
     """Read the private record of a build, or None where it is missing or damaged."""
     try:
         record: dict[str, Any] = json.loads(private_path(store, kind).read_bytes())
-        record["sources"] = [None if stamp is None else (int(stamp[0]), int(stamp[1])) for stamp in record["sources"]]
+        record["sources"] = np.frombuffer(base64.b64decode(record["sources"], validate=True), "<i8").reshape(-1, 2)
         needed = {"content_sha256", "manifest_sha256", "registry_sha256", "rows_sha256", "dialects", "copies"}
         return record if record["format"] == _BUILD_RECORD_FORMAT and needed <= record.keys() else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
+
+
+def _stamp(source: NDArray[np.int64]) -> Stamp:
+    size, modified = source.tolist()
+    return None if size < 0 else (size, modified)
 
 
 def _registry_agrees(opened: Store, manifest: Manifest, settings: BuildSettings, registry_path: Path, record: dict[str, Any]) -> bool:
@@ -335,7 +342,7 @@ def _write_build_record(plan: Plan, rows: Rows, built: Store, registry: str) -> 
         "manifest_sha256": plan.manifest.sha256,
         "registry_sha256": registry,
         "rows_sha256": _rows_sha256(plan.manifest, len(plan.manifest)),
-        "sources": rows.stamps,
+        "sources": base64.b64encode(rows.stamps.astype("<i8").tobytes()).decode(),  # a list would be ten times as large
         "dialects": rows.dialects,
         "copies": rows.copies,
         "messages": {str(row): message for row, message in enumerate(rows.messages) if message},
@@ -407,7 +414,10 @@ class Standing:
         rows = slice(part.first_row, part.first_row + len(part.paths))
         arrays = {name: np.array(self.store.array(name)[rows]) for name in ROW_ARRAYS}
         arrays["fingerprint"] = np.stack([self._fingerprint(row) for row in range(rows.start, rows.stop)])
-        save_result(part, PartResult(arrays, self.record["sources"][rows], self.record["dialects"][rows], [""] * len(part.paths)))
+        save_result(
+            part,
+            PartResult(arrays, [_stamp(source) for source in self.record["sources"][rows]], self.record["dialects"][rows], [""] * len(part.paths)),
+        )
 
     def read(self, part: Part, i: int) -> Outcome:
         """Give row i of a part that is filled up: from the store what stands, from its file what is new."""
@@ -421,9 +431,9 @@ class Standing:
         span = int(arrays["valid_span"][0]), int(arrays["valid_span"][1])
         kept = Row(waveform, arrays["lead_mask"], span, arrays["moments"], float(arrays["rate_hz"]))
         status = STATUSES[int(arrays["status"])]
-        return Outcome(self.record["sources"][row], kept, self.record["dialects"][row], arrays["quality"], self._fingerprint(row), status)
+        return Outcome(_stamp(self.record["sources"][row]), kept, self.record["dialects"][row], arrays["quality"], self._fingerprint(row), status)
 
-    def _fingerprint(self, row: int) -> NDArray[np.float16]:
+    def _fingerprint(self, row: int) -> NDArray[np.int8]:
         waveform = self.store.gather(np.array([row]), np.empty((1, len(LEADS), self.store.n_samples), "<i2"))[0]
         bins = spectrum(waveform, self.store.array("valid_span")[row], self.store.array("lead_mask")[row], self.store.sample_rate_hz)
         return fingerprint(bins, bins_per_hz(bins, self.store.sample_rate_hz))

@@ -37,8 +37,8 @@ Bins = NDArray[np.complex64]
 _UPPER, _STRICT = np.triu_indices(_N_LEADS), np.triu_indices(_N_LEADS, 1)
 
 
-def fingerprint(bins: Bins, per_hz: float) -> NDArray[np.float16]:
-    """Reduce a spectrum (8, bins) with `per_hz` bins a hertz to FINGERPRINT_SIZE numbers of unit length; zeros for no signal."""
+def fingerprint(bins: Bins, per_hz: float) -> NDArray[np.int8]:
+    """Reduce a spectrum (8, bins) with `per_hz` bins a hertz to FINGERPRINT_SIZE numbers, the largest ±127; zeros for no signal."""
     parts = []
     for low, high in itertools.pairwise(_EDGES_HZ):
         band = bins[:, round(low * per_hz) : round(high * per_hz)]
@@ -46,23 +46,30 @@ def fingerprint(bins: Bins, per_hz: float) -> NDArray[np.float16]:
         parts += [cross.real[_UPPER], cross.imag[_STRICT]]
     values = np.concatenate(parts)
     values = np.sign(values) * np.sqrt(np.abs(values))  # else the tallest lead would be all there is to see
-    length = float(np.linalg.norm(values))
-    return (values / length if length > 0 else values).astype(np.float16)
+    return np.rint(127 * values / max(float(np.abs(values).max()), 1e-9)).astype(np.int8)
 
 
-def similar_pairs(fingerprints: NDArray[np.float16], rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
+
+
+def similar_pairs(fingerprints: NDArray[np.int8], rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Yield pairs of `rows` (first < second) whose fingerprints are similar. Every pair is compared, in blocks of fast products."""
     if len(rows) < 2:
         return
-    centre = fingerprints[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    def raw(first: int) -> NDArray[np.float32]:
+        return _unit(fingerprints[rows[first : first + _BLOCK]].astype(np.float32))
+
+    starts = range(0, len(rows), _BLOCK)
+    centre = (np.sum([raw(first).sum(axis=0, dtype=np.float64) for first in starts], axis=0) / len(rows)).astype(np.float32)
 
     def block(first: int) -> NDArray[np.float32]:
-        values = fingerprints[rows[first : first + _BLOCK]].astype(np.float32) - centre
-        return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
+        return _unit(raw(first) - centre)
 
     # With few recordings their mean is made of the copies themselves, so nothing is ruled out by it.
     limit = SIMILAR if len(rows) >= 100 else -1.0
-    for first in range(0, len(rows), _BLOCK):
+    for first in starts:
         here = block(first)
         for second in range(first, len(rows), _BLOCK):
             near = np.argwhere(here @ block(second).T >= limit)
@@ -120,7 +127,7 @@ Load = Callable[[int], tuple[Bins, float, NDArray[np.bool_], float]]
 """Row -> spectrum from the first sample of signal on, bins a hertz, lead mask (8,), seconds of signal."""
 
 
-def near_copies(fingerprints: NDArray[np.float16], rows: NDArray[np.int64], load: Load) -> list[list[int]]:
+def near_copies(fingerprints: NDArray[np.int8], rows: NDArray[np.int64], load: Load) -> list[list[int]]:
     """Group `rows` that hold the same recording; groups of one are left out. Groups and rows within are in ascending order."""
 
     @lru_cache(maxsize=4096)

@@ -47,7 +47,7 @@ class Outcome:
     row: Row | None = None
     dialect: str = ""
     quality: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(len(LEADS), np.uint32))
-    fingerprint: NDArray[np.float16] = field(default_factory=lambda: np.zeros(FINGERPRINT_SIZE, np.float16))
+    fingerprint: NDArray[np.int8] = field(default_factory=lambda: np.zeros(FINGERPRINT_SIZE, np.int8))
     status: str = "ok"
     message: str = ""
 
@@ -142,7 +142,7 @@ def build_part(part: Part, read: Read = read_row) -> tuple[int, int]:
     layout = Layout(n, part.target.n_samples)
     waveforms = np.zeros((CHUNK_RECORDS, len(LEADS), part.target.n_samples), "<i2")
     arrays = {name: np.zeros(layout.shape(name), ARRAYS[name].dtype) for name in ROW_ARRAYS}
-    arrays["fingerprint"] = np.zeros((n, FINGERPRINT_SIZE), np.float16)
+    arrays["fingerprint"] = np.zeros((n, FINGERPRINT_SIZE), np.int8)
     result = PartResult(arrays, [], [], [])
     empty = Row(waveforms[0].copy(), arrays["lead_mask"][0].copy(), (0, 0), arrays["moments"][0].copy(), 0.0)
     empty_crc = empty.crc32c()

@@ -25,25 +25,29 @@ from ecgprep.store import ARRAYS, CHUNK_RECORDS, LABEL_UNKNOWN, Layout
 
 @dataclass(eq=False)
 class Rows:
-    """An entry per manifest row, in order. The first `n_frozen` rows stand in an older store: nothing is changed about them."""
+    """An entry per manifest row, in order; `stamps` (N, 2) are -1 where there was no file.
+
+    The first `n_frozen` rows stand in an older store: nothing is changed about them.
+    """
 
     manifest: Manifest
     layout: Layout
     arrays: dict[str, NDArray[Any]]
-    fingerprints: NDArray[np.float16]
-    stamps: list[Any]
+    fingerprints: NDArray[np.int8]
+    stamps: NDArray[np.int64]
     dialects: list[str]
     messages: list[str]
     n_frozen: int = 0
     copies: list[list[int]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    _interned: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, manifest: Manifest, layout: Layout) -> Rows:
         """Make room for the rows of a manifest."""
         n = len(manifest)
         arrays = {name: np.zeros(layout.shape(name), ARRAYS[name].dtype) for name in ROW_ARRAYS}
-        return cls(manifest, layout, arrays, np.zeros((n, FINGERPRINT_SIZE), np.float16), [None] * n, [""] * n, [""] * n)
+        return cls(manifest, layout, arrays, np.zeros((n, FINGERPRINT_SIZE), np.int8), np.full((n, 2), -1), [""] * n, [""] * n)
 
     def take(self, first_row: int, result: PartResult) -> None:
         """Lay the result of a part out at its place."""
@@ -51,7 +55,9 @@ class Rows:
         for name, array in self.arrays.items():
             array[place] = result.arrays[name]
         self.fingerprints[place] = result.arrays["fingerprint"]
-        self.stamps[place], self.dialects[place], self.messages[place] = result.stamps, result.dialects, result.messages
+        self.stamps[place] = [(-1, -1) if stamp is None else stamp for stamp in result.stamps]
+        self.dialects[place] = [self._interned.setdefault(name, name) for name in result.dialects]
+        self.messages[place] = [self._interned.setdefault(text, text) for text in result.messages]
 
     @property
     def ok(self) -> NDArray[np.bool_]:

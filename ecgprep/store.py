@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +37,7 @@ SPLITS = ("train", "val", "test")
 SPLIT_NONE = -1
 LABEL_UNKNOWN = -1
 PATIENT_NONE = -1
+N_THREADS = min(4, os.cpu_count() or 1)
 MAX_ABS_UV = 32767
 """A larger amplitude (32.767 mV) is a unit error, not a heart: the record is rejected, never clipped."""
 
@@ -151,10 +154,15 @@ def content_sha256(store: Path, root: dict[str, Any], layout: Layout) -> str:
     SHA-256 over one line `<path> <sha256 of the file>\\n` for every file but the root `zarr.json`, in sorted order of the
     paths, followed by the canonical JSON (sorted keys, no white space) of the root without `content_sha256`.
     """
-    digest = hashlib.sha256()
-    for name in sorted(path for path, _ in layout.files()):
+
+    def line(name: str) -> bytes:
         with open(store / name, "rb") as file:
-            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            return f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(N_THREADS) as threads:  # hashing lets other threads run
+        for hashed in threads.map(line, sorted(path for path, _ in layout.files())):
+            digest.update(hashed)
     attributes = {key: value for key, value in root["attributes"].items() if key != "content_sha256"}
     digest.update(canonical_json(root | {"attributes": attributes}))
     return digest.hexdigest()

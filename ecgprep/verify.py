@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ecgprep.durable import canonical_json
 from ecgprep.errors import STATUS_CODE, STATUSES, StoreError
 from ecgprep.leads import LEADS
-from ecgprep.store import ARRAYS, CHUNK_RECORDS, LABEL_UNKNOWN, SPLITS, Store
+from ecgprep.store import ARRAYS, CHUNK_RECORDS, LABEL_UNKNOWN, N_THREADS, SPLITS, Store
 
 MAX_SHOWN = 20
 
@@ -58,17 +59,19 @@ def check_store(path: Path, rehash: bool = True) -> Verification:
 
 def _bad_rows(store: Store) -> list[int]:
     """Return the rows whose waveform fails its CRC-32C, or whose moments, mask and span do not describe it."""
-    bad = []
     arrays = {name: store.array(name) for name in ("crc32c", "lead_mask", "valid_span", "moments")}
-    buffer = np.empty((CHUNK_RECORDS, len(LEADS), store.n_samples), np.dtype("<i2"))
-    for first in range(0, len(store), CHUNK_RECORDS):
+
+    def of_chunk(first: int) -> list[int]:
         rows = np.arange(first, min(first + CHUNK_RECORDS, len(store)))
-        waveforms = store.gather(rows, buffer[: len(rows)])
-        for row, waveform in zip(rows, waveforms, strict=True):
-            intact = google_crc32c.value(waveform.tobytes()) == arrays["crc32c"][row]
-            if not intact or not _described(waveform, *(arrays[name][row] for name in ("lead_mask", "valid_span", "moments"))):
-                bad.append(int(row))
-    return bad
+        waveforms = store.gather(rows, np.empty((len(rows), len(LEADS), store.n_samples), np.dtype("<i2")))
+        return [int(row) for row, waveform in zip(rows, waveforms, strict=True) if not intact(row, waveform)]
+
+    def intact(row: np.int64, waveform: NDArray[np.int16]) -> bool:
+        described = _described(waveform, *(arrays[name][row] for name in ("lead_mask", "valid_span", "moments")))
+        return described and bool(google_crc32c.value(waveform.tobytes()) == arrays["crc32c"][row])
+
+    with ThreadPoolExecutor(N_THREADS) as threads:
+        return [row for bad in threads.map(of_chunk, range(0, len(store), CHUNK_RECORDS)) for row in bad]
 
 
 def _described(waveform: NDArray[np.int16], mask: NDArray[np.bool_], span: NDArray[np.int32], moments: NDArray[np.int64]) -> bool:

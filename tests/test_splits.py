@@ -119,3 +119,88 @@ def test_everything_can_go_to_test(tmp_path):
 def test_ratios_must_add_up(text):
     with pytest.raises(InputError, match="add up to 100"):
         SplitPlan(parse_ratios(text))
+
+
+def sites(labels: dict[str, list[int]], n: int, seed: int = 0) -> dict[str, set[str]]:
+    generator = np.random.default_rng(seed)
+    return {patient: {f"site{generator.integers(n)}"} for patient in labels}
+
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_sites_stay_whole_and_splits_are_as_near_as_sites_allow(tmp_path, n):
+    labels = cohort(400, 0.3)
+    groups = sites(labels, n)
+    registry = assign(Registry(tmp_path / "r.csv", SplitPlan(by_column="site")), labels, groups)
+    split_of = {}
+    for patient, (site,) in groups.items():
+        assert split_of.setdefault(site, registry.split[patient]) == registry.split[patient]
+    assert set(split_of.values()) == {0, 1, 2}
+    assert np.abs(shares(registry) - [0.7, 0.15, 0.15]).max() < (0.4 if n == 3 else 0.25 if n == 5 else 0.03)
+
+
+def test_a_patient_of_two_sites_joins_them(tmp_path):
+    labels = {f"P{i}": [i % 2] for i in range(40)}
+    groups = {patient: {f"site{i // 10}"} for i, patient in enumerate(labels)}
+    groups["P5"] = {"site0", "site3"}
+    registry = assign(Registry(tmp_path / "r.csv", SplitPlan(by_column="site")), labels, groups)
+    assert registry.split["P0"] == registry.split["P5"] == registry.split["P35"]
+    assert set(registry.split.values()) == {0, 1, 2}
+
+
+def test_new_patients_of_a_known_site_go_where_it_is(tmp_path):
+    labels = cohort(90, 0.4)
+    groups = sites(labels, 6)
+    old = assign(Registry(tmp_path / "r.csv", SplitPlan(by_column="site")), labels, groups)
+    more = labels | {f"N{i}": [i % 2] for i in range(12)}
+    groups |= {f"N{i}": {f"site{i % 7}"} for i in range(12)}  # site6 is new
+    new = assign(old, more, groups)
+    assert new.split.items() >= old.split.items()
+    for i in range(12):
+        if i % 7 < 6:
+            assert new.split[f"N{i}"] == next(old.split[p] for p in labels if groups[p] == {f"site{i % 7}"})
+
+
+def test_fewer_sites_than_splits_are_refused(tmp_path):
+    labels = cohort(40, 0.5)
+    with pytest.raises(InputError, match=r"2 groups .* 3 splits need as many"):
+        assign(Registry(tmp_path / "r.csv", SplitPlan(by_column="site")), labels, {p: {str(i % 2)} for i, p in enumerate(labels)})
+
+
+def test_a_site_that_the_registry_has_cut_is_refused(tmp_path):
+    labels = cohort(60, 0.5)
+    registry = assign(Registry(tmp_path / "r.csv", SplitPlan()), labels)
+    registry.plan = SplitPlan(by_column="site")
+    with pytest.raises(InputError, match="has them in different splits"):
+        assign(registry, labels | {"NEW": [1]}, {p: {"one", p[-1]} for p in [*labels, "NEW"]})
+
+
+def test_listed_patients_and_no_others_are_tested(tmp_path):
+    labels = cohort(200, 0.3)
+    listed = frozenset(list(labels)[:37])
+    registry = assign(Registry(tmp_path / "r.csv", SplitPlan(fixed_test=True)), labels, test_patients=listed)
+    assert {patient for patient, split in registry.split.items() if split == 2} == listed
+    rest = np.bincount([split for patient, split in registry.split.items() if patient not in listed], minlength=3)
+    assert np.abs(rest[:2] / rest.sum() - [70 / 85, 15 / 85]).max() < 0.01
+    more = assign(registry, labels | {f"N{i}": [i % 2] for i in range(60)}, test_patients=listed | {"N1"})
+    assert {patient for patient, split in more.split.items() if split == 2} == listed | {"N1"}
+
+
+def test_a_listed_patient_who_was_trained_on_is_refused_without_a_name(tmp_path):
+    labels = cohort(100, 0.3)
+    registry = assign(Registry(tmp_path / "r.csv", SplitPlan(fixed_test=True)), labels, test_patients=frozenset(list(labels)[:10]))
+    trained = next(patient for patient, split in registry.split.items() if split == 0)
+    with pytest.raises(InputError, match="lists 1 patients whom registry r.csv has in train or val") as caught:
+        assign(registry, labels, test_patients=frozenset([trained]))
+    assert trained not in str(caught.value)
+
+
+def test_both_ways_to_choose_the_tested_are_refused():
+    with pytest.raises(InputError, match="Use one of them"):
+        SplitPlan(by_column="site", fixed_test=True)
+
+
+def test_registry_of_another_kind_of_split_is_refused(tmp_path):
+    labels = cohort(50, 0.4)
+    save_registry(assign(Registry(tmp_path / "r.csv", SplitPlan(fixed_test=True)), labels, test_patients=frozenset(list(labels)[:9])))
+    with pytest.raises(InputError, match="with a test list"):
+        load_registry(tmp_path / "r.csv", SplitPlan())

@@ -18,7 +18,8 @@ import ecgprep.store
 from ecgprep.durable import canonical_json
 from ecgprep.errors import STATUSES, StoreError
 from ecgprep.leads import LEADS
-from ecgprep.store import ARRAYS, CHUNK_RECORDS, Layout, Store
+from ecgprep.store import ARRAYS, CHUNK_RECORDS, QUALITY_FLAGS, Layout, Store
+from ecgprep.verify import check_store
 
 FORMAT_1 = {
     "waveforms": ("int16", ("record", "lead", "sample")),
@@ -233,3 +234,21 @@ def test_newer_version_asks_for_an_update(copy):
 def test_dtypes_are_little_endian(store):
     assert all(store.array(name).dtype.newbyteorder("<") == store.array(name).dtype for name in ARRAYS)
     assert tuple(store.attributes["lead_names"]) == LEADS
+
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.zarr"))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_stores_of_earlier_versions_open_and_are_intact(path):
+    """Stores that were committed once and are never made again (golden/README.md)."""
+    store = Store(path)
+    assert not check_store(path).faults
+    assert (len(store), store.n_samples, store.sample_rate_hz, store.covariate_names) == (20, 100, 50.0, ["age", "sex"])
+    assert [int(n) for n in np.bincount(store.array("status"))] == [19, 1]
+    assert store.quality_flags == (() if "without" in path.stem else QUALITY_FLAGS)
+    assert store.gather(np.arange(20), np.empty((20, 8, 100), "<i2")).any(axis=(1, 2)).tolist() == [True] * 19 + [False]
+
+
+def test_the_golden_stores_are_there():
+    assert [path.stem for path in GOLDEN] == ["format1", "format1_without_flags"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ecgprep.errors import StoreError
 from ecgprep.verify import check_store
 
 
@@ -40,6 +41,49 @@ def test_flipped_bit_anywhere_else_is_found(copy, name):
     else:
         flip(copy / name, 3)
     assert "its files do not match content_sha256" in check_store(copy).faults
+
+
+def damages(folder: Path, every: int):
+    """Yield (file, offset, bit) over all files of a store: every byte of small ones up to a stride, some of the large ones."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        stride = every if size < 5_000 else max(every, size // 40)
+        yield from ((path, offset, (offset * 7) % 8) for offset in range(0, size, stride))
+        yield path, size - 1, 0
+        yield path, size - 1, None
+
+
+def is_found(path: Path, copy: Path) -> bool:
+    try:
+        return bool(check_store(copy).faults)
+    except StoreError:
+        return True
+
+
+def sweep(copy: Path, every: int) -> int:
+    missed, n = [], 0
+    for path, offset, bit in damages(copy, every):
+        before = path.read_bytes()
+        path.write_bytes(before[:-1]) if bit is None else flip(path, offset, bit)
+        if not is_found(path, copy):
+            missed.append((path.relative_to(copy), offset, bit))
+        path.write_bytes(before)
+        n += 1
+    assert missed == []
+    assert not check_store(copy).faults
+    return n
+
+
+def test_flipped_bits_and_truncation_in_any_file_are_found(tmp_path):
+    golden = Path(__file__).parent / "golden" / "format1.zarr"
+    assert sweep(Path(shutil.copytree(golden, tmp_path / "copy.zarr")), every=131) > 150
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_every_byte_of_the_metadata_and_many_of_the_data(tmp_path):
+    golden = Path(__file__).parent / "golden" / "format1.zarr"
+    assert sweep(Path(shutil.copytree(golden, tmp_path / "copy.zarr")), every=1) > 8_000
 
 
 def test_file_that_does_not_belong_is_found(copy):
