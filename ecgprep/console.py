@@ -7,7 +7,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import click
@@ -47,7 +48,7 @@ def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
         click.echo(f"Error: {error.filename or 'a file'}: {os.strerror(error.errno)}. Check the path and its permissions.", err=True)
         sys.exit(InputError.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. No half-written file was left; an unfinished run goes on with --resume.", err=True)
+        click.echo("Interrupted. No half-written file was left. A build goes on when it is run again, an unfinished run with --resume.", err=True)
         sys.exit(EXIT_INTERRUPTED)
 
 
@@ -58,12 +59,16 @@ def _terminate(*_: object) -> NoReturn:
 
 @contextlib.contextmanager
 def progress_bar(verb: str) -> Iterator[Any]:
-    """Yield `update(done, total, rejected=0)`, shown on stderr with rate and time left; in a log file it shows nothing."""
+    """Yield `update(done, total, rejected=0)`, shown on stderr with rate and time left: a bar on a terminal, in a log file a line a minute."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _minute_lines(verb)
+        return
     columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(verb, total=None, note="")
 
         def update(done: int, total: int, rejected: int = 0) -> None:
@@ -71,6 +76,24 @@ def progress_bar(verb: str) -> Iterator[Any]:
             bar.update(task, completed=done, total=total, note=note)
 
         yield update
+
+
+def _minute_lines(verb: str, every_s: float = 60.0) -> Callable[..., None]:
+    """Return an `update` that prints a line to stderr when a minute has passed since the last one."""
+    begun = last = time.monotonic()
+    first: int | None = None
+
+    def update(done: int, total: int, rejected: int = 0) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = done if first is None else first  # what an earlier build has done says nothing of the rate
+        if now - last < every_s:
+            return
+        last, rate = now, (done - first) / (now - begun)
+        left = f", {(total - done) / rate / 60:,.0f} min left" if rate else ""
+        click.echo(f"{verb}: {done:,} of {total:,}, {rate:,.0f}/s, {rejected:,} rejected{left}", err=True)
+
+    return update
 
 
 @contextlib.contextmanager
