@@ -49,7 +49,7 @@ def main() -> None:
     generator = np.random.default_rng(1)
     drawn = generator.normal(0, 30, (arguments.rows, FINGERPRINT_SIZE)).astype(np.int8)
     start = time.perf_counter()
-    sum(1 for _ in similar_pairs(drawn, np.arange(arguments.rows)))
+    sum(1 for _ in similar_pairs(drawn, np.ones((arguments.rows, 8), bool), np.arange(arguments.rows)))
     products = time.perf_counter() - start
     start = time.perf_counter()
     for i, j in generator.integers(0, len(known), (N_PAIRS, 2)).tolist():

@@ -41,6 +41,8 @@ def pack(path: Path, out: Path, codec: str = "zstd", progress: Progress | None =
     """Write a packed copy of an intact store. Raises StoreError, TargetExists, NoSpace."""
     from numcodecs.zstd import Zstd
 
+    _check_outside(path, out)
+
     store = Store(path)
     if store.computed_sha256() != store.content_sha256:
         raise StoreError(f"{path} is damaged: its files do not match content_sha256. `ecgprep verify {path}` says where.")
@@ -60,6 +62,8 @@ def pack(path: Path, out: Path, codec: str = "zstd", progress: Progress | None =
 def unpack(path: Path, out: Path, progress: Progress | None = None) -> Store:
     """Restore the store that was packed, to the byte. Raises StoreError when the copy is damaged or no packed store."""
     from numcodecs.zstd import Zstd
+
+    _check_outside(path, out)
 
     layout = _packed_layout(path)
     size = layout.chunk_bytes("waveforms")
@@ -99,6 +103,11 @@ def _packed_layout(path: Path) -> Layout:
     if not packed:
         raise StoreError(f"{path} is no packed store. `ecgprep pack STORE OUT.zarr` makes one.")
     return layout
+
+
+def _check_outside(path: Path, out: Path) -> None:
+    if path.resolve() in out.resolve().parents:
+        raise TargetExists(f"{out} lies inside {path}, which would be damaged by it. Give a place outside.")
 
 
 def _read(path: Path, name: str) -> bytes:

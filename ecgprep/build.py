@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,38 @@ from ecgprep.durable import (
     write_file,
     write_json,
 )
-from ecgprep.engines import run_parts, run_parts_dask
+from ecgprep.engines import Isolated, connect, run_parts, run_parts_dask
 from ecgprep.errors import STATUSES, InputError, NoSpace, StoreError, TargetExists
 from ecgprep.leads import LEADS
 from ecgprep.manifest import Manifest, check_one_label_per_patient, read_manifest
-from ecgprep.parts import ROW_ARRAYS, Outcome, Part, PartResult, Stamp, build_part, is_current, load_result, read_row, save_result, stamp_of
+from ecgprep.parts import (
+    ROW_ARRAYS,
+    Outcome,
+    Part,
+    PartResult,
+    Read,
+    Stamp,
+    build_part,
+    is_current,
+    is_unchanged,
+    load_result,
+    read_row,
+    save_result,
+    stamp_of,
+)
 from ecgprep.plan import BuildSettings, Plan, Progress, default_registry, private_path, software_versions, work_folder, write_plan
 from ecgprep.quality import bins_per_hz, spectrum
 from ecgprep.rows import Rows, collect
 from ecgprep.splits import Registry, assign, load_registry, save_registry
 from ecgprep.store import ARRAYS, CHUNK_RECORDS, FORMAT_VERSION, PATIENT_NONE, SPLIT_NONE, Layout, Store, content_sha256, looks_like_store
-from ecgprep.verify import verify_new_store
+from ecgprep.verify import NotAsMeantError, verify_new_store
 
-_BUILD_RECORD_FORMAT = 2
+_BUILD_RECORD_FORMAT = 3
 
 
-def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings, registry_path: Path) -> str | None:
+def stale_reason(
+    store: Path, manifest: Manifest, settings: BuildSettings, registry_path: Path, test_patients: frozenset[str] = frozenset()
+) -> str | None:
     """Say why an existing store is not what this manifest, these files and settings would give, or None if it is.
 
     Files are compared by size and modification time. Raises StoreError when the store cannot be opened.
@@ -67,6 +83,8 @@ def stale_reason(store: Path, manifest: Manifest, settings: BuildSettings, regis
         return "it was built with other versions of ecgprep, numpy, scipy or lxml"
     if record["manifest_sha256"] != manifest.sha256:
         return "the manifest has changed"
+    if record["tested_sha256"] != _sha256_of(test_patients):
+        return "the list of patients to test has changed"
     if not _registry_agrees(opened, manifest, settings, registry_path, record):
         return "the registry is missing, or is not the one it was built with"
     if len(record["sources"]) != len(manifest):
@@ -81,10 +99,22 @@ def read_build_record(store: Path, kind: str = "build.json") -> dict[str, Any] |
     try:
         record: dict[str, Any] = json.loads(private_path(store, kind).read_bytes())
         record["sources"] = np.frombuffer(base64.b64decode(record["sources"], validate=True), "<i8").reshape(-1, 2)
-        needed = {"content_sha256", "manifest_sha256", "registry_sha256", "rows_sha256", "dialects", "copies"}
+        needed = {"content_sha256", "manifest_sha256", "registry", "registry_sha256", "rows_sha256", "tested_sha256", "dialects", "copies"}
         return record if record["format"] == _BUILD_RECORD_FORMAT and needed <= record.keys() else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
+
+
+def standing_registry(store: Path) -> Path | None:
+    """Return the registry that an existing store was built with: whoever builds it again or extends it must use no other."""
+    if not store.name:
+        return None
+    record = read_build_record(store)
+    return Path(record["registry"]) if record is not None and looks_like_store(store) else None
+
+
+def _sha256_of(patients: frozenset[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()
 
 
 def _stamp(source: NDArray[np.int64]) -> Stamp:
@@ -118,18 +148,20 @@ def build_store(
     Raises InputError (registry, split), TargetExists (without `replace`), TooManyRejects, NoSpace; then nothing is published and
     the registry is untouched. `<store>.rejects.csv` is written in either case, so that the user can see what was rejected.
     """
-    plan = Plan(manifest, store, settings, registry_path, max_rejected, test_patients, replace or extend)
+    plan = Plan(manifest, store, settings, registry_path, max_rejected, test_patients, replace or extend, extend)
     _check_plan(plan)
-    with _working(plan):
-        standing = Standing.of(plan) if extend else None
+    standing = Standing.of(plan) if extend else None
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(connect(dask)) if dask else None
+        stack.enter_context(_working(plan, standing))
         write_plan(plan)
         parts = plan.parts()
         if standing is not None:
-            standing.lay_down(parts)
+            parts = standing.lay_down(parts, careful=jobs > 1 or dask is not None)
         todo, done, rejected = _unfinished(parts, standing)
         if progress:
             progress(done, len(manifest), rejected)
-        for n, n_rejected in run_parts_dask(todo, dask) if dask else run_parts(todo, jobs):
+        for n, n_rejected in run_parts_dask(todo, client) if dask else run_parts(todo, jobs):
             done, rejected = done + n, rejected + n_rejected
             if progress:
                 progress(done, len(manifest), rejected)
@@ -144,11 +176,11 @@ def plan_store(plan: Plan) -> int:
     return len(plan.parts())
 
 
-def build_share(plan: Plan, parts: Sequence[Part], progress: Progress | None = None) -> int:
-    """Build those of `parts` that are not built yet, in this process, while others build theirs. Returns how many were built."""
+def build_share(plan: Plan, parts: Sequence[Part], jobs: int = 1, progress: Progress | None = None) -> int:
+    """Build those of `parts` that are not built yet, while others build theirs. Returns how many were built."""
     with locked(plan.store, wait=False, shared=True), out_of_space_is_named(plan.store.parent):
         todo, done, rejected = _unfinished(parts, None)
-        for n, n_rejected in run_parts(todo, 1):
+        for n, n_rejected in run_parts(todo, jobs):
             done, rejected = done + n, rejected + n_rejected
             if progress:
                 progress(done, sum(len(part.paths) for part in parts), rejected)
@@ -160,7 +192,7 @@ def finalise_store(plan: Plan) -> Store:
     _check_plan(plan)
     with _working(plan):
         parts = plan.parts()
-        missing = [part.index + 1 for part in parts if not ((result := load_result(part)) and is_current(part, result))]
+        missing = [part.index + 1 for part in parts if not ((result := load_result(part)) and is_unchanged(part, result))]
         if missing:
             listed = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10:,} more" if len(missing) > 10 else "")
             raise InputError(
@@ -172,6 +204,7 @@ def finalise_store(plan: Plan) -> Store:
 
 def _check_plan(plan: Plan) -> None:
     """Find what would end the build before anything is read."""
+    _check_name(plan.store)
     recover(plan.store)
     _check_target(plan.store, plan.replace)
     if plan.settings.label_level == "patient":
@@ -181,10 +214,13 @@ def _check_plan(plan: Plan) -> None:
         raise InputError(f"--registry: the folder of {plan.registry_path.name} does not exist. Make it, or name another file.")
 
 
-def _check_target(store: Path, replace: bool) -> None:
-    """Refuse to write where something stands that is not a store of ours, whatever `replace` says: it will be deleted."""
+def _check_name(store: Path) -> None:
     if store.is_symlink() or store.name in ("", ".."):
         raise TargetExists(f"{store} is a symlink or no plain name. Give the name of a store.")
+
+
+def _check_target(store: Path, replace: bool) -> None:
+    """Refuse to write where something stands that is not a store of ours, whatever `replace` says: it will be deleted."""
     if store.exists() and not replace:
         raise TargetExists(f"{store} exists. Use --replace to build it again, or another name.")
     if store.exists() and not looks_like_store(store):
@@ -192,21 +228,22 @@ def _check_target(store: Path, replace: bool) -> None:
 
 
 @contextlib.contextmanager
-def _working(plan: Plan) -> Iterator[None]:
+def _working(plan: Plan, standing: Standing | None = None) -> Iterator[None]:
     """Make the work folder, locked against a second builder; it stays until the store is published."""
     plan.store.parent.mkdir(parents=True, exist_ok=True)
     with locked(plan.store, wait=False), out_of_space_is_named(plan.store.parent):
         _recover(plan.store)
         _check_target(plan.store, plan.replace)
-        _check_space(plan)
+        _check_space(plan, 0 if standing is None else len(standing) // CHUNK_RECORDS)
         plan.work.mkdir(mode=0o700, exist_ok=True)
         plan.built.mkdir(exist_ok=True)
         yield
 
 
-def _check_space(plan: Plan) -> None:
+def _check_space(plan: Plan, n_linked: int) -> None:
+    """Refuse to begin what the disk cannot hold; chunks that are linked, or there already, need no space."""
     layout = plan.layout
-    needed = len(layout.chunk_files("waveforms")) * layout.chunk_bytes("waveforms") + 1000 * layout.n_records
+    needed = (len(layout.chunk_files("waveforms")) - n_linked) * layout.chunk_bytes("waveforms") + 1000 * layout.n_records
     there = sum(path.stat().st_size for path in plan.built.glob("waveforms/c/*/0/0"))
     free = shutil.disk_usage(plan.store.parent).free
     if free < (needed - there) * 1.02:
@@ -246,8 +283,11 @@ def _finalise(plan: Plan, parts: Sequence[Part], standing: Standing | None) -> S
         _write_store(plan, rows, registry)
         try:
             verify_new_store(built)
-        except StoreError:
-            shutil.rmtree(plan.work, ignore_errors=True)  # what cannot be trusted must not be resumed
+        except NotAsMeantError as error:  # what cannot be trusted must not be resumed
+            for index in {row // CHUNK_RECORDS for row in error.bad_rows}:
+                parts[index].result.unlink(missing_ok=True)
+            if not error.bad_rows:
+                shutil.rmtree(plan.work, ignore_errors=True)
             raise
         opened = Store(built)
         save_registry(registry)
@@ -259,6 +299,8 @@ def _finalise(plan: Plan, parts: Sequence[Part], standing: Standing | None) -> S
 
 def recover(store: Path) -> None:
     """End what a process that was killed while it published a store has begun. Raises TargetExists while the store is being built."""
+    if store.name in ("", ".."):
+        return
     if any(path.exists() for path in (private_path(store, "build.next.json"), store.with_name(f".{store.name}.old"))):
         with locked(store, wait=False):
             _recover(store)
@@ -340,7 +382,9 @@ def _write_build_record(plan: Plan, rows: Rows, built: Store, registry: str) -> 
         "format": _BUILD_RECORD_FORMAT,
         "content_sha256": built.content_sha256,
         "manifest_sha256": plan.manifest.sha256,
+        "registry": str(plan.registry_path.absolute()),
         "registry_sha256": registry,
+        "tested_sha256": _sha256_of(plan.test_patients),
         "rows_sha256": _rows_sha256(plan.manifest, len(plan.manifest)),
         "sources": base64.b64encode(rows.stamps.astype("<i8").tobytes()).decode(),  # a list would be ten times as large
         "dialects": rows.dialects,
@@ -353,7 +397,7 @@ def _write_build_record(plan: Plan, rows: Rows, built: Store, registry: str) -> 
 
 def _rows_sha256(manifest: Manifest, n: int) -> str:
     """Hash what the first n rows of a manifest say."""
-    digest = hashlib.sha256(canonical_json([str(manifest.root), list(manifest.covariate_names)]))
+    digest = hashlib.sha256(canonical_json(list(manifest.covariate_names)))
     for row in range(n):
         digest.update(f"{manifest.patient_id[row]}\0{manifest.path_xml[row]}\0{manifest.label[row]}\n".encode())
     digest.update(manifest.covariates[:n].tobytes())
@@ -381,27 +425,36 @@ class Standing:
         elif len(manifest) < len(store) or _rows_sha256(manifest, len(store)) != record["rows_sha256"]:
             why = f"the first {len(store):,} rows of the manifest are not the ones it was built from; new rows go below the old ones"
         elif not _registry_agrees(store, manifest, plan.settings, plan.registry_path, record):
-            why = "the registry is missing, or is not the one it was built with"
+            why = "the registry is missing, or is not the one it was built with; name it with --registry"
         if why or record is None:
-            raise InputError(f"{plan.store} cannot be extended: {why}. Build it again with --replace, or another store.")
+            raise InputError(f"{plan.store} cannot be extended: {why}. The store stays as it is; a new one needs another name.")
         return cls(store, record)
 
     def __len__(self) -> int:
         return len(self.store)
 
-    def holds(self, part: Part) -> bool:
-        """Say whether all rows of a part stand already."""
-        return part.first_row + len(part.paths) <= len(self)
+    def lay_down(self, parts: Sequence[Part], careful: bool) -> list[Part]:
+        """Link full chunks into the work folder, build the part that is filled up from old rows and new files, and return all parts.
 
-    def lay_down(self, parts: Sequence[Part]) -> None:
-        """Link full chunks into the work folder, and build the part that is filled up from old rows and new files."""
-        for part in parts:
-            if part.first_row >= len(self):
-                break
-            if self.holds(part) and len(part.paths) == CHUNK_RECORDS:
-                self._link(part)
-            else:
-                build_part(part, self.read)
+        Parts with old rows get a key of their own: their rows have the statuses of the store, which no other build may take for what
+        reading gave. With `careful`, new files of the part that is filled up are read in a process that may die.
+        """
+        mine = f"standing in {self.store.content_sha256}"
+        parts = [replace(part, context=f"{part.context} {mine}") if part.first_row < len(self) else part for part in parts]
+        isolated = Isolated() if careful else None
+        read_new: Read = isolated or read_row
+        try:
+            for part in parts:
+                if part.first_row >= len(self):
+                    break
+                if part.first_row + CHUNK_RECORDS <= len(self):
+                    self._link(part)
+                else:
+                    build_part(part, lambda part, i: self._read(part, i, read_new))
+        finally:
+            if isolated is not None:
+                isolated.close()
+        return parts
 
     def _link(self, part: Part) -> None:
         source = self.store.path / self.store.layout.chunk_files("waveforms")[part.index]
@@ -419,10 +472,10 @@ class Standing:
             PartResult(arrays, [_stamp(source) for source in self.record["sources"][rows]], self.record["dialects"][rows], [""] * len(part.paths)),
         )
 
-    def read(self, part: Part, i: int) -> Outcome:
+    def _read(self, part: Part, i: int, read_new: Read) -> Outcome:
         """Give row i of a part that is filled up: from the store what stands, from its file what is new."""
         row = part.first_row + i
-        return self.outcome(row) if row < len(self) else read_row(part, i)
+        return self.outcome(row) if row < len(self) else read_new(part, i)
 
     def outcome(self, row: int) -> Outcome:
         """Return a row of the store as if it had just been read."""
@@ -443,6 +496,7 @@ class Standing:
         rows.n_frozen = len(self)
         rows.arrays["status"][: len(self)] = self.store.array("status")
         rows.copies += [list(group) for group in self.record["copies"]]
+        rows.warnings += self.record.get("warnings", [])
         for row, message in self.record.get("messages", {}).items():
             rows.messages[int(row)] = message
 

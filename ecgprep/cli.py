@@ -60,6 +60,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _read_plan(manifest: Path, store: Path, options: dict[str, Any]) -> Any:
     """Read the manifest and the options into a plan; warnings go to stderr."""
+    from ecgprep.build import standing_registry
     from ecgprep.conform import Conformity
     from ecgprep.manifest import read_manifest, read_patients
     from ecgprep.plan import BuildSettings, Plan, default_registry
@@ -74,7 +75,7 @@ def _read_plan(manifest: Path, store: Path, options: dict[str, Any]) -> Any:
     unknown = len(tested - set(rows.patient_id))
     for warning in [*rows.warnings, *([f"{unknown:,} patients of {fixed.name} are not in the manifest"] if unknown else [])]:
         click.echo(f"Warning: {warning}", err=True)
-    registry = options["registry"] or default_registry(manifest)
+    registry = options["registry"] or standing_registry(store) or default_registry(manifest)
     return Plan(rows, store, settings, registry, options["max_rejected"], tested, options["replace"])
 
 
@@ -83,7 +84,9 @@ def _read_plan(manifest: Path, store: Path, options: dict[str, Any]) -> Any:
 @store_argument
 @plan_options
 @click.option("--extend", is_flag=True, help="Add the rows that MANIFEST has beyond those of the store; what stands is not read again.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes; the store is the same to the byte.")
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes; from 2 on a file that kills one costs its row only."
+)
 @click.option("--dask", metavar="SCHEDULER", help="Build on this Dask cluster: its address or scheduler file.")
 @json_option
 def build(manifest: Path, store: Path, extend: bool, jobs: int, dask: str | None, as_json: bool, **options: Any) -> None:
@@ -104,7 +107,7 @@ def build(manifest: Path, store: Path, extend: bool, jobs: int, dask: str | None
     plan = _read_plan(manifest, store, options)
     recover(store)
     unchanged = store.exists() and not options["replace"]
-    stale = stale_reason(store, plan.manifest, plan.settings, plan.registry_path) if unchanged else None
+    stale = stale_reason(store, plan.manifest, plan.settings, plan.registry_path, plan.test_patients) if unchanged else None
     unchanged = unchanged and not stale
     if stale and not extend:
         hint = ", --extend if it only has new rows," if stale == "the manifest has changed" else ""
@@ -188,8 +191,11 @@ def _parse_share(_: Any, __: Any, text: str) -> tuple[int, int]:
 @cli.command()
 @store_argument
 @click.option("--part", "part_of", required=True, metavar="i/n", callback=_parse_share, help="Build the i-th of n shares of the parts.")
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes; from 2 on a file that kills one costs its row only."
+)
 @json_option
-def part(store: Path, part_of: tuple[int, int], as_json: bool) -> None:
+def part(store: Path, part_of: tuple[int, int], jobs: int, as_json: bool) -> None:
     """Build a share of the parts of a planned STORE; parts that are built already are left as they are.
 
     Example: ecgprep part cohort.zarr --part 3/100
@@ -200,7 +206,7 @@ def part(store: Path, part_of: tuple[int, int], as_json: bool) -> None:
     made = read_plan(store)
     mine = share(made.parts(), *part_of)
     with progress_bar("Reading") as progress:
-        n_built = build_share(made, mine, progress)
+        n_built = build_share(made, mine, jobs, progress)
     if as_json:
         click.echo(json.dumps({"parts": len(mine), "built_now": n_built}))
     else:
@@ -428,7 +434,7 @@ def _print_summary(store: Path, summary: dict[str, Any], as_json: bool, more: di
 
     console = Console()
     table = Table(title=None)
-    for heading in ("split", "asked", "patients", "achieved", "positive", "both labels", "recordings", "positive recordings"):
+    for heading in ("split", "asked", "patients", "share", "positive", "both", "records", "positive"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     total = sum(split["patients"] for split in summary["splits"].values()) or 1
     for name, split in summary["splits"].items():

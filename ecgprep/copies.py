@@ -24,10 +24,14 @@ _N_LEADS = 8
 FINGERPRINT_SIZE = _N_LEADS * _N_LEADS * (len(_EDGES_HZ) - 1)
 SIMILAR = 0.92
 """Cosine of two fingerprints that makes their recordings worth comparing: 0.5 in 10,000 pairs reach it, and 99.5 % of copies."""
+VERY_SIMILAR, FEW_LEADS_ROWS = 0.98, 5_000
 SAME = 0.95
 """Correlation that makes two recordings the same one."""
+_WORTH_REFINING = 0.75
+"""Correlation in steps of 20 ms below which steps of 4 ms are not looked at: half a step costs a copy at most 0.15."""
 MAX_LAG_S = 2.5
 MIN_OVERLAP_S = 4.0
+"""Of what is left when half a second is cut from both ends of each recording."""
 _EDGE_S = 0.5
 _RATE_HZ = 50
 _FINER = 5
@@ -49,38 +53,62 @@ def fingerprint(bins: Bins, per_hz: float) -> NDArray[np.int8]:
     return np.rint(127 * values / max(float(np.abs(values).max()), 1e-9)).astype(np.int8)
 
 
+def similar_pairs(fingerprints: NDArray[np.int8], masks: NDArray[np.bool_], rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of `rows` (first < second) whose fingerprints are similar in the leads that both have (`masks`, (N, 8)).
+
+    Every pair is compared, in blocks of fast products. Pairs with fewer than three common leads, whose fingerprints say little, must be
+    more alike, and are left out among more than FEW_LEADS_ROWS recordings.
+    """
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        groups[masks[row].tobytes()].append(row)
+    # With few recordings their mean is made of the copies themselves, so nothing is ruled out by it.
+    few = len(rows) < 100
+    kinds = [(np.frombuffer(mask, np.bool_), np.array(members)) for mask, members in sorted(groups.items())]
+    for k, (mask, members) in enumerate(kinds):
+        for other_mask, others in kinds[k:]:
+            common = mask & other_mask
+            if common.sum() >= 3 or (common.any() and len(rows) <= FEW_LEADS_ROWS):
+                limit = -1.0 if few else SIMILAR if common.sum() >= 3 else VERY_SIMILAR
+                yield from _alike(fingerprints[:, _columns(common)], members, others, limit)
+
+
+def _columns(leads: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Say which numbers of a fingerprint are about these leads alone."""
+    both = leads[:, None] & leads[None, :]
+    return np.tile(np.concatenate([both[_UPPER], both[_STRICT]]), len(_EDGES_HZ) - 1)
+
+
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
 
 
-def similar_pairs(fingerprints: NDArray[np.int8], rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield pairs of `rows` (first < second) whose fingerprints are similar. Every pair is compared, in blocks of fast products."""
-    if len(rows) < 2:
-        return
+def _alike(fingerprints: NDArray[np.int8], members: NDArray[np.int64], others: NDArray[np.int64], limit: float) -> Iterator[tuple[int, int]]:
+    """Yield pairs of one of `members` and one of `others` (which may be the same rows) with a cosine about the mean of at least `limit`."""
 
-    def raw(first: int) -> NDArray[np.float32]:
-        return _unit(fingerprints[rows[first : first + _BLOCK]].astype(np.float32))
+    def raw(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return _unit(fingerprints[rows].astype(np.float32))
 
-    starts = range(0, len(rows), _BLOCK)
-    centre = (np.sum([raw(first).sum(axis=0, dtype=np.float64) for first in starts], axis=0) / len(rows)).astype(np.float32)
+    def blocks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        return [rows[first : first + _BLOCK] for first in range(0, len(rows), _BLOCK)]
 
-    def block(first: int) -> NDArray[np.float32]:
-        return _unit(raw(first) - centre)
-
-    # With few recordings their mean is made of the copies themselves, so nothing is ruled out by it.
-    limit = SIMILAR if len(rows) >= 100 else -1.0
-    for first in starts:
-        here = block(first)
-        for second in range(first, len(rows), _BLOCK):
-            near = np.argwhere(here @ block(second).T >= limit)
-            for i, j in near[near[:, 0] + first < near[:, 1] + second].tolist():
-                yield int(rows[first + i]), int(rows[second + j])
+    same = members is others
+    all_blocks = blocks(members) + ([] if same else blocks(others))
+    total = np.sum([raw(rows).sum(axis=0, dtype=np.float64) for rows in all_blocks], axis=0)
+    centre = (total / sum(map(len, all_blocks))).astype(np.float32)
+    for k, here in enumerate(blocks(members)):
+        left = _unit(raw(here) - centre)
+        for there in blocks(others)[k if same else 0 :]:
+            near = np.argwhere(left @ _unit(raw(there) - centre).T >= limit)
+            for i, j in zip(here[near[:, 0]].tolist(), there[near[:, 1]].tolist(), strict=True):
+                if i < j or (i != j and not same):
+                    yield min(i, j), max(i, j)
 
 
 class _Track:
     """A recording in the band 3 to 20 Hz at 50 Hz, ready to be compared: transform, running energy per lead, span of signal."""
 
-    __slots__ = ("energy", "mask", "span", "transform")
+    __slots__ = ("conjugate", "mask", "span", "squares", "total", "transform")
 
     def __init__(self, bins: Bins, per_hz: float, mask: NDArray[np.bool_], seconds: float) -> None:
         band = np.zeros((_N_LEADS, round(_RATE_HZ / 2 * per_hz) + 1), np.complex64)
@@ -95,8 +123,17 @@ class _Track:
         x[:, self.span[1] :] = 0
         self.mask = mask
         self.transform = np.fft.rfft(x, _padded(n), axis=1)
-        self.energy = np.zeros((_N_LEADS, n + 1))
-        np.cumsum(x.astype(np.float64) ** 2, axis=1, out=self.energy[:, 1:])
+        self.conjugate = self.transform.conj()
+        self.squares = x * x
+        self.total = self._running(self.squares)
+
+    @staticmethod
+    def _running(squares: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.concatenate([[0.0], np.cumsum(squares.sum(axis=0, dtype=np.float64))])
+
+    def energy(self, leads: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the running energy (samples + 1,) of some leads; those that are missing add nothing."""
+        return self.total if leads[self.mask].all() else self._running(self.squares[leads])
 
 
 def _padded(n: int) -> int:
@@ -106,18 +143,22 @@ def _padded(n: int) -> int:
 def correlation(a: _Track, b: _Track) -> float:
     """Return the largest correlation of two recordings over lags of up to 2.5 s in steps of 4 ms; 0 without common leads or overlap."""
     common = a.mask & b.mask
-    n = _padded(a.energy.shape[1] - 1)
-    cross = np.einsum("ij,ij->j", a.transform[common].conj(), b.transform[common])
-    fine = np.fft.irfft(cross, n * _FINER) * _FINER
+    n = _padded(a.total.shape[0] - 1)
     reach = int(MAX_LAG_S * _RATE_HZ)
     lags = np.arange(-reach, reach + 1)
     start, end = np.maximum(a.span[0], b.span[0] - lags), np.minimum(a.span[1], b.span[1] - lags)
-    usable = end - start >= MIN_OVERLAP_S * _RATE_HZ
+    needed = min(MIN_OVERLAP_S * _RATE_HZ, 0.8 * min(a.span[1] - a.span[0], b.span[1] - b.span[0]))  # short ones: most of the shorter
+    usable = end - start >= max(needed, 1)
     if not common.any() or not usable.any():
         return 0.0
     lags, start, end = lags[usable], start[usable], end[usable]
-    energy_a, energy_b = a.energy[common].sum(axis=0), b.energy[common].sum(axis=0)
+    energy_a, energy_b = a.energy(common), b.energy(common)
     size = np.sqrt((energy_a[end] - energy_a[start]) * (energy_b[end + lags] - energy_b[start + lags]))
+    cross = np.einsum("ij,ij->j", a.conjugate[common], b.transform[common])
+    coarse = float((np.fft.irfft(cross, n)[lags] / np.maximum(size, 1e-9)).max())
+    if coarse < _WORTH_REFINING:
+        return coarse
+    fine = np.fft.irfft(cross, n * _FINER) * _FINER
     around = np.arange(-(_FINER // 2), _FINER // 2 + 1)
     tops = fine[(lags[:, None] * _FINER + around) % (n * _FINER)].max(axis=1)
     return float((tops / np.maximum(size, 1e-9)).max())
@@ -127,14 +168,14 @@ Load = Callable[[int], tuple[Bins, float, NDArray[np.bool_], float]]
 """Row -> spectrum from the first sample of signal on, bins a hertz, lead mask (8,), seconds of signal."""
 
 
-def near_copies(fingerprints: NDArray[np.int8], rows: NDArray[np.int64], load: Load) -> list[list[int]]:
+def near_copies(fingerprints: NDArray[np.int8], masks: NDArray[np.bool_], rows: NDArray[np.int64], load: Load) -> list[list[int]]:
     """Group `rows` that hold the same recording; groups of one are left out. Groups and rows within are in ascending order."""
 
     @lru_cache(maxsize=4096)
     def track(row: int) -> _Track:
         return _Track(*load(row))
 
-    pairs = [(i, j) for i, j in similar_pairs(fingerprints, rows) if correlation(track(i), track(j)) >= SAME]
+    pairs = [(i, j) for i, j in similar_pairs(fingerprints, masks, rows) if correlation(track(i), track(j)) >= SAME]
     return join_pairs(pairs)
 
 

@@ -39,7 +39,7 @@ def run_parts(parts: Sequence[Part], jobs: int) -> Iterator[Done]:
     waiting = deque(parts)
     while waiting:
         suspects = yield from _run_pool(waiting, jobs)
-        yield from _run_isolated(suspects)
+        yield from run_isolated(suspects)
 
 
 def _run_pool(waiting: deque[Part], jobs: int) -> Generator[Done, None, list[Part]]:
@@ -63,9 +63,9 @@ def _run_pool(waiting: deque[Part], jobs: int) -> Generator[Done, None, list[Par
     return []
 
 
-def _run_isolated(parts: Sequence[Part]) -> Iterator[Done]:
+def run_isolated(parts: Sequence[Part]) -> Iterator[Done]:
     """Build parts one file at a time, in a process that may die."""
-    isolated = _Isolated()
+    isolated = Isolated()
     try:
         for part in parts:
             yield build_part(part, isolated)
@@ -97,7 +97,7 @@ def limit_memory(more_bytes: int) -> None:
         return
 
 
-class _Isolated:
+class Isolated:
     """Read files one at a time in a process that may die."""
 
     def __init__(self) -> None:
@@ -114,33 +114,42 @@ class _Isolated:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def run_parts_dask(parts: Sequence[Part], scheduler: str) -> Iterator[Done]:
-    """Build every part on an existing Dask cluster whose workers see the same files under the same paths.
+def connect(scheduler: str) -> Any:
+    """Connect to an existing Dask cluster whose workers see the same files under the same paths.
 
     `scheduler` is an address (`tcp://host:8786`, `tls://host:8786`) or the path of a scheduler file. Certificates for `tls` come from
-    Dask's own configuration (`distributed.comm.tls`). Only outgoing connections are made. Parts whose workers died are built here, one
-    file at a time. Raises InputError when the cluster cannot be reached, EcgError without the extra `dask`.
+    Dask's own configuration (`distributed.comm.tls`). Only outgoing connections are made. Raises InputError when the cluster cannot be
+    reached, EcgError without the extra `dask`.
     """
     try:
-        from distributed import Client, KilledWorker, as_completed
+        from distributed import Client
     except ImportError as error:
         raise EcgError("--dask needs the package distributed: pip install 'ecgprep-ecgfit[dask]'.") from error
-    address: dict[str, Any] = {"scheduler_file": scheduler} if os.path.isfile(scheduler) else {"address": scheduler}  # noqa: PTH113
+    is_file = os.path.isfile(scheduler)  # noqa: PTH113
+    unreachable = InputError("--dask: no scheduler could be reached there. Give tcp://HOST:PORT, tls://HOST:PORT or a scheduler file.")
+    if not is_file and "://" not in scheduler:
+        raise unreachable
+    address: dict[str, Any] = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
     try:
-        client = Client(**address, timeout="30s", set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"--dask: no scheduler could be reached there ({type(error).__name__}). Give tcp://HOST:PORT or a scheduler file.") from None
+        return Client(**address, timeout="30s", set_as_default=False)
+    except Exception as error:  # what distributed raises for a bad address or file is not one kind
+        raise unreachable from error
+
+
+def run_parts_dask(parts: Sequence[Part], client: Any) -> Iterator[Done]:
+    """Build every part on a cluster (`connect`). Parts whose workers died are built here, one file at a time."""
+    from distributed import KilledWorker, as_completed
+
     suspects = []
-    with client:
-        futures = client.map(build_part, list(parts), pure=False)
-        flying = {future.key: part for future, part in zip(futures, parts, strict=True)}
-        try:
-            for future in as_completed(futures, loop=client.loop):
-                try:
-                    yield future.result()
-                except KilledWorker:
-                    suspects.append(flying[future.key])
-        except BaseException:
-            client.cancel(futures, force=True)
-            raise
-    yield from _run_isolated(suspects)
+    futures = client.map(build_part, list(parts), pure=False)
+    flying = {future.key: part for future, part in zip(futures, parts, strict=True)}
+    try:
+        for future in as_completed(futures, loop=client.loop):
+            try:
+                yield future.result()
+            except KilledWorker:
+                suspects.append(flying[future.key])
+    except BaseException:
+        client.cancel(futures, force=True)
+        raise
+    yield from run_isolated(suspects)

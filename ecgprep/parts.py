@@ -77,7 +77,7 @@ class Part:
     @property
     def result(self) -> Path:
         """Where everything else goes (private: it holds what was wrong with which file)."""
-        return self.folder / "parts" / f"{self.index:07d}.npz"
+        return self.folder / "parts" / f"{self.index:07d}.part"
 
     @property
     def key(self) -> str:
@@ -172,15 +172,19 @@ def save_result(part: Part, result: PartResult) -> None:
     text = canonical_json({"key": part.key, "stamps": result.stamps, "dialects": result.dialects, "messages": result.messages})
     buffer = io.BytesIO()
     np.savez(buffer, text=np.frombuffer(text, np.uint8), **result.arrays)  # type: ignore[arg-type]
+    content = buffer.getvalue()
     part.result.parent.mkdir(exist_ok=True)
-    write_file(part.result, buffer.getbuffer(), PRIVATE)
+    write_file(part.result, hashlib.sha256(content).digest() + content, PRIVATE)
 
 
 def load_result(part: Part) -> PartResult | None:
     """Return what was built of a part, or None if nothing was, or of other rows, settings or package versions."""
     n = len(part.paths)
     try:
-        with np.load(io.BytesIO(part.result.read_bytes()), allow_pickle=False) as stored:
+        data = part.result.read_bytes()
+        if hashlib.sha256(data[32:]).digest() != data[:32]:  # nothing is parsed that is not what was written
+            return None
+        with np.load(io.BytesIO(data[32:]), allow_pickle=False) as stored:
             text = json.loads(stored["text"].tobytes())
             arrays = {name: stored[name] for name in (*ROW_ARRAYS, "fingerprint")}
         result = PartResult(arrays, [stamp and (stamp[0], stamp[1]) for stamp in text["stamps"]], text["dialects"], text["messages"])
@@ -192,6 +196,9 @@ def load_result(part: Part) -> PartResult | None:
 
 def is_current(part: Part, result: PartResult) -> bool:
     """Say whether a part that was built needs no second look: its files are as they were, and none failed for the machine's sake."""
-    if np.isin(result.arrays["status"], [STATUS_CODE[name] for name in RETRIED]).any():
-        return False
+    return is_unchanged(part, result) and not np.isin(result.arrays["status"], [STATUS_CODE[name] for name in RETRIED]).any()
+
+
+def is_unchanged(part: Part, result: PartResult) -> bool:
+    """Say whether the files of a part are as they were when it was built, by size and modification time."""
     return all(stamp_of(part.root / path) == stamp for path, stamp in zip(part.paths, result.stamps, strict=True))

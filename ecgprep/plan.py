@@ -2,7 +2,7 @@
 
 .NAME.building/            beside the store, mode 0700, until the store is published; a build that was stopped goes on from it
     plan.json              what `ecgprep part` and `ecgprep finalise` need to know (private)
-    parts/0000000.npz      the results of each part (private)
+    parts/0000000.part     the results of each part (private): SHA-256, then an .npz file
     store/                 the store in the making
 """
 
@@ -107,6 +107,7 @@ class Plan:
     max_rejected: float = 0.05
     test_patients: frozenset[str] = frozenset()
     replace: bool = False
+    extend: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -146,6 +147,7 @@ def write_plan(plan: Plan) -> None:
         "max_rejected": plan.max_rejected,
         "test_patients": sorted(plan.test_patients),
         "replace": plan.replace,
+        "extend": plan.extend,
         "target": asdict(plan.settings.target),
         "split": asdict(plan.settings.plan),
         "unlabelled": plan.settings.unlabelled,
@@ -171,8 +173,11 @@ def read_plan(store: Path) -> Plan:
         )
         known = Path(record["manifest"]), Path(record["root"]), record["covariates"], record["manifest_sha256"]
         rest = Path(record["registry"]), record["max_rejected"], frozenset(record["test_patients"]), record["replace"]
+        extends = record["extend"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"There is no plan for {store}. Make one first: `ecgprep plan MANIFEST {store}`.") from None
+    if extends:
+        raise InputError(f"The plan for {store} is that of `ecgprep build --extend`, which is not done in shares: run that command again.")
     path, root, covariates, digest = known
     manifest = read_manifest(path, root, covariates, settings.unlabelled, settings.plan.by_column)
     if manifest.sha256 != digest:

@@ -40,6 +40,8 @@ def spectrum(waveform: NDArray[np.int16], valid_span: Sequence[int], lead_mask: 
     """
     step = _step(rate_hz)
     first, last = int(valid_span[0]) // step, int(valid_span[1]) // step
+    if last <= first or not lead_mask.any():
+        return np.zeros((len(LEADS), waveform.shape[1] // step // 2 + 1), np.complex64)
     signal = waveform[:, first * step : last * step]
     x = signal[:, ::step].astype(np.float32)
     for k in range(1, step):

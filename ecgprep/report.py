@@ -37,7 +37,11 @@ class Counts:
     exact: bool
 
     def __call__(self, n: int) -> str:
-        return f"{n:,}" if self.exact or n == 0 or n >= SMALL else f"<{SMALL}"
+        return f"<{SMALL}" if self.hides(n) else f"{n:,}"
+
+    def hides(self, n: int) -> bool:
+        """Say whether a count is too small to be shown."""
+        return not self.exact and 0 < n < SMALL
 
 
 def write_report(store: Store, out: Path, n_ecgs: int = 12, exact: bool = False) -> None:
@@ -108,7 +112,7 @@ def _splits(summary: dict[str, Any], count: Counts) -> list[dict[str, str]]:
         {
             "name": name,
             "asked": summary["asked"][name],
-            "achieved": f"{100 * split['patients'] / total:.1f} %" if total else "–",
+            "achieved": f"{100 * split['patients'] / total:.1f} %" if total and not count.hides(split["patients"]) else "–",
             **{key: count(n) for key, n in split.items()},
         }
         for name, split in summary["splits"].items()

@@ -22,6 +22,9 @@ from ecgprep.parts import ROW_ARRAYS, PartResult
 from ecgprep.quality import BIT, Spectrum, bins_per_hz, spectrum
 from ecgprep.store import ARRAYS, CHUNK_RECORDS, LABEL_UNKNOWN, Layout
 
+_MAX_LINES = 6
+"""Lines named in one message: a recording that is there a thousand times would make a million."""
+
 
 @dataclass(eq=False)
 class Rows:
@@ -90,7 +93,9 @@ class Rows:
                 bins = spectrum(waveforms.row(row), span, mask, rate_hz)
                 return bins, bins_per_hz(bins, rate_hz), mask, float(span[1] - span[0]) / rate_hz
 
-            pairs = [(group[0], row) for group in [*groups, *near_copies(self.fingerprints, unique, load)] for row in group[1:]]
+            pairs = [
+                (group[0], row) for group in [*groups, *near_copies(self.fingerprints, self.arrays["lead_mask"], unique, load)] for row in group[1:]
+            ]
             groups = join_pairs(pairs)
         for group in groups:
             if any(row >= self.n_frozen for row in group):
@@ -98,14 +103,15 @@ class Rows:
 
     def _exclude_group(self, group: list[int]) -> None:
         manifest = self.manifest
-        self.copies.append(group)
+        self.copies = [known for known in self.copies if not set(known) <= set(group)] + [group]
         old, new = [row for row in group if row < self.n_frozen], [row for row in group if row >= self.n_frozen]
         known = {int(manifest.label[row]) for row in group} - {LABEL_UNKNOWN}
         disputed = any(self.arrays["status"][row] == STATUS_CODE["conflict"] for row in old)
         if len({manifest.patient_id[row] for row in group}) > 1 or len(known) > 1 or disputed:
             for row in new:
-                elsewhere = ", ".join(str(manifest.line[other]) for other in group if other != row)
-                self.reject(row, "conflict", f"the same recording is on line {elsewhere}, under another patient or label")
+                elsewhere = [str(manifest.line[other]) for other in group[:_MAX_LINES] if other != row]
+                more = f" and {len(group) - _MAX_LINES:,} more" if len(group) > _MAX_LINES else ""
+                self.reject(row, "conflict", f"the same recording is on line {', '.join(elsewhere)}{more}, under another patient or label")
             if old:
                 self.warnings.append(
                     f"line {', '.join(str(manifest.line[row]) for row in new)}: the same recording stands in the store already (line "
@@ -137,10 +143,13 @@ class Rows:
         write_file(path, buffer.getvalue().encode(), PRIVATE)
 
     def check_rejects(self, max_rejected: float, where: str) -> None:
-        """Raise TooManyRejects above the limit, InputError where nothing is left. Duplicates do not count: their recording is there."""
+        """Raise TooManyRejects above the limit, InputError where nothing is left.
+
+        Duplicates do not count, since their recording is there, nor does what `--exclude-quality` was asked to leave out.
+        """
         counts = Counter(STATUSES[code] for code in self.arrays["status"])
         n = len(self.stamps)
-        rejected = n - counts["ok"] - counts["duplicate"]
+        rejected = n - counts["ok"] - counts["duplicate"] - counts["quality"]
         listed = ", ".join(f"{name} {count:,}" for name, count in counts.most_common() if name != "ok")
         if not rejected <= max_rejected * n:
             raise TooManyRejects(

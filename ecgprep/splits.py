@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ N_CANDIDATES = 64
 TEST = SPLITS.index("test")
 _REGISTRY_FORMAT = 1
 _COLUMNS = ["patient_id", "patient", "split"]
+_GROUPS = "groups"
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,16 @@ class SplitPlan:
 
 @dataclass
 class Registry:
-    """Which patient has which number and split; private, and the only place that says so."""
+    """Which patient has which number and split; private, and the only place that says so.
+
+    `groups` are the values of the plan's `by_column` of each patient, so that a later manifest keeps them together, too.
+    """
 
     path: Path
     plan: SplitPlan
     number: dict[str, int] = field(default_factory=dict)
     split: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, set[str]] = field(default_factory=dict)
 
     def digest(self, patients: Iterable[str]) -> str:
         """Hash the lines of these patients: says whether a store and this registry still agree."""
@@ -86,13 +92,15 @@ def load_registry(path: Path, plan: SplitPlan) -> Registry:
     damaged = InputError(f"Registry {path.name} is damaged. Restore it from a backup; it is what keeps patients in their splits.")
     try:
         first, *rows = list(csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True))
-        if first[:1] != [f"ecgprep-registry {_REGISTRY_FORMAT}"] or rows[0] != _COLUMNS:
+        if first[:1] != [f"ecgprep-registry {_REGISTRY_FORMAT}"] or rows[0] not in (_COLUMNS, [*_COLUMNS, _GROUPS]):
             raise damaged
         recorded = (first[1], first[2])
-        for patient_id, number, split in rows[1:]:
+        for patient_id, number, split, *groups in rows[1:]:
             registry.number[patient_id] = int(number)
             registry.split[patient_id] = SPLITS.index(split)
-    except (OSError, ValueError, IndexError, csv.Error):
+            if groups:
+                registry.groups[patient_id] = set(json.loads(groups[0]))
+    except (OSError, ValueError, IndexError, TypeError, csv.Error):
         raise damaged from None
     if len(set(registry.number.values())) != len(rows) - 1 or any(not 0 <= number < 2**31 for number in registry.number.values()):
         raise damaged
@@ -109,9 +117,10 @@ def save_registry(registry: Registry) -> None:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([f"ecgprep-registry {_REGISTRY_FORMAT}", *_recorded(registry.plan)])
-    writer.writerow(_COLUMNS)
+    writer.writerow([*_COLUMNS, _GROUPS] if registry.plan.by_column else _COLUMNS)
     for patient_id, number in sorted(registry.number.items(), key=lambda item: item[1]):
-        writer.writerow([patient_id, number, SPLITS[registry.split[patient_id]]])
+        groups = [json.dumps(sorted(registry.groups.get(patient_id, ())))] if registry.plan.by_column else []
+        writer.writerow([patient_id, number, SPLITS[registry.split[patient_id]], *groups])
     write_file(registry.path, buffer.getvalue().encode("utf-8"), PRIVATE)
 
 
@@ -133,14 +142,23 @@ def assign(
     """
     plan = registry.plan
     new = sorted(patient for patient in labels if patient not in registry.number)
-    result = Registry(registry.path, plan, dict(registry.number), dict(registry.split))
+    result = Registry(registry.path, plan, dict(registry.number), dict(registry.split), dict(registry.groups))
     if moved := sum(registry.split.get(patient, TEST) != TEST for patient in test_patients):
         raise InputError(
             f"--test-manifest lists {moved:,} patients whom registry {registry.path.name} has in train or val: a model may have seen them. "
             "Take them off the list, or keep the new split apart with --registry NEW.csv."
         )
+    if plan.fixed_test and (unlisted := sum(registry.split.get(patient) == TEST and patient not in test_patients for patient in labels)):
+        raise InputError(
+            f"Registry {registry.path.name} has {unlisted:,} patients of this manifest in test who are not on the list of --test-manifest. A test "
+            "split is frozen: use a list that holds them, or keep the new split apart with --registry NEW.csv."
+        )
     if groups is not None:
-        result.split.update(_place_groups(new, labels, groups, registry, plan))
+        known = dict(registry.groups)
+        for patient, values in groups.items():
+            known[patient] = known.get(patient, set()) | values
+        result.groups = known
+        result.split.update(_place_groups(new, labels, known, registry, plan))
     else:
         listed = [patient for patient in new if patient in test_patients]
         rest = [patient for patient in new if patient not in test_patients]
@@ -244,7 +262,7 @@ def _place_groups(
     """
     shares = _shares(plan)
     units = _join_groups(groups)
-    weight = np.array([(len(unit), sum(1 in labels[patient] for patient in unit)) for unit in units]).reshape(-1, 2)
+    weight = np.array([(len(unit), sum(1 in labels.get(patient, ()) for patient in unit)) for unit in units]).reshape(-1, 2)
     fixed = np.full(len(units), -1)
     for k, unit in enumerate(units):
         known = {registry.split[patient] for patient in unit if patient in registry.split}

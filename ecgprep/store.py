@@ -182,9 +182,11 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def looks_like_store(path: Path) -> bool:
-    """Say whether a folder is a store of ours, intact or not: what may be replaced."""
+    """Say whether a folder is a store of ours, intact or not: what may be replaced. A packed one may not: it may be the only copy."""
     try:
         attributes = _read_json(path / "zarr.json", path.name).get("attributes")
+        if (path / "waveforms" / "zarr.json").is_file() and len(_read_json(path / "waveforms" / "zarr.json", path.name).get("codecs", [])) > 1:
+            return False
     except StoreError:
         return False
     return isinstance(attributes, dict) and {"format_version", "lead_names", "content_sha256"} <= attributes.keys()

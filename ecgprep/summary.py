@@ -41,7 +41,7 @@ def _asked(settings: dict[str, Any]) -> dict[str, str]:
     ratios = settings.get("split_ratios", [])
     if settings.get("fixed_test"):
         rest = sum(ratios[:2]) or 1
-        return {"train": f"{100 * ratios[0] / rest:g} % of the rest", "val": f"{100 * ratios[1] / rest:g} % of the rest", "test": "the list"}
+        return {"train": f"{100 * ratios[0] / rest:.0f} % of rest", "val": f"{100 * ratios[1] / rest:.0f} % of rest", "test": "the list"}
     return {name: f"{ratio:g} %" for name, ratio in zip(SPLITS, ratios, strict=False)}
 
 

@@ -28,11 +28,22 @@ class Verification:
     bad_rows: tuple[int, ...]
 
 
+class NotAsMeantError(StoreError):
+    """A store that has just been written is damaged; `bad_rows` are the rows whose waveforms are."""
+
+    def __init__(self, result: Verification) -> None:
+        super().__init__(
+            f"What was written is not what was meant: {'; '.join(result.faults)}. Is the disk sound? Run the same command again: the parts "
+            "concerned are built anew, what is sound is kept."
+        )
+        self.bad_rows = result.bad_rows
+
+
 def verify_new_store(path: Path) -> None:
-    """Check a store whose content hash has just been computed from its files. Raises StoreError listing the faults."""
+    """Check a store whose content hash has just been computed from its files. Raises NotAsMeantError listing the faults."""
     result = check_store(path, rehash=False)
     if result.faults:
-        raise StoreError(f"What was written is not what was meant: {'; '.join(result.faults)}. Is the disk sound? Build again.")
+        raise NotAsMeantError(result)
 
 
 def check_store(path: Path, rehash: bool = True) -> Verification:

@@ -285,7 +285,7 @@ def test_interrupted_build_leaves_its_work_folder_only(tmp_path, number, code, j
     command = [sys.executable, "-m", "ecgprep.cli", "build", "c/manifest.csv", "s.zarr", "--jobs", str(jobs)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".s.zarr.building/parts/*.npz")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".s.zarr.building/parts/*.part")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     process.communicate(timeout=60)

@@ -58,7 +58,7 @@ def test_test_manifest_decides_who_is_tested(folder):
     assert done.returncode == 0, done.stderr
     assert "1 patients of t.csv are not in the manifest" in done.stderr
     assert "NOT-HERE" not in done.stderr
-    assert json.loads(done.stdout)["asked"] == {"train": "82.3529 % of the rest", "val": "17.6471 % of the rest", "test": "the list"}
+    assert json.loads(done.stdout)["asked"] == {"train": "82 % of rest", "val": "18 % of rest", "test": "the list"}
     split = np.array(Store(folder / "s.zarr").array("split"))
     tested = {row["patient_id"] for row, k in zip(rows_of(folder), split, strict=True) if k == 2}
     assert tested == set(listed)
@@ -126,3 +126,40 @@ def test_doctor_says_what_matters(tmp_path):
     found = json.loads(run(tmp_path, "doctor", "--json").stdout)
     assert {"python", "numpy", "lxml", "libxml2", "expat", "free space", "open files", "accelerator", "processors"} <= found.keys()
     assert run(tmp_path, "doctor", "absent").returncode == 3
+
+
+def test_another_test_list_is_noticed(folder):
+    patients = sorted({row["patient_id"] for row in rows_of(folder)})
+    for name, listed in (("t.csv", patients[::4]), ("u.csv", patients[1::4])):
+        (folder / name).write_text("patient_id\n" + "".join(f"{patient}\n" for patient in listed))
+    assert run(folder, "build", "m.csv", "s.zarr", "--root", "/", "--test-manifest", "t.csv").returncode == 0
+    assert "up to date" in run(folder, "build", "m.csv", "s.zarr", "--root", "/", "--test-manifest", "t.csv").stderr
+    stale = run(folder, "build", "m.csv", "s.zarr", "--root", "/", "--test-manifest", "u.csv")
+    assert (stale.returncode, "the list of patients to test has changed" in stale.stderr) == (7, True)
+    moved = run(folder, "build", "m.csv", "s.zarr", "--root", "/", "--test-manifest", "u.csv", "--replace")
+    assert (moved.returncode, "a model may have seen them" in moved.stderr) == (3, True)
+
+
+def test_chosen_exclusions_do_not_count_as_rejects(folder):
+    done = run(folder, "build", "m.csv", "s.zarr", "--root", "/", "--exclude-quality", "noise", "--allow-missing-class", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"].get("quality", 0) > 5
+
+
+@pytest.mark.parametrize("target", [".", ".."])
+def test_a_target_without_a_name_is_refused(folder, target):
+    done = run(folder, "build", "m.csv", target, "--root", "/")
+    assert done.returncode in (4, 7)
+    assert "Traceback" not in done.stderr
+
+
+def test_packing_into_the_store_and_replacing_a_packed_one_are_refused(store, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(store.path, tmp_path / "s.zarr")
+    assert run(tmp_path, "pack", "s.zarr", "s.zarr/inner.zarr").returncode == 7
+    assert run(tmp_path, "pack", "s.zarr", "p.zarr").returncode == 0
+    assert run(tmp_path, "verify", str(copy)).returncode == 0
+    (tmp_path / "m.csv").write_text("patient_id,path_xml,label\nA,a.xml,0\n")
+    assert run(tmp_path, "build", "m.csv", "p.zarr", "--replace").returncode == 7
+    assert (tmp_path / "p.zarr" / "zarr.json").exists()

@@ -94,12 +94,12 @@ def test_common_leads_alone_are_compared():
 
 def test_blocks_hide_no_pair(monkeypatch):
     """A small block finds the pairs that one product of everything finds."""
-    values = np.random.default_rng(0).integers(-100, 100, (300, 40)).astype(np.int8)
+    values = np.random.default_rng(0).integers(-100, 100, (300, 256)).astype(np.int8)
     values[250:] = values[:50] + 1
     rows = np.arange(300)
-    whole = set(similar_pairs(values, rows))
+    whole = set(similar_pairs(values, np.ones((300, 8), bool), rows))
     monkeypatch.setattr("ecgprep.copies._BLOCK", 17)
-    assert set(similar_pairs(values, rows)) == whole
+    assert set(similar_pairs(values, np.ones((300, 8), bool), rows)) == whole
     assert whole >= {(i, i + 250) for i in range(50)}
 
 
@@ -117,8 +117,8 @@ def test_near_copies_asks_for_each_recording_few_times():
         bins = spectrum(waveform, (0, 5000), np.ones(8, bool), 500)
         return bins, bins_per_hz(bins, 500), np.ones(8, bool), 10.0
 
-    fingerprints = np.random.default_rng(0).integers(-100, 100, (21, 40)).astype(np.int8)
-    assert near_copies(fingerprints, np.arange(21), load) == [[4, 20]]
+    fingerprints = np.random.default_rng(0).integers(-100, 100, (21, 256)).astype(np.int8)
+    assert near_copies(fingerprints, np.ones((21, 8), bool), np.arange(21), load) == [[4, 20]]
     assert len(loads) == 21
 
 
@@ -136,5 +136,44 @@ def test_no_false_alarm_on_real_recordings(samples):
             bins = spectrum(row.waveform, row.valid_span, row.lead_mask, 500)
             fingerprints.append(fingerprint(bins, bins_per_hz(bins, 500)))
             tracks.append((bins, bins_per_hz(bins, 500), row.lead_mask, (row.valid_span[1] - row.valid_span[0]) / 500))
-    pairs = list(similar_pairs(np.stack(fingerprints), np.arange(len(tracks))))
+    pairs = list(similar_pairs(np.stack(fingerprints), np.ones((len(tracks), 8), bool), np.arange(len(tracks))))
     assert max((correlation(_Track(*tracks[i]), _Track(*tracks[j])) for i, j in pairs), default=0) < SAME - 0.02
+
+
+def test_copies_that_lack_leads_are_found_in_a_larger_cohort():
+    """Above 100 recordings fingerprints decide what is compared: they are those of the common leads."""
+    from ecgprep.copies import fingerprint
+
+    full = np.ones(8, bool)
+    masks, waveforms = [], []
+    for i in range(140):
+        waveforms.append(np.rint(heart(i)[[0, 1, 6, 7, 8, 9, 10, 11], :5000]).astype(np.int16))
+        masks.append(full)
+    for i, lacking in enumerate([[4], [2, 3, 4], [5], [0, 1], [2, 3, 4, 6]]):
+        mask = np.isin(np.arange(8), lacking, invert=True)
+        waveforms.append(waveforms[10 * i] * mask[:, None].astype(np.int16))
+        masks.append(mask)
+
+    def load(row):
+        bins = spectrum(waveforms[row], (0, 5000), masks[row], 500)
+        return bins, bins_per_hz(bins, 500), masks[row], 10.0
+
+    fingerprints = np.stack([fingerprint(*load(row)[:2]) for row in range(len(masks))])
+    assert near_copies(fingerprints, np.stack(masks), np.arange(len(masks)), load) == [[10 * i, 140 + i] for i in range(5)]
+
+
+@pytest.mark.parametrize("seconds", [5, 6])
+def test_short_recordings_are_compared_over_most_of_their_length(seconds):
+    uv = heart(6)
+    one, other = (uv[:, first : first + seconds * 500] for first in (0, 200))
+
+    def short(uv):
+        waveform = np.rint(uv[[0, 1, 6, 7, 8, 9, 10, 11]]).astype(np.int16)
+        padded = np.zeros((8, 5000), np.int16)
+        first = (5000 - waveform.shape[1]) // 2
+        padded[:, first : first + waveform.shape[1]] = waveform
+        bins = spectrum(padded, (first, first + waveform.shape[1]), np.ones(8, bool), 500)
+        return _Track(bins, bins_per_hz(bins, 500), np.ones(8, bool), seconds)
+
+    assert correlation(short(one), short(other)) > SAME
+    assert correlation(short(one), short(heart(7)[:, : seconds * 500])) < SAME

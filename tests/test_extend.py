@@ -139,3 +139,66 @@ def test_what_is_no_extension_is_refused(folder, fault, why):
 def test_other_settings_are_no_extension(folder):
     with pytest.raises(InputError, match="the settings differ"):
         extend(folder, BuildSettings(plan=SplitPlan(allow_missing_class=True)))
+
+
+def test_longer_manifest_of_another_name_uses_the_registry_of_the_store(folder):
+    """As documented: `ecgprep build cohort.csv …`, later `ecgprep build longer.csv … --extend`."""
+    import subprocess
+    import sys
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "ecgprep.cli", "build", *arguments, "--covariates", "age"]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    assert run("c/m.csv", "t.zarr").returncode == 0
+    before = np.array(Store(folder / "t.zarr").array("split"))
+    done = run("c/manifest.csv", "t.zarr", "--extend", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    np.testing.assert_array_equal(Store(folder / "t.zarr").array("split")[:300], before)
+    assert not (folder / "c" / "manifest.registry.csv").exists()
+    again = run("c/m.csv", "t.zarr", "--replace")  # a shorter manifest, built anew: nobody changes sides
+    assert again.returncode == 0, again.stderr
+    np.testing.assert_array_equal(Store(folder / "t.zarr").array("split"), before)
+
+
+def test_a_refused_extension_leaves_nothing_that_another_build_would_take_for_read(folder):
+    from ecgprep.errors import TooManyRejects
+    from ecgprep.plan import read_plan
+
+    rows = (folder / "c" / "m.csv").read_text().splitlines()
+    path, label = rows[5].split(",")[1:3]
+    add(folder, f"OTHER,{path},{label},50,1")
+    build(folder / "c" / "m.csv", folder / "s.zarr", covariates=("age",), replace=True)
+    add(folder, f"THIRD,{path},{label},50,1")
+    with pytest.raises(TooManyRejects):
+        build(folder / "c" / "m.csv", folder / "s.zarr", covariates=("age",), extend=True, max_rejected=0.001)
+    with pytest.raises(InputError, match="--extend"):
+        read_plan(folder / "s.zarr")
+    store = build(folder / "c" / "m.csv", folder / "s.zarr", covariates=("age",), replace=True)
+    assert [STATUSES[store.array("status")[row]] for row in (4, 300, 301)] == ["conflict"] * 3
+    assert "under another patient" in private_path(store.path, "rejects.csv").read_text().splitlines()[1]
+
+
+def test_a_moved_folder_can_be_extended(folder):
+    (folder / "c").rename(folder / "moved")
+    manifest = folder / "moved" / "m.csv"
+    manifest.write_text(manifest.read_text() + "NEW,absent.xml,1,50,1\n")
+    assert len(build(manifest, folder / "s.zarr", covariates=("age",), extend=True)) == 301
+
+
+def test_warnings_and_groups_survive_the_next_extension(folder):
+    rows = (folder / "c" / "m.csv").read_text().splitlines()
+    path, label = rows[5].split(",")[1:3]
+    add(folder, f"SOMEBODY,{path},{label},50,1")
+    extend(folder)
+    add(folder, f"OTHER,{path},{label},50,1")
+    record = read_build_record(extend(folder).path)
+    assert len(record["warnings"]) == 2
+    assert record["copies"] == [[4, 300, 301]]
+
+
+def test_only_new_chunks_need_space(folder, monkeypatch):
+    (folder / "c" / "m.csv").write_text((folder / "c" / "manifest.csv").read_text())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 25_000_000))
+    assert len(extend(folder)) > 300

@@ -112,7 +112,7 @@ def test_private_side_is_readable_by_its_owner_only(cohort):
         "s.zarr.build.json",
         "s.zarr.report.html",
         ".v.zarr.building/plan.json",
-        ".v.zarr.building/parts/0000000.npz",
+        ".v.zarr.building/parts/0000000.part",
     ]
     assert {name: (cohort / name).stat().st_mode & 0o777 for name in private} == dict.fromkeys(private, 0o600)
 

@@ -17,10 +17,11 @@ from conftest import build
 
 import ecgprep.build
 from ecgprep.build import build_share, build_store, finalise_store, plan_store, recover, stale_reason
-from ecgprep.errors import InputError, NoSpace, StoreError, TargetExists, TooManyRejects
+from ecgprep.errors import STATUSES, InputError, NoSpace, StoreError, TargetExists, TooManyRejects
 from ecgprep.manifest import read_manifest
 from ecgprep.parts import is_current, load_result
 from ecgprep.plan import BuildSettings, Plan, private_path, read_plan, share
+from ecgprep.splits import SplitPlan
 from ecgprep.store import Store
 from ecgprep.synth import write_corpus
 
@@ -195,7 +196,7 @@ def test_a_source_that_changed_meanwhile_is_read_again(corpus, tmp_path):
     assert Store(tmp_path / "s.zarr").array("status")[[8, 9]].any()
 
 
-@pytest.mark.parametrize("megabytes", [1, 22, 30, 40])
+@pytest.mark.parametrize("megabytes", [1, 22, 30, 38])
 def test_full_disk(corpus, whole, tmp_path, megabytes):
     """On a file system that fills up, nothing half-written stays under a final name, and with more space the build goes on."""
     disk = tmp_path / "disk"
@@ -278,7 +279,7 @@ def test_a_higher_limit_reads_nothing_again(folder, monkeypatch):
 
 def test_damaged_result_is_built_again(folder, whole):
     killed_at(folder, 12)
-    result = next((folder / ".s.zarr.building" / "parts").glob("*.npz"))
+    result = next((folder / ".s.zarr.building" / "parts").glob("*.part"))
     result.write_bytes(result.read_bytes()[:-40])
     resume(folder)
     assert_same(folder, whole)
@@ -292,6 +293,35 @@ def test_damaged_chunk_is_found_and_not_resumed(folder, whole):
     chunk.write_bytes(data)
     with pytest.raises(StoreError, match="not what was meant"):
         resume(folder)
+    resume(folder)
+    assert_same(folder, whole)
+
+
+def test_a_file_that_stays_unreadable_does_not_keep_a_plan_from_its_end(folder, tmp_path):
+    rows = (folder / "c" / "manifest.csv").read_text().splitlines()[:20]
+    (tmp_path / "xml").mkdir()
+    for row in rows[1:]:
+        shutil.copy(folder / "c" / row.split(",")[1], tmp_path / "xml")
+    manifest = tmp_path / "u.csv"
+    manifest.write_text("\n".join([*rows, f"X,{'n' * 300}.xml,0,50,1"]) + "\n")
+    plan = Plan(read_manifest(manifest), folder / "u.zarr", BuildSettings(plan=SplitPlan(allow_missing_class=True)), folder / "u.r.csv", 0.5)
+    plan_store(plan)
+    assert build_share(plan, plan.parts()) == 1
+    assert build_share(plan, plan.parts()) == 1  # it is tried again
+    assert STATUSES[finalise_store(plan).array("status")[-1]] == "file_unreadable"
+
+
+def test_one_damaged_chunk_costs_its_part_only(folder, whole, monkeypatch):
+    plan = Plan(read_manifest(folder / "c" / "manifest.csv"), folder / "s.zarr", BuildSettings(), folder / "r.csv")
+    plan_store(plan)
+    build_share(plan, plan.parts())
+    chunk = plan.parts()[0].chunk
+    data = bytearray(chunk.read_bytes())
+    data[5 * 80_000] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(StoreError, match="wrong in row 5"):
+        finalise_store(plan)
+    assert [load_result(part) is None for part in plan.parts()] == [True, False]
     resume(folder)
     assert_same(folder, whole)
 

@@ -204,3 +204,23 @@ def test_registry_of_another_kind_of_split_is_refused(tmp_path):
     save_registry(assign(Registry(tmp_path / "r.csv", SplitPlan(fixed_test=True)), labels, test_patients=frozenset(list(labels)[:9])))
     with pytest.raises(InputError, match="with a test list"):
         load_registry(tmp_path / "r.csv", SplitPlan())
+
+
+def test_the_registry_remembers_the_sites_of_patients_who_are_not_in_the_next_manifest(tmp_path):
+    labels = cohort(100, 0.4)
+    groups = sites(labels, 5)
+    save_registry(assign(Registry(tmp_path / "r.csv", SplitPlan(by_column="site")), labels, groups))
+    assert (tmp_path / "r.csv").stat().st_mode & 0o777 == 0o600
+    old = load_registry(tmp_path / "r.csv", SplitPlan(by_column="site"))
+    others = {f"N{i}": [i % 2] for i in range(50)}
+    new = assign(old, others, sites(others, 5, seed=1))
+    where = {next(iter(groups[patient])): old.split[patient] for patient in labels}
+    assert {patient: new.split[patient] for patient in others} == {patient: where[site] for patient, (site,) in sites(others, 5, seed=1).items()}
+
+
+def test_a_patient_who_is_taken_off_the_list_is_not_tested_silently(tmp_path):
+    labels = cohort(60, 0.4)
+    listed = frozenset(list(labels)[:20])
+    registry = assign(Registry(tmp_path / "r.csv", SplitPlan(fixed_test=True)), labels, test_patients=listed)
+    with pytest.raises(InputError, match="has 5 patients of this manifest in test who are not on the list"):
+        assign(registry, labels, test_patients=frozenset(list(labels)[:15]))
