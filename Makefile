@@ -64,6 +64,7 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python bench/prep.py
+	$(BIN)/python bench/copies.py
 	$(BIN)/python bench/readers.py
 	$(BIN)/python bench/loader.py
 

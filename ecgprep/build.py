@@ -62,6 +62,8 @@ from ecgprep.store import ARRAYS, CHUNK_RECORDS, FORMAT_VERSION, PATIENT_NONE, S
 from ecgprep.verify import NotAsMeantError, verify_new_store
 
 _BUILD_RECORD_FORMAT = 3
+MAX_COMPARED = 1_000_000
+"""Recordings among which re-exported ones are looked for: the time grows with the square, and is 4 hours here."""
 
 
 def stale_reason(
@@ -207,6 +209,11 @@ def _check_plan(plan: Plan) -> None:
     _check_name(plan.store)
     recover(plan.store)
     _check_target(plan.store, plan.replace)
+    if plan.settings.duplicates == "near" and len(plan.manifest) > MAX_COMPARED:
+        raise InputError(
+            f"{len(plan.manifest):,} recordings are too many to compare every pair in a day; up to {MAX_COMPARED:,} are. With --duplicates exact "
+            "only recordings that are equal to the byte are found."
+        )
     if plan.settings.label_level == "patient":
         check_one_label_per_patient(plan.manifest)
     load_registry(plan.registry_path, plan.settings.plan)

@@ -25,7 +25,7 @@ FINGERPRINT_SIZE = _N_LEADS * _N_LEADS * (len(_EDGES_HZ) - 1)
 SIMILAR = 0.92
 """Cosine of two fingerprints that makes their recordings worth comparing: 0.5 in 10,000 pairs reach it, and 99.5 % of copies."""
 VERY_SIMILAR, FEW_LEADS_ROWS = 0.98, 5_000
-SAME = 0.95
+SAME = 0.97
 """Correlation that makes two recordings the same one."""
 _WORTH_REFINING = 0.75
 """Correlation in steps of 20 ms below which steps of 4 ms are not looked at: half a step costs a copy at most 0.15."""

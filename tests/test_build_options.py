@@ -163,3 +163,16 @@ def test_packing_into_the_store_and_replacing_a_packed_one_are_refused(store, tm
     (tmp_path / "m.csv").write_text("patient_id,path_xml,label\nA,a.xml,0\n")
     assert run(tmp_path, "build", "m.csv", "p.zarr", "--replace").returncode == 7
     assert (tmp_path / "p.zarr" / "zarr.json").exists()
+
+
+def test_too_many_recordings_to_compare_are_told_before_anything_is_read(folder, monkeypatch):
+    from ecgprep import build
+    from ecgprep.errors import InputError
+    from ecgprep.manifest import read_manifest
+    from ecgprep.plan import BuildSettings, Plan
+
+    monkeypatch.setattr(build, "MAX_COMPARED", 50)
+    rows = read_manifest(folder / "m.csv", Path("/"))
+    with pytest.raises(InputError, match="--duplicates exact"):
+        build.plan_store(Plan(rows, folder / "s.zarr", BuildSettings(), folder / "r.csv"))
+    assert build.plan_store(Plan(rows, folder / "s.zarr", BuildSettings(duplicates="exact"), folder / "r.csv")) == 1
