@@ -32,6 +32,7 @@ from ecgprep.durable import (
     publish_dir,
     recover_published,
     remove_partials,
+    remove_partials_of,
     write_file,
     write_json,
 )
@@ -240,6 +241,7 @@ def _working(plan: Plan, standing: Standing | None = None) -> Iterator[None]:
     plan.store.parent.mkdir(parents=True, exist_ok=True)
     with locked(plan.store, wait=False), out_of_space_is_named(plan.store.parent):
         _recover(plan.store)
+        remove_partials_of(plan.store)
         _check_target(plan.store, plan.replace)
         _check_space(plan, 0 if standing is None else len(standing) // CHUNK_RECORDS)
         plan.work.mkdir(mode=0o700, exist_ok=True)
@@ -284,6 +286,7 @@ def _finalise(plan: Plan, parts: Sequence[Part], standing: Standing | None) -> S
     rows.write_rejects(rejects)
     rows.check_rejects(plan.max_rejected, rejects.name)
     with locked(plan.registry_path):  # two builds may share a registry: neither may lose the other's patients
+        remove_partials_of(plan.registry_path)
         labels = rows.labels_by_patient()
         before = load_registry(plan.registry_path, settings.plan)
         registry = assign(before, labels, rows.groups_by_patient(), plan.test_patients)

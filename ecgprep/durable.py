@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -102,6 +103,12 @@ def remove_partials(folder: Path) -> None:
     """Delete what a killed `write_file` has left anywhere under a folder that nobody else is writing to."""
     for path in list(folder.rglob(f".*{PARTIAL}")):
         path.unlink(missing_ok=True)
+
+
+def remove_partials_of(path: Path) -> None:
+    """Delete what a killed `write_file` of this file, or of one whose name begins with its name, has left; call it under the file's lock."""
+    for leftover in list(path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}")):
+        leftover.unlink(missing_ok=True)
 
 
 def _aside(target: Path) -> Path:
