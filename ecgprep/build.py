@@ -325,10 +325,10 @@ def _recover(store: Path) -> None:
 
 def _tidy(store: Path) -> None:
     """Let the private files follow a store that has its name now, and delete the work folder."""
-    private_path(store, "build.next.json").replace(private_path(store, "build.json"))
     if (rejects := private_path(store, "rejects.failed.csv")).exists():
         rejects.replace(private_path(store, "rejects.csv"))
     shutil.rmtree(work_folder(store), ignore_errors=True)
+    private_path(store, "build.next.json").replace(private_path(store, "build.json"))  # last: as long as it is there, `recover` ends this
 
 
 def _results(parts: Sequence[Part]) -> Iterator[tuple[int, PartResult]]:
