@@ -467,7 +467,7 @@ class Standing:
         return parts
 
     def _link(self, part: Part) -> None:
-        source = self.store.path / self.store.layout.chunk_files("waveforms")[part.index]
+        source = self.store.path / self.store.layout.chunk_file("waveforms", part.index)
         part.chunk.parent.mkdir(parents=True, exist_ok=True)
         part.chunk.unlink(missing_ok=True)
         try:
@@ -490,15 +490,17 @@ class Standing:
     def outcome(self, row: int) -> Outcome:
         """Return a row of the store as if it had just been read."""
         arrays = {name: np.array(self.store.array(name)[row]) for name in ROW_ARRAYS}
-        waveform = self.store.gather(np.array([row]), np.empty((1, len(LEADS), self.store.n_samples), "<i2"))[0]
+        waveform = self._waveform(row)
         span = int(arrays["valid_span"][0]), int(arrays["valid_span"][1])
         kept = Row(waveform, arrays["lead_mask"], span, arrays["moments"], float(arrays["rate_hz"]))
         status = STATUSES[int(arrays["status"])]
         return Outcome(_stamp(self.record["sources"][row]), kept, self.record["dialects"][row], arrays["quality"], self._fingerprint(row), status)
 
+    def _waveform(self, row: int) -> NDArray[np.int16]:
+        return np.asarray(self.store.gather(np.array([row]), np.empty((1, len(LEADS), self.store.n_samples), "<i2"))[0])
+
     def _fingerprint(self, row: int) -> NDArray[np.int8]:
-        waveform = self.store.gather(np.array([row]), np.empty((1, len(LEADS), self.store.n_samples), "<i2"))[0]
-        bins = spectrum(waveform, self.store.array("valid_span")[row], self.store.array("lead_mask")[row], self.store.sample_rate_hz)
+        bins = spectrum(self._waveform(row), self.store.array("valid_span")[row], self.store.array("lead_mask")[row], self.store.sample_rate_hz)
         return fingerprint(bins, bins_per_hz(bins, self.store.sample_rate_hz))
 
     def restore(self, rows: Rows) -> None:
@@ -520,9 +522,3 @@ def ensure_store(manifest: Path, store: Path, settings: BuildSettings, progress:
         return Store(store), f"{store} is up to date"
     built = build_store(rows, store, settings, registry_path=default_registry(manifest), replace=True, progress=progress)
     return built, f"{store} was built: {stale}"
-
-
-def abandon(store: Path) -> None:
-    """Delete what a stopped build of a store has left. Raises TargetExists while it is being built."""
-    with locked(store, wait=False):
-        shutil.rmtree(work_folder(store), ignore_errors=True)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ _FINER = 5
 _BLOCK = 2048
 
 Bins = NDArray[np.complex64]
+Node = TypeVar("Node", int, tuple[str, str])
 _UPPER, _STRICT = np.triu_indices(_N_LEADS), np.triu_indices(_N_LEADS, 1)
 
 
@@ -179,23 +180,22 @@ def near_copies(fingerprints: NDArray[np.int8], masks: NDArray[np.bool_], rows: 
     return join_pairs(pairs)
 
 
-def join_pairs(pairs: list[tuple[int, int]]) -> list[list[int]]:
-    """Turn pairs into groups: what is a copy of a copy is a copy (union-find)."""
-    parent: dict[int, int] = {}
+def join_pairs(pairs: Iterable[tuple[Node, Node]]) -> list[list[Node]]:
+    """Turn pairs of anything into groups, in the order of their first members: what is a copy of a copy is a copy (union-find)."""
+    parent: dict[Node, Node] = {}
 
-    def find(row: int) -> int:
-        parent.setdefault(row, row)
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
+    def find(node: Node) -> Node:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
 
     for i, j in pairs:
-        a, b = find(i), find(j)
-        parent[max(a, b)] = min(a, b)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for row in sorted(parent):
-        groups[find(row)].append(row)
+        parent[find(j)] = find(i)
+    groups: dict[Node, list[Node]] = defaultdict(list)
+    for node in sorted(parent):
+        groups[find(node)].append(node)
     return list(groups.values())
 
 

@@ -72,7 +72,7 @@ class Part:
     @property
     def chunk(self) -> Path:
         """Where the waveforms go: a chunk file of the store that is being built."""
-        return self.folder / "store" / Layout(self.first_row + len(self.paths), self.target.n_samples).chunk_files("waveforms")[self.index]
+        return self.folder / "store" / Layout.chunk_file("waveforms", self.index)
 
     @property
     def result(self) -> Path:

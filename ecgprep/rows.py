@@ -185,7 +185,7 @@ class _Waveforms:
 
     def read(self, row: int) -> bytes:
         size = self.layout.chunk_bytes("waveforms") // CHUNK_RECORDS
-        with open(self.built / self.layout.chunk_files("waveforms")[row // CHUNK_RECORDS], "rb") as file:
+        with open(self.built / self.layout.chunk_file("waveforms", row // CHUNK_RECORDS), "rb") as file:
             file.seek(row % CHUNK_RECORDS * size)
             return file.read(size)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.copies import join_pairs
 from ecgprep.durable import PRIVATE, write_file
 from ecgprep.errors import InputError
 from ecgprep.store import SPLITS
@@ -306,22 +307,8 @@ def _fill(order: NDArray[np.int64], fixed: NDArray[np.int64], size: NDArray[np.i
 
 def _join_groups(groups: Mapping[str, set[str]]) -> list[list[str]]:
     """Join patients who share a value, also through other patients, into sorted units."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def find(node: tuple[str, str]) -> tuple[str, str]:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for patient in sorted(groups):
-        for value in sorted(groups[patient]):
-            parent[find(("patient", patient))] = find(("value", value))
-    units: dict[tuple[str, str], list[str]] = {}
-    for patient in sorted(groups):
-        units.setdefault(find(("patient", patient)), []).append(patient)
-    return sorted(units.values())
+    links = [(("patient", patient), node) for patient in groups for node in [("patient", patient), *(("value", value) for value in groups[patient])]]
+    return sorted([name for kind, name in unit if kind == "patient"] for unit in join_pairs(links))
 
 
 def _check_classes(registry: Registry, labels: Mapping[str, Sequence[int]]) -> None:

@@ -113,8 +113,12 @@ class Layout:
         shape = self.shape(name)
         if 0 in shape:
             return []
-        tail = "/0" * (len(shape) - 1)
-        return [f"{name}/c/{i}{tail}" for i in range(math.ceil(self.n_records / self.chunk_shape(name)[0]))]
+        return [self.chunk_file(name, i) for i in range(math.ceil(self.n_records / self.chunk_shape(name)[0]))]
+
+    @staticmethod
+    def chunk_file(name: str, i: int) -> str:
+        """Path of chunk i along the records, relative to the store; the other axes have one chunk each."""
+        return f"{name}/c/{i}" + "/0" * len(ARRAYS[name].axes)
 
     def chunk_bytes(self, name: str) -> int:
         """Size in bytes of each chunk file of an array; the last one is padded with the fill value to the same size."""
