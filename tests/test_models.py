@@ -1,4 +1,4 @@
-"""The default network has the size that its page promises."""
+"""Every network has the size that its page promises, and keeps the calls that training relies on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ import pytest
 import torch
 from torch import nn
 
-from ecgfit.models import MODELS, build_model, count_macs, count_parameters
+from ecgfit.models import MODEL_ARGS, MODELS, build_model, check_model_args, count_macs, count_parameters
+from ecgfit.models.tabular import LateFusion, TabularBranch
+
+SECOND_LOGIT = 129
+"""Parameters that two logits have more than one: 128 weights and a bias. Published sizes are of one output."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("n_channels", [8, 9])
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_two_per_recording_for_any_length(name, n_channels):
     model = build_model(name, n_channels, seed=0).eval()
-    for n_samples in (1000, 2500, 4998, 5000):
-        assert model(torch.zeros(2, n_channels, n_samples)).shape == (2, 2)
+    for n_samples in (1000, 2500, 4998, 4999, 5000):
+        x = torch.zeros(2, n_channels, n_samples)
+        assert model(x).shape == model(x, None).shape == (2, 2)
+    assert model.features(x).shape == (2, model.n_features)
 
 
 def test_default_is_small_enough_for_two_cores():
@@ -23,14 +37,125 @@ def test_default_is_small_enough_for_two_cores():
     assert count_macs(model, 8, 5000) <= 120_000_000
 
 
+@pytest.mark.parametrize(
+    ("name", "millions", "giga_macs"),
+    [
+        ("xresnet1d18", "0.364", "0.23"),
+        ("xresnet1d34", "0.694", "0.39"),
+        ("xresnet1d50", "0.953", "0.52"),
+        ("xresnet1d101", "1.871", "0.81"),
+        ("inception1d", "0.506", "2.35"),
+    ],
+)
+def test_published_networks_have_their_published_size(name, millions, giga_macs):
+    """Computed from the published code (helme/ecg_ptbxl_benchmarking) for 8 leads of 5,000 samples and one output."""
+    model = build_model(name, 8, seed=0)
+    assert f"{(count_parameters(model) - SECOND_LOGIT) / 1e6:.3f}" == millions
+    assert f"{count_macs(model, 8, 5000) / 1e9:.2f}" == giga_macs
+
+
 def test_macs_are_counted_as_by_hand():
-    model = nn.Sequential(nn.Conv1d(8, 16, 5, 2, 2), nn.Flatten(), nn.Linear(16 * 50, 2))
-    assert count_macs(model, 8, 100) == 50 * 16 * 8 * 5 + 16 * 50 * 2
+    model = nn.Sequential(nn.Conv1d(8, 16, 5, 2, 2, groups=4), nn.Flatten(), nn.Linear(16 * 50, 2))
+    assert count_macs(model, 8, 100) == 50 * 16 * 2 * 5 + 16 * 50 * 2
+
+
+def test_macs_of_covariates_count_too_and_no_mode_is_changed():
+    alone, both = (build_model("resnet1d", 8, 0, n_tabular).train() for n_tabular in (0, 3))
+    both.ecg.stem.eval()
+    assert count_macs(both, 8, 5000, 3) - count_macs(alone, 8, 5000) == 6 * 16 + 16 * 16 + 16 * 2
+    assert both.branch.training
+    assert both.ecg.blocks[0].dropout.training
+    assert not any(module.training for module in both.ecg.stem.modules())
 
 
 def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_state():
     before = torch.get_rng_state()
-    one, same, other = (build_model("resnet1d", 8, seed).state_dict() for seed in (1, 1, 2))
-    assert torch.equal(before, torch.get_rng_state())
-    assert all(torch.equal(one[key], same[key]) for key in one)
-    assert any(not torch.equal(one[key], other[key]) for key in one)
+    for settings in ({"name": "resnet1d"}, {"name": "xresnet1d18", "n_tabular": 2}, {"name": "resnet1d", "n_tabular": 2, "ecg": False}):
+        one, same, other = (build_model(n_channels=8, seed=seed, **settings).state_dict() for seed in (1, 1, 2))
+        assert torch.equal(before, torch.get_rng_state())
+        assert all(torch.equal(one[key], same[key]) for key in one)
+        assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_encoder_starts_the_same_with_and_without_covariates():
+    alone, both = (build_model("resnet1d", 8, 0, n_tabular).state_dict() for n_tabular in (0, 2))
+    encoder = [name for name in alone if not name.startswith("head")]
+    assert all(torch.equal(alone[name], both[f"ecg.{name}"]) for name in encoder)
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_tabular": 2}, {"n_tabular": 2, "ecg": False}], ids=["ecg", "both", "tabular"])
+@pytest.mark.parametrize("name", MODELS)
+def test_depth_groups_hold_every_parameter_once(name, settings):
+    model = build_model(name, 8, 0, **settings)
+    grouped = [parameter for group in model.depth_groups() for module in group for parameter in module.parameters()]
+    assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
+    last = {id(parameter) for module in model.depth_groups()[-1] for parameter in module.parameters()}
+    assert {id(parameter) for name, parameter in model.named_parameters() if "head" in name} <= last
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_tabular": 2}, {"n_tabular": 2, "ecg": False}], ids=["ecg", "both", "tabular"])
+@pytest.mark.parametrize("name", ["resnet1d", "xresnet1d18", "inception1d"])
+def test_logits_are_float32_under_autocast_and_finer_than_bfloat16(name, settings):
+    model = build_model(name, 8, 0, **settings).eval()
+    x, tabular = torch.randn(2, 8, 1000), torch.randn(2, 4) if settings else None
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x, tabular)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_gradients_of_fusion_reach_both_branches():
+    model = build_model("resnet1d", 8, 0, n_tabular=2)
+    model(torch.randn(2, 8, 1000), torch.randn(2, 4)).square().sum().backward()
+    for name in ("ecg.stem.1.weight", "ecg.head.1.weight", "branch.layers.0.weight"):
+        assert model.get_parameter(name).grad.abs().sum() > 0
+
+
+def test_logits_of_fusion_are_the_head_on_features_and_branch():
+    model = build_model("resnet1d", 8, 0, n_tabular=2).eval()
+    x, tabular = torch.randn(2, 8, 1000), torch.randn(2, 4)
+    joined = torch.cat([model.ecg.features(x), model.branch(tabular)], dim=1)
+    assert torch.equal(model(x, tabular), model.ecg.head(joined))
+
+
+def test_tabular_network_ignores_the_waveform():
+    model = build_model("resnet1d", 8, 0, n_tabular=2, ecg=False).eval()
+    tabular = torch.randn(2, 4)
+    assert torch.equal(model(torch.randn(2, 8, 1000), tabular), model(None, tabular))
+
+
+def test_a_head_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"`n_extra` \(=8\) of the ECG network must be `n_out` \(=16\)"):
+        LateFusion(MODELS["resnet1d"](8, 8), TabularBranch(2))
+    with pytest.raises(ValueError, match="`extra` has 4 features; the head was built for 0"):
+        build_model("resnet1d", 8, 0)(torch.zeros(1, 8, 1000), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="needs covariates"):
+        build_model("resnet1d", 8, 0, ecg=False)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_argument_works_at_both_ends_and_changes_the_network(name):
+    default = build_model(name, 8, 0)
+    for key, arg in MODEL_ARGS[name].items():
+        build_model(name, 8, 0, model_args={key: arg.lowest})(torch.randn(2, 8, 500))
+        largest = build_model(name, 8, 0, model_args={key: arg.highest})
+        assert str(largest) != str(default), key
+
+
+@pytest.mark.parametrize("name", ["resnet1d", "xresnet1d50", "inception1d"])
+def test_defaults_given_by_hand_change_nothing(name):
+    given = build_model(name, 8, 0, model_args={key: arg.default for key, arg in MODEL_ARGS[name].items()}).state_dict()
+    assert all(torch.equal(tensor, given[key]) for key, tensor in build_model(name, 8, 0).state_dict().items())
+
+
+def test_arguments_that_a_network_does_not_take_are_all_named_with_what_it_takes():
+    given = {"depth": 9, "kernel": 8, "width": float("nan"), "dropout": True, "heads": 2}
+    with pytest.raises(ValueError, match="resnet1d does not take") as error:
+        check_model_args("resnet1d", given)
+    for words in ("`depth` (=9)", "`kernel` (=8)", "`width` (=nan)", "`dropout` (=True)", "`heads` (=2)", "kernel 3 to 31 in steps of 2, default 7"):
+        assert words in str(error.value)
+    with pytest.raises(ValueError, match="xresnet1d50 does not take `depth`"):
+        build_model("xresnet1d50", 8, 0, model_args={"depth": 2})
+    with pytest.raises(ValueError, match="`kernel` .*'7'"):
+        check_model_args("resnet1d", {"kernel": "7"})
+    assert check_model_args("resnet1d", {"kernel": 9.0, "width": 2}) == {"kernel": 9, "width": 2.0}
