@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from ecgfit.data import ModelInput, select_rows
-from ecgfit.metrics import choose_threshold, evaluate
+from ecgfit.metrics import evaluate
 from ecgfit.models import build_model
 from ecgfit.predict import Predictions, predict_rows
 from ecgfit.run import BEST, Run, load_checkpoint
+from ecgfit.thresholds import choose_threshold
 from ecgprep.durable import write_json
 from ecgprep.errors import StoreError
 from ecgprep.store import Store

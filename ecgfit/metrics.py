@@ -1,29 +1,64 @@
-"""Discrimination and classification metrics, and their intervals by a bootstrap over patients.
+"""Metrics of predicted probabilities, and their intervals by a bootstrap over patients.
 
-Scores are one number per patient, labels 0 or 1. AUROC is the Mann-Whitney statistic, AUPRC the average precision (step-wise sum, no
-interpolation): the definitions of scikit-learn, against which they are tested. Undefined values are None, never 0.5 or 0.
+Scores are one number per patient (or per recording, with `cluster` naming the patient), labels 0 or 1. AUROC is the Mann-Whitney statistic,
+AUPRC the average precision (step-wise sum, no interpolation): the definitions of scikit-learn, against which they are tested. Undefined values
+are None, never 0.5 or 0. Every metric is computed for all bootstrap replicates at once, from how often each patient was drawn: a matrix
+`weight` (R, n). docs/metrics.md has the formulas.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-METRICS = ("auroc", "auprc", "accuracy", "f1", "sensitivity", "specificity")
-"""The headline metrics, in the order in which they are shown."""
-N_BOOTSTRAP = 2000
-_CELLS_AT_ONCE = 20_000_000
-"""Bootstrap weights held at a time: 160 MB."""
+from ecgfit.delong import delong_summary
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Columns = dict[str, Floats]
+"""For each metric its value in every replicate (R,), NaN where it is undefined."""
+
+REASONS = {
+    "auroc": "a class is absent",
+    "auprc": "a class is absent",
+    "brier": "there are no patients",
+    "calibration_slope": "a class is absent, or one cut of the probability separates the classes",
+    "calibration_intercept": "a class is absent",
+    "observed_expected": "every probability is 0",
+    "ece": "there are no patients",
+    "sensitivity": "there are no positive patients",
+    "specificity": "there are no negative patients",
+    "ppv": "nobody is called positive",
+    "npv": "nobody is called negative",
+    "net_benefit": "the threshold is not between 0 and 1",
+    "ruled_out": "there are no patients",
+    "accuracy": "there are no patients",
+    "f1": "nobody is positive or called positive",
+}
+METRICS = tuple(REASONS)
+"""The metrics in the order in which they are shown: discrimination, calibration, decisions at the threshold; F1 last (Van Calster 2025)."""
+N_BOOTSTRAP = 2000
+N_BINS = 10
+"""Bins of equal mass for the expected calibration error and the reliability diagram."""
+EPSILON = 1e-7
+"""Probabilities are held this far from 0 and 1 where their logit is taken."""
+_CELLS_AT_ONCE = 1_000_000
+"""Bootstrap weights held at a time: 8 MB, so that the temporary arrays stay in the cache."""
+_BOOTSTRAP_STREAM = 1979
+"""Beside the seed, so that labels simulated with `default_rng(seed)` do not share the numbers of the first replicate."""
+_NEWTON_STEPS = 60
 
 
-def curve_metrics(label: Ints, score: Floats, weight: Floats) -> dict[str, Floats]:
+def _dot(weight: Floats, values: NDArray[Any]) -> Floats:
+    """Sum `values` (n,) over each row of `weight` (R, n). Not by BLAS: its rounding depends on how many rows are multiplied at once."""
+    return np.asarray((weight * values).sum(axis=1))
+
+
+def curve_metrics(label: Ints, score: Floats, weight: Floats) -> Columns:
     """Return AUROC and AUPRC for each row of `weight` (R, n): how often each patient counts. NaN where a class is absent."""
     order = np.argsort(-score, kind="stable")
     first = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])  # equal scores are one threshold
@@ -41,21 +76,138 @@ def curve_metrics(label: Ints, score: Floats, weight: Floats) -> dict[str, Float
     return {"auroc": np.where(defined, auroc, np.nan), "auprc": np.where(defined, auprc, np.nan)}
 
 
-def threshold_metrics(label: Ints, positive_call: NDArray[np.bool_], weight: Floats) -> dict[str, Floats]:
-    """Return accuracy, F1, sensitivity and specificity for each row of `weight` (R, n). NaN where the denominator is 0."""
-    tp, fp, fn, tn = (weight @ cell.astype(np.float64) for cell in _cells(label, positive_call))
+def threshold_metrics(label: Ints, probability: Floats, threshold: float, weight: Floats) -> Columns:
+    """Return what follows from calling `probability >= threshold` positive, for each row of `weight` (R, n). NaN where a denominator is 0.
+
+    Net benefit (Vickers & Elkin 2006) takes the threshold as the risk at which one would act: a false positive costs t / (1 - t).
+    """
+    tp, fp, fn, tn = (weight @ cell.astype(np.float64) for cell in _cells(label, probability >= threshold))
+    n = tp + fp + fn + tn
+    odds = threshold / (1 - threshold) if 0 <= threshold < 1 else math.nan
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
-            "accuracy": (tp + tn) / (tp + fp + fn + tn),
-            "f1": 2 * tp / (2 * tp + fp + fn),
             "sensitivity": tp / (tp + fn),
             "specificity": tn / (tn + fp),
+            "ppv": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "net_benefit": tp / n - fp / n * odds,
+            "ruled_out": (tn + fn) / n,
+            "accuracy": (tp + tn) / n,
+            "f1": 2 * tp / (2 * tp + fp + fn),
         }
 
 
 def _cells(label: Ints, call: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], ...]:
     truth = label == 1
     return truth & call, ~truth & call, truth & ~call, ~truth & ~call
+
+
+def calibration_metrics(label: Ints, probability: Floats, weight: Floats) -> Columns:
+    """Return Brier score, calibration slope and intercept, observed / expected and ECE for each row of `weight` (R, n).
+
+    The slope is that of a logistic regression of the label on the logit of the probability (Cox 1958); the intercept is calibration in the
+    large: the same regression with the slope held at 1 (Van Calster 2016). Both are NaN where maximum likelihood has no finite answer.
+    """
+    n = weight.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "brier": _dot(weight, (probability - label) ** 2) / n,
+            "calibration_slope": _slope(label, logit(probability), weight),
+            "calibration_intercept": _intercept(label, logit(probability), weight),
+            "observed_expected": _dot(weight, label) / _dot(weight, probability),
+            "ece": _expected_calibration_error(label, probability, weight),
+        }
+
+
+def logit(probability: Floats) -> Floats:
+    """Return log(p / (1 - p)), with p held within `EPSILON` of 0 and 1."""
+    p = np.clip(probability, EPSILON, 1 - EPSILON)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def equal_mass_bins(probability: Floats) -> Ints:
+    """Return the bin (n,) of each probability, 0 to `N_BINS` - 1, cut at the deciles. Equal probabilities share a bin; bins may be empty."""
+    edges = np.quantile(probability, np.arange(1, N_BINS) / N_BINS)
+    return np.searchsorted(edges, probability, side="right").astype(np.int64)
+
+
+def _expected_calibration_error(label: Ints, probability: Floats, weight: Floats) -> Floats:
+    """Sum over bins, fixed from all patients, of |sum of labels - sum of probabilities|, divided by the number of patients."""
+    index = equal_mass_bins(probability)
+    order = np.argsort(index, kind="stable")
+    first = np.flatnonzero(np.r_[True, np.diff(index[order]) != 0])
+    gaps = np.add.reduceat(weight[:, order] * (label - probability)[order], first, axis=1)
+    return np.asarray(np.abs(gaps).sum(axis=1) / weight.sum(axis=1))
+
+
+def _slope(label: Ints, x: Floats, weight: Floats) -> Floats:
+    order = np.argsort(x, kind="stable")
+    x, label, weight = x[order], label[order], weight[:, order]
+    defined = _overlap(label, x, weight)
+    centred = x - x.mean()
+    scale = max(float(np.abs(centred).max()), EPSILON)
+    z = centred / scale
+    start = np.zeros(2)
+    if _overlap(label, x, np.ones((1, len(x))))[0]:  # replicates are near the estimate of the whole: fewer steps from there
+        whole = _logistic(label, z, np.ones((1, len(x))), start, fit_slope=True)[0]
+        start = whole if np.isfinite(whole).all() else start
+    result = np.full(len(weight), np.nan)
+    result[defined] = _logistic(label, z, weight[defined], start, fit_slope=True)[:, 1] / scale
+    return result
+
+
+def _intercept(label: Ints, x: Floats, weight: Floats) -> Floats:
+    truth = label == 1
+    defined = ((weight * truth).sum(axis=1) > 0) & ((weight * ~truth).sum(axis=1) > 0)
+    result = np.full(len(weight), np.nan)
+    result[defined] = _logistic(label, x, weight[defined], np.array([0.0, 1.0]), fit_slope=False)[:, 0]
+    return result
+
+
+def _overlap(label: Ints, x: Floats, weight: Floats) -> NDArray[np.bool_]:
+    """Return for each row of `weight` whether both classes are there and no cut of `x` (n,), ascending, separates them, ties included."""
+    last = len(x) - 1
+    positive, negative = (weight > 0) & (label == 1), (weight > 0) & (label == 0)
+    low = [x[np.argmax(there, axis=1)] for there in (positive, negative)]
+    high = [x[last - np.argmax(there[:, ::-1], axis=1)] for there in (positive, negative)]
+    return np.asarray(positive.any(axis=1) & negative.any(axis=1) & (low[0] < high[1]) & (low[1] < high[0]))
+
+
+def _logistic(label: Ints, x: Floats, weight: Floats, start: Floats, *, fit_slope: bool) -> Floats:
+    """Fit label ~ sigmoid(b0 + b1 x) for each row of `weight` by Newton's method. Return (R, 2), NaN where it does not converge."""
+    beta = np.tile(start, (len(weight), 1))
+    still = np.arange(len(weight))
+    for _ in range(_NEWTON_STEPS):
+        w, b = weight[still], beta[still]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            mu = 1 / (1 + np.exp(-(b[:, :1] + b[:, 1:] * x)))
+            step = _newton_step(x, w * (label - mu), w * (mu * (1 - mu)), fit_slope)
+        beta[still] += np.clip(step, -3, 3)  # where the likelihood is nearly flat a full step would leave the region
+        size = np.abs(step).max(axis=1)
+        beta[still[~np.isfinite(size)]] = np.nan
+        still = still[np.isfinite(size) & (size > 1e-9)]
+        if not len(still):
+            return beta
+    beta[still] = np.nan
+    return beta
+
+
+def _newton_step(x: Floats, residual: Floats, curvature: Floats, fit_slope: bool) -> Floats:
+    g0, h00 = residual.sum(axis=1), curvature.sum(axis=1)
+    if not fit_slope:
+        return np.stack([g0 / h00, np.zeros_like(g0)], axis=1)
+    g1, weighted = _dot(residual, x), curvature * x
+    h01, h11 = weighted.sum(axis=1), _dot(weighted, x)
+    determinant = h00 * h11 - h01**2
+    determinant[determinant <= 1e-13 * h00 * h11] = np.nan
+    return np.asarray(np.stack([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0], axis=1) / determinant[:, None])
+
+
+def all_metrics(label: Ints, probability: Floats, threshold: float, weight: Floats) -> Columns:
+    """Return every metric of `METRICS`, in that order, for each row of `weight` (R, n)."""
+    values = curve_metrics(label, probability, weight) | calibration_metrics(label, probability, weight)
+    values |= threshold_metrics(label, probability, threshold, weight)
+    return {name: values[name] for name in METRICS}
 
 
 def auroc_auprc(label: Ints, score: Floats) -> tuple[float | None, float | None]:
@@ -65,65 +217,80 @@ def auroc_auprc(label: Ints, score: Floats) -> tuple[float | None, float | None]
     return (None, None) if math.isnan(auroc) else (auroc, auprc)
 
 
-def evaluate(label: Ints, probability: Floats, threshold: float, seed: int, n_bootstrap: int = N_BOOTSTRAP) -> dict[str, Any]:
-    """Return every headline metric with a 95 % percentile interval over `n_bootstrap` resamples of patients.
+def evaluate(
+    label: Ints, probability: Floats, threshold: float, seed: int, n_bootstrap: int = N_BOOTSTRAP, cluster: Ints | None = None
+) -> dict[str, Any]:
+    """Return every metric with a 95 % percentile interval over `n_bootstrap` resamples of patients.
 
-    A patient is called positive at `probability >= threshold`. Replicates in which a metric is undefined are left out and counted.
+    `label`, `probability` and `cluster` are (n,), an entry per patient; or per recording, when `cluster` gives the patient's number: a patient
+    is then drawn with all recordings. An entry is called positive at `probability >= threshold`. Replicates in which a metric is undefined
+    are left out and counted. Raises ValueError for no entries, labels other than 0 and 1, and probabilities outside [0, 1].
     """
-    call = probability >= threshold
+    check(label, probability)
 
-    def compute(weight: Floats) -> dict[str, Floats]:
-        return curve_metrics(label, probability, weight) | threshold_metrics(label, call, weight)
+    def compute(weight: Floats) -> Columns:
+        return all_metrics(label, probability, threshold, weight)
 
-    point = compute(np.ones((1, len(label))))
-    resampled = _bootstrap(compute, len(label), seed, n_bootstrap)
-    tp, fp, fn, tn = (int(cell.sum()) for cell in _cells(label, call))
+    tp, fp, fn, tn = (int(cell.sum()) for cell in _cells(label, probability >= threshold))
+    n_patients, n_positive = count_patients(label, cluster)
     return {
-        "n_patients": len(label),
-        "n_positive": int((label == 1).sum()),
+        "n_patients": n_patients,
+        "n_positive": n_positive,
+        "n_items": len(label),
+        "n_positive_items": int((label == 1).sum()),
         "prevalence": float((label == 1).mean()),
         "threshold": threshold,
         "confusion": {"tp": tp, "fp": fp, "fn": fn, "tn": tn},
-        "metrics": {name: _with_interval(float(value[0]), resampled[name]) for name, value in point.items()},
-        "bootstrap": {"unit": "patient", "n": n_bootstrap, "seed": seed, "interval": "percentile, 95 %"},
+        "metrics": with_intervals(compute, len(label), seed, n_bootstrap, cluster),
+        "delong": delong_summary(label, probability, cluster),
+        "bootstrap": describe_bootstrap(seed, n_bootstrap),
     }
 
 
-def _bootstrap(compute: Callable[[Floats], dict[str, Floats]], n: int, seed: int, n_bootstrap: int) -> dict[str, Floats]:
-    generator = np.random.Generator(np.random.PCG64(seed))
-    at_once = max(1, min(n_bootstrap, _CELLS_AT_ONCE // max(n, 1)))
-    parts = []
+def check(label: Ints, probability: Floats) -> None:
+    """Raise ValueError unless there are as many labels 0 or 1 as probabilities within [0, 1], and at least one."""
+    if not len(label) or label.shape != probability.shape:
+        raise ValueError(f"label has shape {label.shape}, probability {probability.shape}; they must be of one length, and not empty.")
+    if not np.isin(label, (0, 1)).all():
+        raise ValueError(f"label holds {sorted({*label.tolist()} - {0, 1})[:5]}; only 0 and 1 are allowed.")
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise ValueError("probability holds values outside [0, 1], or not a number.")
+
+
+def count_patients(label: Ints, cluster: Ints | None) -> tuple[int, int]:
+    """Return how many patients there are, and how many have any positive entry. Without `cluster` each entry is a patient."""
+    if cluster is None:
+        return len(label), int((label == 1).sum())
+    return len(np.unique(cluster)), len(np.unique(cluster[label == 1]))
+
+
+def describe_bootstrap(seed: int, n_bootstrap: int) -> dict[str, Any]:
+    """Return how intervals were made, for the files that hold them."""
+    return {"unit": "patient", "n": n_bootstrap, "seed": seed, "interval": "percentile, 95 %"}
+
+
+def bootstrap_weights(n: int, seed: int, n_bootstrap: int, cluster: Ints | None = None) -> Iterator[Floats]:
+    """Yield how often each entry was drawn, in blocks (R, n), R summing to `n_bootstrap`. Entries of a patient are drawn together."""
+    index = np.arange(n) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    n_drawn = int(index.max()) + 1
+    generator = np.random.default_rng([seed, _BOOTSTRAP_STREAM])
+    at_once = max(1, min(n_bootstrap, _CELLS_AT_ONCE // n))
     for start in range(0, n_bootstrap, at_once):
-        draws = generator.multinomial(n, np.full(n, 1 / n), size=min(at_once, n_bootstrap - start))
-        parts.append(compute(draws.astype(np.float64)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        draws = generator.multinomial(n_drawn, np.full(n_drawn, 1 / n_drawn), size=min(at_once, n_bootstrap - start))
+        yield (draws if cluster is None else draws[:, index]).astype(np.float64)
 
 
-def _with_interval(value: float, replicates: Floats) -> dict[str, Any]:
+def with_intervals(compute: Callable[[Floats], Columns], n: int, seed: int, n_bootstrap: int, cluster: Ints | None = None) -> dict[str, Any]:
+    """Return {metric: {value, ci95, ...}} of `compute`, which maps weights (R, n) to columns (R,)."""
+    point = compute(np.ones((1, n)))
+    parts = [compute(weight) for weight in bootstrap_weights(n, seed, n_bootstrap, cluster)]
+    return {name: interval(name, float(point[name][0]), np.concatenate([part[name] for part in parts])) for name in point}
+
+
+def interval(name: str, value: float, replicates: Floats) -> dict[str, Any]:
+    """Return value and percentile interval of the metric `name`; None and the reason where it is undefined (NaN)."""
     defined = replicates[~np.isnan(replicates)]
     if math.isnan(value) or not defined.size:
-        return {"value": None, "ci95": None, "reason": "undefined: a class, or its calls, are absent"}
+        return {"value": None, "ci95": None, "reason": f"undefined: {REASONS[name]}"}
     low, high = np.quantile(defined, [0.025, 0.975])
     return {"value": value, "ci95": [float(low), float(high)], "n_undefined_replicates": len(replicates) - len(defined)}
-
-
-def choose_threshold(label: Ints, probability: Floats, rule: str) -> float:
-    """Choose the operating point: `youden` maximises sensitivity + specificity - 1, `f1` the F1 score.
-
-    Candidates lie midway between neighbouring distinct probabilities, so that a score next to the cut is not decided by rounding; of
-    equal ones the highest is taken. Raises ValueError for an unknown rule.
-    """
-    order = np.argsort(-probability, kind="stable")
-    p, truth = probability[order], (label[order] == 1)
-    last = np.flatnonzero(np.r_[np.diff(p) != 0, True])  # calls all patients up to here positive
-    tp, fp = np.cumsum(truth)[last], np.cumsum(~truth)[last]
-    n_positive, n_negative = max(1, int(truth.sum())), max(1, int((~truth).sum()))
-    if rule == "youden":
-        value = tp / n_positive - fp / n_negative
-    elif rule == "f1":
-        value = 2 * tp / (tp + fp + n_positive)
-    else:
-        raise ValueError(f"rule (={rule}) must be youden or f1")
-    best = int(np.argmax(value))
-    following = p[last[best] + 1] if last[best] + 1 < len(p) else 0.0
-    return float((p[last[best]] + following) / 2)
