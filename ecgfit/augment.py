@@ -1,11 +1,12 @@
 """Augmentation in model space, for training batches only; never changes a shape, a lead's timing against the others, or padding.
 
-Every random number comes from the generator that is passed in, so a batch is a function of (seed, epoch, step).
+Every random number comes from the draws that are passed in, so a batch is a function of (seed, epoch, step), whichever processes share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,45 +15,77 @@ NOISE_SIGMA = (0.01, 0.03)
 """Range of the noise's standard deviation, in standard deviations of the lead over the training rows."""
 SCALE_RANGE = (0.9, 1.1)
 MAX_SHIFT_SAMPLES = 10
+LEAD_DROP = 0.1
+"""Probability that a lead of a record is taken away."""
 
 
-def _uniform(low: float, high: float, x: Tensor, generator: torch.Generator) -> Tensor:
-    """One number per record, shaped to multiply (B, leads, L)."""
-    return torch.empty(len(x), 1, 1, device=x.device).uniform_(low, high, generator=generator)
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for records `first` to `first + n` of a batch of `total`.
+
+    Numbers are drawn for the whole batch and those of the other records thrown away: processes that share a batch give each record the
+    same numbers as one process would.
+    """
+
+    generator: torch.Generator
+    total: int
+    first: int = 0
+
+    def uniform(self, low: float, high: float, n: int, *shape: int) -> Tensor:
+        """Return float32 (n, *shape) in [low, high)."""
+        drawn = torch.empty(self.total, *shape, device=self.generator.device).uniform_(low, high, generator=self.generator)
+        return drawn[self.first : self.first + n]
+
+    def integers(self, low: int, high: int, n: int, *shape: int) -> Tensor:
+        """Return int64 (n, *shape), `low` to `high` inclusive."""
+        drawn = torch.randint(low, high + 1, (self.total, *shape), device=self.generator.device, generator=self.generator)
+        return drawn[self.first : self.first + n]
+
+    def normal(self, n: int, *shape: int) -> Tensor:
+        """Return float32 (n, *shape) of mean 0 and variance 1."""
+        return torch.randn(self.total, *shape, device=self.generator.device, generator=self.generator)[self.first : self.first + n]
 
 
-def noise(x: Tensor, valid: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def noise(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Add white noise of one strength per record where there is signal."""
-    sigma = _uniform(*NOISE_SIGMA, x, generator)
-    return x + sigma * valid * torch.randn(x.shape, device=x.device, generator=generator), valid
+    sigma = draws.uniform(*NOISE_SIGMA, len(x), 1, 1)
+    return x + sigma * valid * draws.normal(len(x), *x.shape[1:]), valid
 
 
-def scale(x: Tensor, valid: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def scale(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Multiply all leads of a record by one factor of up to ±10 %."""
-    return x * _uniform(*SCALE_RANGE, x, generator), valid
+    return x * draws.uniform(*SCALE_RANGE, len(x), 1, 1), valid
 
 
-def shift(x: Tensor, valid: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def shift(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Move all leads of a record together by up to 10 samples either way; what is uncovered is 0 and not signal."""
     n = x.shape[2]
-    by = torch.randint(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES + 1, (len(x), 1, 1), device=x.device, generator=generator)
+    by = draws.integers(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES, len(x), 1, 1)
     source = torch.arange(n, device=x.device) - by
     inside = (source >= 0) & (source < n)
     index = source.clamp(0, n - 1).expand(-1, x.shape[1], -1)
     return x.gather(2, index) * inside, valid.gather(2, index) & inside
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]] = {
-    "noise": noise,
-    "scale": scale,
+def leadmask(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Take each lead away with a probability of 10 %, as if it had not been recorded."""
+    kept = draws.uniform(0, 1, len(x), x.shape[1], 1) >= LEAD_DROP
+    return x * kept, valid & kept
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, Draws], tuple[Tensor, Tensor]]] = {
     "shift": shift,
+    "scale": scale,
+    "noise": noise,
+    "leadmask": leadmask,
 }
-"""Name -> function of (x (B, leads, L), valid (B, leads, L) bool, generator) that returns both anew."""
+"""Name -> function of (x (B, leads, L), valid (B, leads, L) bool, draws) that returns both anew; in the order in which they are applied, so
+that noise is not shifted or scaled and a lead that is taken away is silent."""
 
 
-def augment(x: Tensor, valid: Tensor, names: Sequence[str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Apply the named augmentations, always in the order shift, scale, noise, so that noise is not shifted or scaled."""
-    for name in ("shift", "scale", "noise"):
+def augment(x: Tensor, valid: Tensor, names: Sequence[str], draws: Draws) -> tuple[Tensor, Tensor]:
+    """Apply the named augmentations in the order of AUGMENTATIONS."""
+    for name, function in AUGMENTATIONS.items():
         if name in names:
-            x, valid = AUGMENTATIONS[name](x, valid, generator)
+            x, valid = function(x, valid, draws)
     return x, valid

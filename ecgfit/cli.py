@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from ecgprep import __version__
 from ecgprep.console import json_option, run_command, status_lines
-from ecgprep.errors import EcgError
+from ecgprep.errors import EcgError, InputError
 
 if TYPE_CHECKING:
     from ecgfit.config import TrainConfig
@@ -44,23 +45,42 @@ def _is_number(text: str) -> bool:
 def training_options(command: Any) -> Any:
     """Add the options that both `ecgfit train` and ecg_train.py take; an option not given leaves the config's value."""
     options = [
-        click.option("--batch", help="Recordings in a batch.  [default: 32]"),
+        click.option("--model", help="resnet1d, xresnet1d18, -34, -50, -101 or inception1d.  [default: resnet1d]"),
+        click.option("--model-args", help="Any of width=, depth=, kernel=, dropout=, comma-separated.  [default: the network's own]"),
+        click.option("--tabular", help="Covariates of the store that join the ECG, such as age,sex.  [default: none]"),
+        click.option("--tabular-only", is_flag=True, default=None, help="Leave the ECG out: what the covariates alone can do."),
+        click.option("--init-from", help="Run folder or file of weights to start from; what fits is loaded, the rest listed."),
+        click.option("--freeze", help="none, or backbone: train the head only (a linear probe).  [default: none]"),
+        click.option("--batch", help="Recordings in a batch, over all processes.  [default: 32]"),
         click.option("--epochs", help="Epochs at most.  [default: 60]"),
         click.option("--loss", help="ce or bce.  [default: ce]"),
         click.option("--class-weights", help='auto, none, "W0 W1" or W0,W1: weights of label 0 and 1.  [default: auto]'),
+        click.option("--label-smoothing", help="[default: 0]"),
         click.option("--optimizer", help="adamw.  [default: adamw]"),
         click.option("--lr", help="Learning rate.  [default: 1e-3]"),
         click.option("--weight-decay", help="[default: 1e-4]"),
+        click.option("--layer-decay", help="Factor on the rate for each block further from the head.  [default: 1]"),
         click.option("--scheduler", help="plateau or cosine.  [default: plateau]"),
-        click.option("--aug", help="Any of noise,scale,shift, or none.  [default: noise,scale,shift]"),
+        click.option("--ema", help="Decay of the average of weights that is kept; 0 = none.  [default: 0.995]"),
+        click.option("--aug", help="Any of noise,scale,shift,leadmask, or none.  [default: all four]"),
         click.option("--val-metric", help="auprc or auroc, on validation: selects the epoch.  [default: auprc]"),
         click.option("--early-stop", help="Epochs without a better metric before training ends.  [default: 12]"),
         click.option("--missing", help="drop: leave out records with a missing lead; mask: keep them, add a mask channel.  [default: drop]"),
-        click.option("--threshold", help="youden or f1: how validation chooses the operating point.  [default: youden]"),
+        click.option("--aggregate", help="A patient's recordings: mean, max, first, last, or none.  [default: mean]"),
+        click.option("--calibration", help="none, temperature or platt, fitted on validation.  [default: platt]"),
+        click.option(
+            "--threshold",
+            help="How validation chooses the operating point: youden, f1, sensitivity=0.90, specificity=0.90, npv=0.99, net-benefit=0.05, "
+            "fixed=0.3.  [default: youden]",
+        ),
         click.option("--seed", help="[default: 0]"),
+        click.option("--seeds", help="Train a member with each, such as 0,1,2; the run is their mean logit."),
+        click.option("--folds", help="Cross-validation by patient within train and val, such as 5; its models are one run."),
+        click.option("--fold", help="One fold alone, from 0, as on a cluster."),
         click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
         click.option("--amp", help="bfloat16: auto (on a GPU), on or off.  [default: auto]"),
         click.option("--threads", help="CPU threads.  [default: all cores]"),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of config.yaml; wins over it, loses to the options."),
         click.option("--resume", is_flag=True, help="Go on with an interrupted run, to the bit."),
         click.option("--overwrite", is_flag=True, help="Delete the run of this name first."),
     ]
@@ -94,37 +114,109 @@ def train(store: Path, outdir: Path | None, config: Path | None, check: bool, as
     """
     settings = load_config(config, overrides)
     if check:
-        from ecgfit.train import Trainer, preflight
+        from ecgfit.train import preflight
+        from ecgfit.trainer import Trainer
         from ecgprep.store import Store
 
         for line in preflight(Trainer.prepare(settings, Store(store))):
             click.echo(line)
         return
     run = run_training(settings, store, outdir, resume, overwrite)
-    print_metrics(run, run.read_json("metrics_val.json"), as_json)
+    if is_first_process():
+        print_metrics(run, run.read_json("metrics_oof.json" if settings.folds else "metrics_val.json"), as_json)
 
 
 @cli.command("eval")
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="The store that the run was trained on.")
 @click.option("--run", "run_dir", type=click.Path(path_type=Path), help="Run folder.  [default: the newest run under runs/ trained on STORE]")
-@click.option("--split", default="test", show_default=True, help="train, val or test.")
+@click.option("--split", help="train, val, test or all.  [default: test; all with --external]")
+@click.option("--external", is_flag=True, help="STORE is another one, no patient of which was in the run's: an external test. Needs --run.")
+@click.option("--aggregate", type=click.Choice(["mean", "max", "first", "last", "none"]), help="A patient's recordings.  [default: the run's]")
+@click.option("--each-lead", is_flag=True, help="Also evaluate with each lead taken away in turn.")
 @json_option
-def evaluate(store: Path, run_dir: Path | None, split: str, as_json: bool) -> None:
-    """Evaluate a run, per patient, at the threshold that validation chose.
+def evaluate(store: Path, run_dir: Path | None, split: str | None, external: bool, aggregate: str | None, each_lead: bool, as_json: bool) -> None:
+    """Evaluate a run, per patient, calibrated and called as validation decided.
 
     Example: ecgfit eval --store cohort.zarr --run runs/baseline
     """
-    run, metrics = run_evaluation(store, run_dir, split)
+    if external and run_dir is None:
+        raise click.UsageError("--external needs --run: no run was trained on this store.")
+    split = split or ("all" if external else "test")
+    run, metrics = run_evaluation(store, run_dir, split, external=external, aggregate=aggregate, each_lead=each_lead)
     print_metrics(run, metrics, as_json)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--run", "run_dir", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--store", type=click.Path(path_type=Path), help="Predict a store's recordings instead of files.")
+@click.option("--split", default="all", show_default=True, help="With --store: train, val, test or all.")
+@click.option("--covariates", type=click.Path(path_type=Path), help="CSV with a column `file` and one for each covariate the run needs.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV to write (readable by you only).  [default: standard output]")
+@json_option
+def predict(
+    files: tuple[Path, ...], run_dir: Path, store: Path | None, split: str, covariates: Path | None, output: Path | None, as_json: bool
+) -> None:
+    """Give the probability of each recording: vendor XML files, or the rows of a store, labelled or not.
+
+    A file that cannot be used has its reason in `status`; the exit code is then 3.
+
+    Example: ecgfit predict --run runs/baseline new/*.xml -o predictions.csv
+    """
+    if bool(files) == (store is not None):
+        raise click.UsageError("Give FILES or --store, one of the two.")
+    try:
+        from ecgfit.apply import predict_files, predict_store, write_predictions
+        from ecgfit.run import Run
+    except ImportError as error:
+        raise EcgError(_NEEDS_EXTRA) from error
+    from ecgprep.store import Store
+
+    run = Run(run_dir)
+    table = predict_files(run, files, covariates) if store is None else predict_store(run, Store(store), split)
+    if output is not None:
+        write_predictions(table, output)
+    elif as_json:
+        click.echo(json.dumps(table, indent=2))
+    else:
+        write_predictions(table, None)
+    refused = sum(row.get("status", "ok") != "ok" for row in table)
+    if refused:
+        click.echo(f"{refused:,} of {len(table):,} files could not be used; column status says why.", err=True)
+        raise SystemExit(InputError.exit_code)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--split", default="test", show_default=True, help="A split that `ecgfit eval` has evaluated for each run.")
+@json_option
+def compare(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
+    """Compare runs on the same patients: differences from the first, by a paired bootstrap over patients.
+
+    Example: ecgfit compare runs/ecg runs/clinical runs/both
+    """
+    if len(runs) < 2:
+        raise click.UsageError("Give two runs or more.")
+    try:
+        from ecgfit.comparison import compare_runs
+        from ecgfit.run import Run
+    except ImportError as error:
+        raise EcgError(_NEEDS_EXTRA) from error
+    result = compare_runs([Run(path) for path in runs], split)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        print_comparison(result)
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     """Read and check the settings. Raises InputError, or EcgError where the extra is not installed."""
     try:
-        from ecgfit.config import read_config
+        from ecgfit.config import parse_settings, read_config
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
-    return read_config(path, overrides)
+    given = {key: value for key, value in overrides.items() if value is not None and key != "settings"}
+    return read_config(path, parse_settings(overrides.get("settings", ())) | given)
 
 
 def run_training(config: TrainConfig, store: Path, outdir: Path | None, resume: bool, overwrite: bool) -> Run:
@@ -135,11 +227,21 @@ def run_training(config: TrainConfig, store: Path, outdir: Path | None, resume: 
 
     opened = Store(store)
     target = outdir or next_run_dir(RUNS)
-    with status_lines("training") as say:
-        return train_run(config, opened, target, resume=resume, overwrite=overwrite, say=say)
+    from ecgfit.distributed import stop
+
+    try:
+        with status_lines("training") as say:
+            return train_run(config, opened, target, resume=resume, overwrite=overwrite, say=say)
+    finally:
+        stop()
 
 
-def run_evaluation(store: Path, run_dir: Path | None, split: str) -> tuple[Run, dict[str, Any]]:
+def is_first_process() -> bool:
+    """Say whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_evaluation(store: Path, run_dir: Path | None, split: str, **how: Any) -> tuple[Run, dict[str, Any]]:
     """Evaluate a run, or the newest of this store."""
     try:
         from ecgfit.evaluate import evaluate_run
@@ -150,7 +252,7 @@ def run_evaluation(store: Path, run_dir: Path | None, split: str) -> tuple[Run, 
 
     opened = Store(store)
     run = newest_run(RUNS, opened) if run_dir is None else Run(run_dir)
-    return run, evaluate_run(run, opened, split)
+    return run, evaluate_run(run, opened, split, **how)
 
 
 def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
@@ -173,10 +275,53 @@ def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
             table.add_row(name, "undefined", entry["reason"])
         else:
             table.add_row(name, f"{entry['value']:.3f}", "{:.3f} to {:.3f}".format(*entry["ci95"]))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if "lead_removal" in metrics:
+        console.print(_lead_table(metrics["lead_removal"]))
     cells = ", ".join(f"{name} {metrics['confusion'][name]:,}" for name in ("tp", "fp", "fn", "tn"))
-    click.echo(f"threshold {metrics['threshold']:.4f} ({run.config.threshold} on validation); {cells}")
+    chosen_on = run.read_json("threshold.json")["chosen_on"]
+    click.echo(f"threshold {metrics['threshold']:.4f} ({run.config.threshold} on {chosen_on}); {cells}")
+    counts = metrics.get("count_baseline", {}).get("auroc", {}).get("value")
+    if counts is not None:
+        click.echo(f"the number of a patient's recordings alone has an AUROC of {counts:.3f}")
     click.echo(f"run folder: {run.path}")
+
+
+def _lead_table(removal: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="without one lead")
+    for column in ("lead", "AUROC", "difference", "95 % interval"):
+        table.add_column(column, justify="left" if column == "lead" else "right")
+    for lead, metrics in removal.items():
+        entry = metrics["auroc"]
+        low, high = entry["ci95"] or (float("nan"), float("nan"))
+        table.add_row(lead, _number(entry["value_b"]), _number(entry["difference"], "+"), f"{low:+.3f} to {high:+.3f}")
+    return table
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "undefined" if value is None else f"{value:{sign}.3f}"
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """Print a table for each run but the first, against the first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    first = result["runs"][0]
+    for name, compared in result["against_first"].items():
+        table = Table(title=f"{result['split']}: {name} against {first}, {result['n_patients']:,} patients")
+        for column in ("metric", first, name, "difference", "95 % interval", "p"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for metric, entry in compared["metrics"].items():
+            low_high = "{:+.3f} to {:+.3f}".format(*entry["ci95"]) if entry["ci95"] else entry.get("reason", "")
+            p = "" if entry["p"] is None else f"{entry['p']:.3f}"
+            table.add_row(metric, _number(entry["value_a"]), _number(entry["value_b"]), _number(entry["difference"], "+"), low_high, p)
+        Console().print(table)
+        delong = compared["delong"]["p"]
+        click.echo(f"AUROC by DeLong's test: p = {delong:.3f}" if delong is not None else "DeLong's test: undefined here")
 
 
 if __name__ == "__main__":

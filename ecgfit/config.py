@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ecgfit.models import check_model_args
+from ecgfit.thresholds import parse_rule
 from ecgprep.errors import InputError
 
 RECORDED = "recorded"
@@ -37,6 +39,21 @@ def _names(value: Any) -> Any:
     return () if value is None else value
 
 
+def _model_args(value: Any) -> Any:
+    """Accept `width=2,depth=2` as well as a mapping."""
+    if isinstance(value, str):
+        pairs = [item.split("=", 1) for item in value.replace(" ", ",").split(",") if item not in ("", "none")]
+        if any(len(pair) != 2 for pair in pairs) or len({pair[0] for pair in pairs}) < len(pairs):
+            raise ValueError("must look like width=2,depth=2, each name once")
+        return {name.strip(): float(number) for name, number in pairs}
+    return {} if value is None else value
+
+
+def _rule(value: Any) -> Any:
+    parse_rule(str(value))  # raises ValueError that says what is allowed
+    return value
+
+
 Integer = Annotated[int, BeforeValidator(_not_bool)]
 Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)]
@@ -47,30 +64,76 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["resnet1d"] = "resnet1d"
+    model: Literal["resnet1d", "xresnet1d18", "xresnet1d34", "xresnet1d50", "xresnet1d101", "inception1d"] = "resnet1d"
+    model_args: Annotated[dict[str, Number], BeforeValidator(_model_args)] = {}
+    """Size of the network: width, depth, kernel, dropout; which of them, and in which range, depends on the network."""
+    tabular: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    """Covariates of the store that join the ECG by late fusion."""
+    tabular_only: bool = False
+    """Leave the ECG out: the model that the covariates alone allow."""
+    init_from: str = ""
+    """A run or a file of weights to start from; what fits is loaded."""
+    freeze: Literal["none", "backbone"] = "none"
+    """`backbone` trains the head only; without init_from that is the linear probe on a random encoder."""
     batch: Annotated[Integer, Field(ge=2, le=65536)] = 32
     epochs: Annotated[Integer, Field(ge=1)] = 60
     loss: Literal["ce", "bce"] = "ce"
     """`ce` is cross-entropy on both logits, `bce` binary cross-entropy on their difference."""
     class_weights: Annotated[Literal["auto", "none"] | tuple[Positive, Positive], BeforeValidator(_weights)] = "auto"
     """Weights of label 0 and 1 in the loss; `auto` makes both classes of the train split weigh the same."""
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     optimizer: Literal["adamw"] = "adamw"
     lr: Positive = 1e-3
     weight_decay: Annotated[Number, Field(ge=0)] = 1e-4
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate for each block further from the head."""
     scheduler: Literal["plateau", "cosine"] = "plateau"
-    aug: Annotated[tuple[Literal["noise", "scale", "shift"], ...], BeforeValidator(_names)] = ("noise", "scale", "shift")
+    ema: Annotated[Number, Field(ge=0, lt=1)] = 0.995
+    """Decay of the moving average of the weights, which is what is validated and kept; 0 = the weights themselves."""
+    aug: Annotated[tuple[Literal["noise", "scale", "shift", "leadmask"], ...], BeforeValidator(_names)] = ("noise", "scale", "shift", "leadmask")
     val_metric: Literal["auprc", "auroc"] = "auprc"
     early_stop: Annotated[Integer, Field(ge=1)] = 12
     """Epochs without a better validation metric after which training ends."""
     missing: Literal["drop", "mask"] = "drop"
-    threshold: Literal["youden", "f1"] = "youden"
+    aggregate: Literal["mean", "max", "first", "last", "none"] = "mean"
+    """How the logits of a patient's recordings become the patient's; `none` leaves recordings."""
+    calibration: Literal["none", "temperature", "platt"] = "platt"
+    """From logits to probabilities: fitted on validation when training ends."""
+    threshold: Annotated[str, BeforeValidator(_rule)] = "youden"
     """Rule for the operating point, chosen on validation when training ends."""
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
+    seeds: Annotated[tuple[Annotated[Integer, Field(ge=0, lt=2**31)], ...], BeforeValidator(_names)] = ()
+    """Train a member with each seed; the run is their mean logit."""
+    folds: Annotated[Integer, Field(ge=0, le=100)] = 0
+    """Cross-validation by patient within train and validation; 0 = the store's own splits."""
+    fold: Annotated[Integer, Field(ge=-1, le=99)] = -1
+    """One fold alone, as a member of `folds` is trained."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "on", "off"] = "auto"
     """bfloat16 autocast; `auto` means on a GPU only."""
     threads: Annotated[Integer, Field(ge=1, le=1024)] = Field(default_factory=lambda: os.cpu_count() or 1)
     """CPU threads: part of what fixes a result to the bit."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainConfig:
+        check_model_args(self.model, self.model_args)
+        if len(set(self.seeds)) != len(self.seeds) or len(self.seeds) == 1:
+            raise ValueError("seeds: give two or more different seeds, or use seed")
+        if self.folds and (self.folds < 3 or self.seeds or self.fold >= self.folds):
+            raise ValueError("folds: at least 3 (one is scored, one selects, the rest trains), not together with seeds, and fold below folds")
+        if self.fold >= 0 and not self.folds:
+            raise ValueError("fold: needs folds")
+        if self.tabular_only and not self.tabular:
+            raise ValueError("tabular_only: needs tabular, the names of covariates")
+        return self
+
+    def member_configs(self) -> dict[str, TrainConfig]:
+        """Return the configs of an ensemble's members by the name of their folder; empty for a single run."""
+        if self.seeds:
+            return {str(seed): self.model_copy(update={"seed": seed, "seeds": ()}) for seed in self.seeds}
+        if self.folds and self.fold < 0:
+            return {str(fold): self.model_copy(update={"fold": fold}) for fold in range(self.folds)}
+        return {}
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -90,6 +153,22 @@ def read_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     return make_config(values | {key: value for key, value in overrides.items() if value is not None}, path.name if path else "options")
 
 
+def parse_settings(items: tuple[str, ...]) -> dict[str, Any]:
+    """Read `key=value` items, values as YAML. Raises InputError for what is not one."""
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key or key in values:
+            raise InputError("--set takes key=value, each key once, such as --set label_smoothing=0.1.")
+        try:
+            values[key] = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise InputError(f"--set {key[:40]}: the value is not valid YAML.") from None
+        if isinstance(values[key], str | None):  # YAML reads 1e-4 as text; the fields' own types decide
+            values[key] = text
+    return values
+
+
 def make_config(values: dict[str, Any], where: str) -> TrainConfig:
     """Check values. Raises InputError naming every key that is wrong."""
     try:
@@ -100,10 +179,13 @@ def make_config(values: dict[str, Any], where: str) -> TrainConfig:
 
 
 def _fault(item: Any) -> str:
+    if not item["loc"]:
+        return str(item["msg"]).removeprefix("Value error, ")
     key = str(item["loc"][0])
     if item["type"] == "extra_forbidden":
         return f"{key[:40]}: unknown key; allowed are {', '.join(TrainConfig.model_fields)}"
-    return f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[:1].lower()}{message[1:]}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -6,9 +6,9 @@ batch ahead by a thread. Worker processes would cost more than the work: 0.05-0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ecgfit.augment import augment
+from ecgfit.augment import Draws, augment
+from ecgfit.distributed import Ranks
 from ecgprep.durable import write_json
 from ecgprep.errors import STATUS_CODE, InputError, StoreError
 from ecgprep.leads import LEADS
@@ -30,78 +31,203 @@ _RING = 3
 _ORDER_STREAM, _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1, 2
 
 
-def select_rows(store: Store, split: str, missing: Missing) -> NDArray[np.int64]:
-    """Return the usable, labelled rows of a split, ascending; with `drop`, only those with all eight leads.
+def select_rows(store: Store, split: str, missing: Missing, *, labelled: bool = True) -> NDArray[np.int64]:
+    """Return the usable rows of a split, or of `all`, ascending; with `drop`, only those with all eight leads.
 
-    Raises InputError for an unknown split and StoreError when no row is left.
+    Rows without a label are left out unless `labelled` is False. Raises InputError for an unknown split and StoreError when no row is left.
     """
-    if split not in SPLITS:
-        raise InputError(f"--split (={split}) must be one of {', '.join(SPLITS)}")
-    keep = (store.array("status") == STATUS_CODE["ok"]) & (store.array("split") == SPLITS.index(split)) & (store.array("label") >= 0)
+    if split not in (*SPLITS, "all"):
+        raise InputError(f"--split (={split}) must be one of {', '.join(SPLITS)}, all")
+    keep = store.array("status") == STATUS_CODE["ok"]
+    if split != "all":
+        keep &= store.array("split") == SPLITS.index(split)
+    if labelled:
+        keep &= store.array("label") >= 0
     if missing == "drop":
         keep &= store.array("lead_mask").all(axis=1)
     rows = np.flatnonzero(keep)
     if not rows.size:
         hint = " with all eight leads; --missing mask keeps the others" if missing == "drop" else ""
-        raise StoreError(f"{store.path}: the {split} split has no usable labelled recording{hint}.")
+        which = "store" if split == "all" else f"{split} split"
+        raise StoreError(f"{store.path}: the {which} has no usable {'labelled ' if labelled else ''}recording{hint}.")
     return rows
+
+
+def fold_rows(store: Store, missing: Missing, folds: int, fold: int, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of one turn of cross-validation by patient within train and val: `scored`, `val` and `train`.
+
+    Patients are dealt to the folds at random within each label (positive: any recording is). Fold `fold` is scored, the next selects the
+    epoch, the others train: nothing is chosen on what is scored. The test split takes no part.
+    """
+    rows = np.concatenate([select_rows(store, split, missing) for split in ("train", "val")])
+    patients, index = np.unique(store.array("patient")[rows], return_inverse=True)
+    positive = np.bincount(index, store.array("label")[rows] == 1) > 0
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, folds])))
+    shuffled = generator.permutation(len(patients))
+    dealt = np.empty(len(patients), np.int64)
+    dealt[shuffled[np.argsort(positive[shuffled], kind="stable")]] = np.arange(len(patients)) % folds
+    of_row, selecting = dealt[index], (fold + 1) % folds
+    chosen = {"scored": of_row == fold, "val": of_row == selecting, "train": (of_row != fold) & (of_row != selecting)}
+    if not all(keep.any() for keep in chosen.values()):
+        raise InputError(f"{len(patients)} patients are too few for {folds} folds.")
+    return {name: np.sort(rows[keep]) for name, keep in chosen.items()}
+
+
+def covariate_columns(store: Store, names: Sequence[str]) -> NDArray[np.int64]:
+    """Return where the store holds the covariates. Raises InputError naming those that it has."""
+    absent = [name for name in names if name not in store.covariate_names]
+    if absent:
+        has = ", ".join(store.covariate_names) or "none"
+        raise InputError(f"tabular: {store.path} has no covariate {', '.join(absent)} (it has: {has}). Build it with --covariates.")
+    return np.array([store.covariate_names.index(name) for name in names], np.int64)
+
+
+@dataclass(frozen=True)
+class CovariateStats:
+    """Median and scale (standard deviation of the known values, 1 where it is 0) of each covariate over the train rows."""
+
+    names: tuple[str, ...] = ()
+    median: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, store: Store, rows: NDArray[np.int64], names: Sequence[str]) -> CovariateStats:
+        """Compute over rows. Raises InputError for a covariate that the store lacks, or that no row has."""
+        values = store.array("covariates")[np.ix_(rows, covariate_columns(store, names))].astype(np.float64)
+        empty = [name for name, column in zip(names, values.T, strict=True) if np.isnan(column).all()]
+        if empty:
+            raise InputError(f"tabular: no train recording has a value of {', '.join(empty)}.")
+        scale = np.nanstd(values, axis=0)
+        return cls(tuple(names), tuple(np.nanmedian(values, axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist()))
+
+
+@dataclass(frozen=True)
+class SeenRange:
+    """What the train recordings were like: what a recording to predict is compared with."""
+
+    rates_hz: tuple[float, ...]
+    lead_sd_uv: tuple[tuple[float, float], ...]
+    """Least and greatest standard deviation of a recording's lead, for each lead."""
+    shortest_samples: int
+    fewest_leads: int
+    covariates: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, store: Store, rows: NDArray[np.int64], names: Sequence[str]) -> SeenRange:
+        """Collect over rows from the arrays of the store; no waveform is read."""
+        spans, mask = store.array("valid_span")[rows], store.array("lead_mask")[rows]
+        length = spans[:, 1] - spans[:, 0]
+        deviation = np.where(mask, lead_deviation(store.array("moments")[rows], length), np.nan)
+        bounds = [(float(np.nanmin(column)), float(np.nanmax(column))) if mask[:, i].any() else (0.0, 0.0) for i, column in enumerate(deviation.T)]
+        values = store.array("covariates")[np.ix_(rows, covariate_columns(store, names))]
+        return cls(
+            tuple(np.unique(store.array("rate_hz")[rows]).astype(float).tolist()),
+            tuple(bounds),
+            int(length.min()),
+            int(mask.sum(axis=1).min()),
+            tuple((float(np.nanmin(column)), float(np.nanmax(column))) for column in values.T),
+        )
+
+
+def lead_deviation(moments: NDArray[np.int64], length: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the standard deviation in µV of each lead of each recording, (n, 8), from Σx and Σx² (n, 8, 2) over `length` samples (n,)."""
+    n = np.maximum(length, 1)[:, None]
+    mean = moments[:, :, 0] / n
+    return np.asarray(np.sqrt(np.maximum(moments[:, :, 1] / n - mean**2, 0)))
 
 
 @dataclass(frozen=True)
 class NormStats:
-    """Per-lead mean and standard deviation in µV of the valid samples of the train rows."""
+    """Per-lead mean and standard deviation in µV of the valid samples of the train rows, and what else the train rows decide."""
 
     mean_uv: tuple[float, ...]
     std_uv: tuple[float, ...]
     n_records: int
+    covariates: CovariateStats
+    seen: SeenRange
 
     @classmethod
-    def of(cls, store: Store, rows: NDArray[np.int64]) -> NormStats:
+    def of(cls, store: Store, rows: NDArray[np.int64], covariates: Sequence[str] = ()) -> NormStats:
         """Compute from the store's integer moments: exact, and no waveform is read."""
         mean, std = store.lead_statistics(rows)
-        return cls(tuple(mean.tolist()), tuple(std.tolist()), len(rows))
+        table = CovariateStats.of(store, rows, covariates)
+        return cls(tuple(mean.tolist()), tuple(std.tolist()), len(rows), table, SeenRange.of(store, rows, covariates))
 
     def save(self, path: Path) -> None:
         """Write `norm_stats.json`."""
         value = {"leads": list(LEADS), "mean_uv": list(self.mean_uv), "std_uv": list(self.std_uv), "n_train_records": self.n_records}
-        write_json(path, value)
+        write_json(path, {**value, "covariates": asdict(self.covariates), "seen": asdict(self.seen)})
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> NormStats:
         """Read what `save` wrote. Raises StoreError when it is not that."""
         try:
-            stats = cls(tuple(map(float, value["mean_uv"])), tuple(map(float, value["std_uv"])), int(value["n_train_records"]))
+            table, seen = value["covariates"], value["seen"]
+            stats = cls(
+                tuple(map(float, value["mean_uv"])),
+                tuple(map(float, value["std_uv"])),
+                int(value["n_train_records"]),
+                CovariateStats(tuple(map(str, table["names"])), tuple(map(float, table["median"])), tuple(map(float, table["scale"]))),
+                SeenRange(
+                    tuple(map(float, seen["rates_hz"])),
+                    tuple((float(low), float(high)) for low, high in seen["lead_sd_uv"]),
+                    int(seen["shortest_samples"]),
+                    int(seen["fewest_leads"]),
+                    tuple((float(low), float(high)) for low, high in seen["covariates"]),
+                ),
+            )
         except (KeyError, TypeError, ValueError, OverflowError):
             raise StoreError("norm_stats.json is damaged. Train again.") from None
-        if value.get("leads") != list(LEADS) or len(stats.mean_uv) != len(LEADS) or len(stats.std_uv) != len(LEADS):
+        lengths = {len(stats.mean_uv), len(stats.std_uv), len(stats.seen.lead_sd_uv)}
+        if value.get("leads") != list(LEADS) or lengths != {len(LEADS)}:
             raise StoreError(f"norm_stats.json is not for the leads {', '.join(LEADS)}. Train again.")
+        table = stats.covariates
+        if len({len(table.names), len(table.median), len(table.scale), len(stats.seen.covariates)}) != 1:
+            raise StoreError("norm_stats.json is damaged. Train again.")
         return stats
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """`waveforms` int16 (B, 8, L) µV lies in a reused buffer: valid until two batches later. The other arrays are the caller's."""
+    """One process's share of a batch. `waveforms` int16 (B, 8, L) µV lies in a reused buffer: valid until two batches later; the other
+    arrays are the caller's. `all_rows` are the store rows of the whole batch, of which this share begins at `first`."""
 
     waveforms: Tensor
     lead_mask: Tensor
     valid_span: Tensor
+    covariates: Tensor
     label: Tensor
     rows: NDArray[np.int64]
+    all_rows: NDArray[np.int64]
+    first: int
 
 
 class Batches(IterableDataset[Batch]):
     """Batches of `rows`: in a new order per epoch when `seed` is given, a function of (seed, epoch) alone, else as they are.
 
-    The last batch of a shuffled epoch is left out when it holds a single recording: batch normalisation has no variance of one.
+    The last batch of a shuffled epoch is left out when a process would get a single recording of it: batch normalisation has no variance of
+    one. `epoch` and `first_step` say where the next iteration begins.
     """
 
-    def __init__(self, store: Store, rows: NDArray[np.int64], batch_size: int, seed: int | None = None, pin: bool = False) -> None:
-        self.store, self.rows, self.batch_size, self.seed, self.pin, self.epoch = store, rows, batch_size, seed, pin, 0
+    def __init__(
+        self,
+        store: Store,
+        rows: NDArray[np.int64],
+        batch_size: int,
+        seed: int | None = None,
+        pin: bool = False,
+        covariates: Sequence[str] = (),
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    ) -> None:
+        self.store, self.rows, self.batch_size, self.seed, self.pin, self.ranks = store, rows, batch_size, seed, pin, ranks
+        self.columns = covariate_columns(store, covariates)
+        self.epoch = self.first_step = 0
         self._spare: list[Tensor] | None = None
 
     def __len__(self) -> int:
         n_full, rest = divmod(len(self.rows), self.batch_size)
-        return n_full + (rest > (1 if self.seed is not None and n_full else 0))
+        least = 2 * self.ranks.world if self.seed is not None and n_full else 1
+        return n_full + (rest >= least)
 
     def order(self) -> list[NDArray[np.int64]]:
         """Return the rows of every batch of the current epoch."""
@@ -109,7 +235,9 @@ class Batches(IterableDataset[Batch]):
         return [rows[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
 
     def __iter__(self) -> Iterator[Batch]:
-        order, ring = self.order(), self._take_ring()
+        order, ring = self.order()[self.first_step :], self._take_ring()
+        if not order:
+            return
         with ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(self._fill, order[0], ring[0])
             for i in range(len(order)):
@@ -126,16 +254,27 @@ class Batches(IterableDataset[Batch]):
         shape = (min(self.batch_size, len(self.rows)), len(LEADS), self.store.n_samples)
         return ring or [torch.empty(shape, dtype=torch.int16, pin_memory=self.pin) for _ in range(_RING)]
 
-    def _fill(self, rows: NDArray[np.int64], buffer: Tensor) -> Batch:
+    def _fill(self, all_rows: NDArray[np.int64], buffer: Tensor) -> Batch:
+        share = self.ranks.share(len(all_rows))
+        rows = all_rows[share]
         waveforms = buffer[: len(rows)]
         self.store.gather(rows, waveforms.numpy())
         mask, span, label = (torch.from_numpy(np.array(self.store.array(name)[rows])) for name in ("lead_mask", "valid_span", "label"))
-        return Batch(waveforms, mask, span, label.long(), rows)
+        covariates = torch.from_numpy(np.array(self.store.array("covariates")[np.ix_(rows, self.columns)]))
+        return Batch(waveforms, mask, span, covariates, label.long(), rows, all_rows, share.start)
 
 
-def make_loader(store: Store, rows: NDArray[np.int64], batch_size: int, seed: int | None = None, pin: bool = False) -> DataLoader[Batch]:
+def make_loader(
+    store: Store,
+    rows: NDArray[np.int64],
+    batch_size: int,
+    seed: int | None = None,
+    pin: bool = False,
+    covariates: Sequence[str] = (),
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+) -> DataLoader[Batch]:
     """Return a DataLoader whose items are whole batches, gathered in this process; `loader.dataset.epoch` chooses the order."""
-    return DataLoader(Batches(store, rows, batch_size, seed, pin), batch_size=None)
+    return DataLoader(Batches(store, rows, batch_size, seed, pin, covariates, ranks), batch_size=None)
 
 
 def generator_for(seed: int, epoch: int, step: int, stream: int) -> np.random.Generator:
@@ -153,17 +292,22 @@ class ModelInput(nn.Module):
     """From int16 µV to what the model sees: z-score with train statistics, zeros where nothing was measured, optional mask channel.
 
     Returns float32 (B, 8, L), or (B, 9, L) with `missing="mask"`: the ninth channel is, at each sample, the fraction of the eight
-    leads that is present and not padding.
+    leads that is present and not padding. And, where there are covariates, float32 (B, 2K): (value - median) / scale, 0 where the value
+    is missing, then 1 where it is.
     """
 
     mean: Tensor
     inverse_std: Tensor
+    median: Tensor
+    scale: Tensor
 
     def __init__(self, stats: NormStats, missing: Missing) -> None:
         super().__init__()
         std = torch.tensor(stats.std_uv, dtype=torch.float64)
         self.register_buffer("mean", torch.tensor(stats.mean_uv, dtype=torch.float64).float()[:, None], persistent=False)
         self.register_buffer("inverse_std", torch.where(std > 0, 1 / std, 1.0).float()[:, None], persistent=False)
+        self.register_buffer("median", torch.tensor(stats.covariates.median, dtype=torch.float32), persistent=False)
+        self.register_buffer("scale", torch.tensor(stats.covariates.scale, dtype=torch.float32), persistent=False)
         self.missing = missing
 
     @property
@@ -171,21 +315,32 @@ class ModelInput(nn.Module):
         """Channels that the model gets."""
         return len(LEADS) + (self.missing == "mask")
 
+    @property
+    def n_covariates(self) -> int:
+        """Covariates that the model gets, K."""
+        return len(self.median)
+
     def forward(
         self,
         waveforms: Tensor,
         lead_mask: Tensor,
         valid_span: Tensor,
+        covariates: Tensor | None = None,
         augmentations: tuple[str, ...] = (),
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Normalise, mask and, where a generator is given, augment."""
+        draws: Draws | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Normalise, mask and, where there are draws, augment. `covariates` is (B, K) with NaN where missing."""
         time = torch.arange(waveforms.shape[2], device=waveforms.device, dtype=torch.int32)
         inside = (time >= valid_span[:, :1]) & (time < valid_span[:, 1:])
         valid = inside[:, None, :] & lead_mask[:, :, None]
         x = (waveforms.float() - self.mean) * self.inverse_std * valid
-        if generator is not None:
-            x, valid = augment(x, valid, augmentations, generator)
+        if draws is not None:
+            x, valid = augment(x, valid, augmentations, draws)
         if self.missing == "mask":
             x = torch.cat([x, valid.float().mean(dim=1, keepdim=True)], dim=1)
-        return x
+        return x, None if covariates is None or not self.n_covariates else self._standardise(covariates)
+
+    def _standardise(self, covariates: Tensor) -> Tensor:
+        missing = torch.isnan(covariates)
+        values = torch.where(missing, 0.0, (covariates - self.median) / self.scale)
+        return torch.cat([values, missing.float()], dim=1)

@@ -1,71 +1,161 @@
-"""From predictions to the metrics that are reported: per patient, at the threshold that validation chose."""
+"""From predictions to the metrics that are reported: per patient, calibrated and called as validation decided."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ecgfit.data import ModelInput, select_rows
-from ecgfit.metrics import evaluate
-from ecgfit.models import build_model
-from ecgfit.predict import Predictions, predict_rows
-from ecgfit.run import BEST, Run, load_checkpoint
-from ecgfit.thresholds import choose_threshold
+from ecgfit.calibration import Calibration, fit_calibration
+from ecgfit.compare import count_baseline, paired_difference, subgroups
+from ecgfit.config import TrainConfig
+from ecgfit.curves import decision_curve, reliability_curve
+from ecgfit.data import select_rows
+from ecgfit.metrics import calibration_metrics, evaluate
+from ecgfit.predict import Aggregate, Ensemble, Predictions, load_ensemble, predict_rows, without_lead
+from ecgfit.run import Run
+from ecgfit.thresholds import threshold_with_interval
+from ecgfit.trainer import pick_device, use_amp
 from ecgprep.durable import write_json
-from ecgprep.errors import StoreError
+from ecgprep.errors import InputError, StoreError
+from ecgprep.leads import LEADS
 from ecgprep.store import Store
 
-BATCH = 128
-"""Recordings at a time outside training; batch statistics are frozen there, so it changes no result beyond rounding."""
+AGE_BANDS = (50, 65, 75)
+"""Lower bounds of the age groups after the first, in years."""
+MOST_CATEGORIES = 5
+"""A covariate with at most so many values is shown by value, any other cut at its median."""
+UNCALIBRATED = Calibration("none", 1.0, 0.0)
 
 
-def report(predictions: Predictions, split: str, threshold: float, seed: int) -> dict[str, Any]:
-    """Return the content of metrics_<split>.json."""
-    patients = predictions.by_patient()
-    counts = {"n_records": len(predictions.rows), "n_positive_records": int((predictions.label == 1).sum())}
-    metrics = evaluate(patients.label, patients.probability(), threshold, seed)
-    return {"split": split, "level": "patient", "aggregation": "mean of logits", **counts, **metrics}
-
-
-def threshold_from_validation(predictions: Predictions, rule: str) -> dict[str, Any]:
-    """Return the content of threshold.json."""
-    patients = predictions.by_patient()
-    return {"rule": rule, "value": choose_threshold(patients.label, patients.probability(), rule), "chosen_on": "val", "level": "patient"}
-
-
-def load_model(run: Run, device: str) -> tuple[torch.nn.Module, ModelInput]:
-    """Rebuild the run's best model and its input on a device. Raises StoreError when the weights are damaged or do not fit."""
-    model_input = ModelInput(run.stats, run.config.missing)
-    model = build_model(run.config.model, model_input.n_channels, run.config.seed)
+def operating_point(predictions: Predictions, config: TrainConfig, chosen_on: str) -> tuple[Calibration, dict[str, Any]]:
+    """Return the calibration and the content of threshold.json, fitted to predictions that are not test. Raises InputError."""
+    patients = predictions.by_patient(config.aggregate)
     try:
-        model.load_state_dict(load_checkpoint(run.path / BEST)["model"])
-    except (KeyError, RuntimeError, TypeError, AttributeError):
-        raise StoreError(f"{run.path}/{BEST} does not hold the weights of a {run.config.model}. Train again.") from None
-    return model.to(device), model_input.to(device)
+        calibration = fit_calibration(config.calibration, patients.difference(), patients.label)
+        cluster = patients.patient if config.aggregate == "none" else None
+        chosen = threshold_with_interval(patients.label, calibration.apply(patients.difference()), config.threshold, config.seed, cluster=cluster)
+    except ValueError as error:
+        raise InputError(f"The threshold cannot be chosen on {chosen_on}: {error} Use another --threshold.") from None
+    return calibration, {**chosen, "chosen_on": chosen_on, "level": level(config.aggregate), "aggregation": config.aggregate}
 
 
-def evaluate_run(run: Run, store: Store, split: str) -> dict[str, Any]:
-    """Evaluate a finished run on a split of the store it was trained on; write metrics_<split>.json and predictions_<split>.csv."""
-    run.check_store(store)
+def level(how: Aggregate) -> str:
+    """Return what one entry of the metrics is."""
+    return "recording" if how == "none" else "patient"
+
+
+def report(
+    predictions: Predictions, name: str, store: Store, calibration: Calibration, threshold: float, how: Aggregate, seed: int
+) -> dict[str, Any]:
+    """Return the content of metrics_<name>.json: see docs/metrics.md."""
+    patients = predictions.by_patient(how)
+    probability = calibration.apply(patients.difference())
+    cluster = patients.patient if how == "none" else None
+    uncalibrated = UNCALIBRATED.apply(patients.difference())
+    one = np.ones((1, len(patients.label)))
+    before = {key: _or_none(float(value[0])) for key, value in calibration_metrics(patients.label, uncalibrated, one).items()}
+    result = {
+        "split": name,
+        "level": level(how),
+        "aggregation": how,
+        "n_records": len(predictions.rows),
+        "n_positive_records": int((predictions.label == 1).sum()),
+        "n_mixed_patients": _n_mixed(predictions),
+        **evaluate(patients.label, probability, threshold, seed, cluster=cluster),
+        "calibration": calibration.to_json(),
+        "before_calibration": before,
+        "reliability_curve": reliability_curve(patients.label, probability),
+        "reliability_curve_before": reliability_curve(patients.label, uncalibrated),
+        "decision_curve": decision_curve(patients.label, probability),
+        "subgroups": subgroups(patients.label, probability, threshold, groups_of(store, predictions, patients), seed, cluster=cluster),
+    }
+    if how != "none":
+        result["count_baseline"] = count_baseline(patients.label, predictions.n_recordings(), seed)
+    return result
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _n_mixed(predictions: Predictions) -> int:
+    """Number of patients with recordings of both labels."""
+    both = [set(predictions.patient[predictions.label == label].tolist()) for label in (0, 1)]
+    return len(both[0] & both[1])
+
+
+def groups_of(store: Store, predictions: Predictions, patients: Predictions) -> dict[str, NDArray[np.str_]]:
+    """Return the groupings of the entries of `patients`: each covariate, whether leads were missing, and the recordings' own rate.
+
+    Covariates and rate are those of a patient's first recording; leads are missing where any recording lacks one.
+    """
+    lacks = ~store.array("lead_mask")[predictions.rows].all(axis=1)
+    lacking = np.isin(patients.patient, predictions.patient[lacks]) if len(patients.rows) < len(predictions.rows) else lacks
+    groups = {
+        "leads": np.where(lacking, "some missing", "all eight"),
+        "source_rate": np.array([f"{rate:g} Hz" for rate in store.array("rate_hz")[patients.rows]]),
+    }
+    for column, name in enumerate(store.covariate_names):
+        groups[name] = covariate_groups(name, store.array("covariates")[patients.rows, column])
+    return groups
+
+
+def covariate_groups(name: str, values: NDArray[np.float32]) -> NDArray[np.str_]:
+    """Return the group of each value: by value where there are few, `age` in bands, any other below or from the median; or `missing`."""
+    known = values[~np.isnan(values)]
+    if len(np.unique(known)) <= MOST_CATEGORIES:
+        return np.array(["missing" if np.isnan(value) else f"{value:g}" for value in values])
+    bounds: Sequence[float] = AGE_BANDS if name.lower() == "age" else (float(np.median(known)),)
+    edges = [f"{bound:g}" for bound in bounds]
+    names = [f"below {edges[0]}", *(f"{low} to below {high}" for low, high in pairwise(edges)), f"{edges[-1]} and above"]
+    return np.array(["missing" if np.isnan(value) else names[int(np.searchsorted(bounds, value, side="right"))] for value in values])
+
+
+def evaluate_run(
+    run: Run, store: Store, split: str, *, external: bool = False, aggregate: str | None = None, each_lead: bool = False
+) -> dict[str, Any]:
+    """Evaluate a finished run on a split of the store it was trained on, or with `external` on another store.
+
+    Writes metrics_<name>.json and predictions_<name>.csv into the run, where name is the split, or external_<start of content_sha256>.
+    Statistics, calibration and threshold are the run's. Raises InputError, StoreError.
+    """
+    if external and run.content_sha256 == store.content_sha256:
+        raise StoreError(f"{store.path} is the store that {run.path} was trained on: it is no external test. Leave --external out.")
+    if external:
+        run.check_layout(store)
+    else:
+        run.check_store(store)
+    how = cast(Aggregate, aggregate or run.config.aggregate)
+    name = f"external_{store.content_sha256[:12]}" if external else split
     torch.set_num_threads(run.config.threads)
     device = pick_device(run.config.device)
-    model, model_input = load_model(run, device)
+    ensemble, amp = load_ensemble(run.members, device), use_amp(run.config.amp, device)
     rows = select_rows(store, split, run.config.missing)
-    predictions = predict_rows(model, model_input, store, rows, BATCH, use_amp(run.config.amp, device))
-    metrics = report(predictions, split, run.threshold, run.config.seed)
-    predictions.save(run.path / f"predictions_{split}.csv")
-    write_json(run.path / f"metrics_{split}.json", metrics)
+    predictions = predict_rows(ensemble, store, rows, run.config.tabular, amp)
+    try:
+        metrics = report(predictions, name, store, run.calibration, run.threshold, how, run.config.seed)
+    except ValueError as error:
+        raise InputError(f"{store.path}: the {split} rows cannot be evaluated: {error}") from None
+    if each_lead:
+        metrics["lead_removal"] = lead_removal(ensemble, run, store, predictions, how, amp)
+    predictions.save(run.path / f"predictions_{name}.csv", run.calibration)
+    write_json(run.path / f"metrics_{name}.json", metrics)
     return metrics
 
 
-def pick_device(asked: str) -> str:
-    """Resolve `auto` to a GPU where there is one. Raises StoreError for a GPU that is asked for and absent."""
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise StoreError("--device cuda: no GPU is available to PyTorch here. Use --device auto or cpu.")
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def use_amp(asked: str, device: str) -> bool:
-    """Resolve `auto` to bfloat16 on a GPU only."""
-    return asked == "on" or (asked == "auto" and device == "cuda")
+def lead_removal(ensemble: Ensemble, run: Run, store: Store, whole: Predictions, how: Aggregate, amp: bool) -> dict[str, Any]:
+    """Return, for each lead, what its absence in all recordings does to the metrics: paired by patient, with intervals."""
+    result = {}
+    patients = whole.by_patient(how)
+    cluster = patients.patient if how == "none" else None
+    probability = run.calibration.apply(patients.difference())
+    for lead in LEADS:
+        lacking = predict_rows(ensemble, store, whole.rows, run.config.tabular, amp, without_lead(lead)).by_patient(how)
+        changed = run.calibration.apply(lacking.difference())
+        result[lead] = paired_difference(patients.label, probability, changed, run.threshold, run.threshold, run.config.seed, 500, cluster)["metrics"]
+    return result

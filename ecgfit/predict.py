@@ -1,61 +1,177 @@
-"""Logits of a trained model, per recording and per patient."""
+"""Logits of a trained model, per recording and per patient.
+
+A recording's logits do not depend on what else is predicted with it: every batch has the same size, the last is filled up with zeros. So
+a file gives the same bits as the store's row that was made of it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from ecgfit.data import ModelInput, make_loader
-from ecgfit.run import write_table
-from ecgprep.errors import InputError
+from ecgfit.calibration import Calibration
+from ecgfit.data import Batch, ModelInput, make_loader
+from ecgfit.models import build_model
+from ecgfit.run import BEST, Run, load_checkpoint, write_table
+from ecgprep.errors import InputError, StoreError
+from ecgprep.leads import LEADS
 from ecgprep.store import Store
+
+BATCH = 64
+"""Recordings at a time outside training."""
+Aggregate = Literal["mean", "max", "first", "last", "none"]
+
+
+class Scorer(nn.Module):
+    """One model with its input: int16 µV (B, 8, L), lead_mask (B, 8), valid_span (B, 2), covariates (B, K) -> float32 logits (B, 2)."""
+
+    def __init__(self, model_input: ModelInput, model: nn.Module) -> None:
+        super().__init__()
+        self.model_input, self.model = model_input, model
+
+    def forward(self, waveforms: Tensor, lead_mask: Tensor, valid_span: Tensor, covariates: Tensor | None) -> Tensor:
+        x, tabular = self.model_input(waveforms, lead_mask, valid_span, covariates)
+        return cast(Tensor, self.model(x, tabular))
+
+
+class Ensemble(nn.Module):
+    """The mean logit of several scorers of the same recordings; of one, that one's."""
+
+    def __init__(self, scorers: list[Scorer]) -> None:
+        super().__init__()
+        self.scorers = nn.ModuleList(scorers)
+
+    def forward(self, waveforms: Tensor, lead_mask: Tensor, valid_span: Tensor, covariates: Tensor | None) -> Tensor:
+        return torch.stack([scorer(waveforms, lead_mask, valid_span, covariates) for scorer in self.scorers]).mean(dim=0)
+
+
+def load_ensemble(members: Sequence[Run], device: str) -> Ensemble:
+    """Rebuild the best models of a run's `members` on a device. Raises StoreError when weights are damaged or do not fit."""
+    scorers = []
+    for member in members:
+        config = member.config
+        model_input = ModelInput(member.stats, config.missing)
+        names = len(config.tabular)
+        model = build_model(config.model, model_input.n_channels, config.seed, names, ecg=not config.tabular_only, model_args=config.model_args)
+        try:
+            model.load_state_dict(load_checkpoint(member.path / BEST)["model"])
+        except (KeyError, RuntimeError, TypeError, AttributeError):
+            raise StoreError(f"{member.path}/{BEST} does not hold the weights of a {config.model}. Train again.") from None
+        scorers.append(Scorer(model_input, model))
+    return Ensemble(scorers).eval().to(device)
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One entry per recording: store row, patient number, label, and logits (n, 2) float64."""
+    """One entry per recording: store row, patient number, label (-1 = not known), and logits (n, 2) float64."""
 
     rows: NDArray[np.int64]
     patient: NDArray[np.int64]
     label: NDArray[np.int64]
     logits: NDArray[np.float64]
 
-    def by_patient(self) -> Predictions:
-        """Average the logits of each patient's recordings; a patient is positive when any of them is. `rows` are each one's first."""
+    def by_patient(self, how: Aggregate = "mean") -> Predictions:
+        """Return one entry per patient, or all of them with `none`; a patient is positive when any recording is.
+
+        `mean` averages the logits, `max` takes the recording with the greatest difference of logits, `first` and `last` go by the order of
+        the store's rows, which is that of the manifest. `rows` are each patient's first.
+        """
+        if how == "none":
+            return self
         patient, first, index, count = np.unique(self.patient, return_index=True, return_inverse=True, return_counts=True)
-        sums = np.stack([np.bincount(index, self.logits[:, k]) for k in (0, 1)], axis=1)
         positive = np.bincount(index, self.label == 1) > 0
-        return Predictions(self.rows[first], patient, positive.astype(np.int64), sums / count[:, None])
+        label = np.where(positive, 1, np.where(np.bincount(index, self.label == 0) > 0, 0, -1))
+        if how == "mean":
+            sums = np.stack([np.bincount(index, self.logits[:, k]) for k in (0, 1)], axis=1)
+            logits = sums / count[:, None]
+        else:
+            key = self.difference() if how == "max" else self.rows if how == "last" else -self.rows
+            order = np.lexsort((key, index))
+            logits = self.logits[order[np.cumsum(count) - 1]]
+        return Predictions(self.rows[first], patient, label, logits)
 
-    def probability(self) -> NDArray[np.float64]:
-        """Probability of label 1: softmax of the two logits, which is the sigmoid of their difference."""
-        return np.asarray(1 / (1 + np.exp(np.clip(self.logits[:, 0] - self.logits[:, 1], -700, 700))))
+    def n_recordings(self) -> NDArray[np.int64]:
+        """Return how many recordings each patient has, in the order of `by_patient`."""
+        return np.unique(self.patient, return_counts=True)[1].astype(np.int64)
 
-    def save(self, path: Path) -> None:
+    def difference(self) -> NDArray[np.float64]:
+        """Return logit 1 - logit 0: what calibration turns into a probability."""
+        return np.asarray(self.logits[:, 1] - self.logits[:, 0])
+
+    def labelled(self) -> Predictions:
+        """Return the recordings whose label is known."""
+        keep = self.label >= 0
+        return Predictions(self.rows[keep], self.patient[keep], self.label[keep], self.logits[keep])
+
+    def save(self, path: Path, calibration: Calibration) -> None:
         """Write predictions as CSV: numbers only, no identifier."""
-        columns = (self.rows, self.patient, self.label, self.logits[:, 0], self.logits[:, 1], self.probability())
+        columns = (self.rows, self.patient, self.label, self.logits[:, 0], self.logits[:, 1], calibration.apply(self.difference()))
         table = [[int(r), int(p), int(y), f"{a:.9g}", f"{b:.9g}", f"{q:.9g}"] for r, p, y, a, b, q in zip(*columns, strict=True)]
         write_table(path, ["row", "patient", "label", "logit_0", "logit_1", "probability"], table)
 
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote. Raises InputError when it is not that."""
+        try:
+            table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, dtype=np.float64)
+            rows, patient, label = table[:, :3].astype(np.int64).T
+            return cls(rows, patient, label, table[:, 3:5])
+        except (OSError, ValueError, IndexError):
+            raise InputError(f"{path} is missing or damaged. Run `ecgfit eval` again.") from None
 
-def predict_rows(model: nn.Module, model_input: ModelInput, store: Store, rows: NDArray[np.int64], batch_size: int, amp: bool) -> Predictions:
-    """Run the model over rows of a store, on the device that the model is on."""
-    device = next(model.parameters()).device
-    model.eval()
-    parts = []
+
+def score_batch(scorer: nn.Module, batch: Batch, device: torch.device, amp: bool, change: Callable[[Batch], Batch] | None = None) -> Tensor:
+    """Return float64 logits (B, 2) on the CPU of at most BATCH recordings."""
+    batch = batch if change is None else change(batch)
+    n = len(batch.waveforms)
+
+    def full(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor.new_zeros(BATCH - n, *tensor.shape[1:])]) if n < BATCH else tensor
+
+    inputs = (full(t).to(device, non_blocking=True) for t in (batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-        for batch in make_loader(store, rows, batch_size, pin=device.type == "cuda"):
-            x = model_input(batch.waveforms.to(device), batch.lead_mask.to(device), batch.valid_span.to(device))
-            parts.append(model(x).double().cpu().numpy())
-    logits = np.concatenate(parts)
+        logits: Tensor = scorer(*inputs)
+    return logits[:n].double().cpu()
+
+
+def predict_rows(
+    scorer: nn.Module,
+    store: Store,
+    rows: NDArray[np.int64],
+    covariates: tuple[str, ...],
+    amp: bool,
+    change: Callable[[Batch], Batch] | None = None,
+) -> Predictions:
+    """Run a scorer, or an ensemble of them, over rows of a store, on the device that it is on. Raises InputError when a logit is not finite."""
+    device = next(scorer.parameters()).device
+    was_training = {module: module.training for module in scorer.modules()}
+    scorer.eval()
+    loader = make_loader(store, rows, BATCH, pin=device.type == "cuda", covariates=covariates)
+    logits = np.concatenate([score_batch(scorer, batch, device, amp, change).numpy() for batch in loader]) if len(rows) else np.empty((0, 2))
+    for module, mode in was_training.items():
+        module.training = mode
     if not np.isfinite(logits).all():
         bad = rows[~np.isfinite(logits).all(axis=1)]
         raise InputError(
             f"The model gives logits that are not finite ({len(bad):,} recordings, store rows {', '.join(map(str, bad[:8]))}). Lower --lr."
         )
     return Predictions(rows, store.array("patient")[rows].astype(np.int64), store.array("label")[rows].astype(np.int64), logits)
+
+
+def without_lead(lead: str) -> Callable[[Batch], Batch]:
+    """Return a change of batches that takes a lead away, as if it had not been recorded."""
+    index = LEADS.index(lead)
+
+    def change(batch: Batch) -> Batch:
+        waveforms, lead_mask = batch.waveforms.clone(), batch.lead_mask.clone()
+        waveforms[:, index], lead_mask[:, index] = 0, False
+        return replace(batch, waveforms=waveforms, lead_mask=lead_mask)
+
+    return change

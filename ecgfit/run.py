@@ -2,10 +2,11 @@
 
 config.yaml              every setting, and under `recorded` the store's identity, versions and device
 checkpoints/best.pt      the weights of the best epoch       checkpoints/last.pt   all that resuming needs
-norm_stats.json          per-lead mean and deviation of the train rows
-threshold.json           rule and value, chosen on validation when training ends
+norm_stats.json          what the train rows decide: mean and deviation of leads, medians and scales of covariates, ranges seen
+calibration.json, threshold.json      from logits to a probability, and the operating point: chosen on validation when training ends
 metrics_val.json, metrics_test.json, predictions_val.csv, predictions_test.csv
 curves.csv               one line an epoch; events.out.tfevents.ecgfit holds the same for TensorBoard
+members/NAME/            an ensemble's members, each a run folder of its own; the ensemble has no checkpoints and curves
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import csv
 import io
 import json
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,22 @@ from typing import Any
 import torch
 import yaml
 
+from ecgfit.calibration import Calibration
 from ecgfit.config import RECORDED, TrainConfig, make_config
-from ecgfit.data import NormStats
+from ecgfit.data import NormStats, covariate_columns
 from ecgprep.durable import write_file
 from ecgprep.errors import InputError, StoreError
-from ecgprep.store import SPLITS, Store
+from ecgprep.leads import LEADS
+from ecgprep.store import Store
 
-CONFIG, NORM_STATS, THRESHOLD, CURVES = "config.yaml", "norm_stats.json", "threshold.json", "curves.csv"
+CONFIG, NORM_STATS, CALIBRATION, THRESHOLD, CURVES = "config.yaml", "norm_stats.json", "calibration.json", "threshold.json", "curves.csv"
+MEMBERS = "members"
 BEST, LAST = "checkpoints/best.pt", "checkpoints/last.pt"
 EVENTS = "events.out.tfevents.ecgfit"
 """Named without time or host, both of which TensorBoard's own writer would put there."""
+
+
+_RESULT = re.compile(r"(metrics_.+\.json|predictions_.+\.csv)".replace(".+", r"(train|val|test|all|oof|external_[0-9a-f]{12})"))
 
 
 class Run:
@@ -38,17 +46,30 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        missing = [name for name in (CONFIG, NORM_STATS, THRESHOLD, BEST) if not (path / name).is_file()]
-        if missing:
-            raise StoreError(f"{path} is not a finished run (missing: {', '.join(missing)}). `ecgfit train --store STORE --outdir {path}` makes one.")
+        self._require(CONFIG, THRESHOLD, CALIBRATION)
         values = _config_values(path)
         self.recorded: dict[str, Any] = values.pop(RECORDED)
         try:
             self.config: TrainConfig = make_config(values, CONFIG)
         except InputError as error:
             raise StoreError(f"{path}: {error}") from None
-        self.stats = NormStats.from_json(self.read_json(NORM_STATS))
+        names = self.config.member_configs()
+        self.members: list[Run] = [Run(path / MEMBERS / name) for name in names] or [self]
+        if not names:
+            self._require(NORM_STATS, BEST)
+        self.stats = NormStats.from_json(self.members[0].read_json(NORM_STATS))
         self.threshold = self._threshold()
+        try:
+            self.calibration = Calibration.from_json(self.read_json(CALIBRATION))
+        except ValueError as error:
+            raise StoreError(f"{path}/{CALIBRATION} is damaged ({error}) Train again.") from None
+
+    def _require(self, *names: str) -> None:
+        missing = [name for name in names if not (self.path / name).is_file()]
+        if missing:
+            raise StoreError(
+                f"{self.path} is not a finished run (missing: {', '.join(missing)}). `ecgfit train --store STORE --outdir {self.path}` makes one."
+            )
 
     def _threshold(self) -> float:
         value = self.read_json(THRESHOLD).get("value")
@@ -76,8 +97,24 @@ class Run:
         if self.content_sha256 != store.content_sha256:
             raise StoreError(
                 f"{self.path} was trained on another store (content_sha256 {self.content_sha256[:12]}…) than {store.path} "
-                f"({store.content_sha256[:12]}…). Its splits need not be disjoint from the run's. Give the run's own store, or train on this one."
+                f"({store.content_sha256[:12]}…). Its splits need not be disjoint from the run's. Give the run's own store, train on this one, "
+                "or say --external when no patient of this store was in the other."
             )
+        self.check_layout(store)
+
+    def check_layout(self, store: Store) -> None:
+        """Refuse a store whose recordings the model cannot take: other leads, rate, length, or covariates that are not there."""
+        recorded = self.recorded["store"]
+        for what, here, there in (
+            ("leads", list(store.attributes["lead_names"]), list(LEADS)),
+            ("sampling rate in Hz", store.sample_rate_hz, recorded["sample_rate_hz"]),
+            ("number of samples", store.n_samples, recorded["n_samples"]),
+        ):
+            if here != there:
+                raise StoreError(
+                    f"{store.path}: the {what} (={here}) is not that of the run's store ({there}). Build the store with the same settings."
+                )
+        covariate_columns(store, self.config.tabular)
 
 
 def _config_values(path: Path) -> dict[str, Any]:
@@ -101,9 +138,14 @@ def looks_like_run(path: Path) -> bool:
 
 def delete_run(path: Path) -> None:
     """Delete the files of a run and nothing else that may lie in its folder."""
-    splits = [f"{kind}_{split}.{ending}" for kind, ending in (("metrics", "json"), ("predictions", "csv")) for split in SPLITS]
-    for name in (THRESHOLD, BEST, LAST, CURVES, EVENTS, NORM_STATS, *splits, CONFIG):  # the marker of a finished run goes first
+    written: list[Path] = [found for found in path.glob("*_*.*") if _RESULT.fullmatch(found.name)]
+    for name in (THRESHOLD, CALIBRATION, BEST, LAST, CURVES, EVENTS, NORM_STATS, CONFIG):  # the marker of a finished run goes first
         (path / name).unlink(missing_ok=True)
+    for found in written:
+        found.unlink()
+    for member in path.glob(f"{MEMBERS}/*"):
+        if looks_like_run(member):
+            delete_run(member)
 
 
 def newest_run(folder: Path, store: Store) -> Run:

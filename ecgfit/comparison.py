@@ -1,0 +1,49 @@
+"""Runs against each other on the same patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ecgfit.compare import paired_difference
+from ecgfit.predict import Predictions
+from ecgfit.run import Run
+from ecgprep.errors import InputError
+
+
+def compare_runs(runs: Sequence[Run], split: str) -> dict[str, Any]:
+    """Compare each run with the first on the patients of `split`, each at its own calibration and threshold.
+
+    Reads what `ecgfit eval` wrote. Returns {runs, split, n_patients, against_first: {run: paired_difference(...)}}. Raises InputError when a
+    run has not been evaluated, was trained on another store, gives a patient another label, or judges recordings where another judges patients.
+    """
+    first, *others = runs
+    names = [str(run.path) for run in runs]
+    if len(set(names)) < len(names):
+        raise InputError("The same run is given twice.")
+    of_patients = [_of_patients(run, split) for run in runs]
+    label = of_patients[0].label
+    against = {}
+    for run, patients in zip(others, of_patients[1:], strict=True):
+        if run.content_sha256 != first.content_sha256 and not split.startswith("external"):
+            raise InputError(f"{run.path} and {first.path} were trained on different stores: their {split} patients are not the same.")
+        if run.config.aggregate != first.config.aggregate and "none" in (run.config.aggregate, first.config.aggregate):
+            raise InputError(f"{run.path} and {first.path}: one judges recordings, the other patients.")
+        if not np.array_equal(patients.patient, of_patients[0].patient) or not np.array_equal(patients.label, label):
+            raise InputError(
+                f"{run.path} and {first.path} do not predict the same {split} patients "
+                f"({len(patients.label):,} and {len(label):,}). Were they trained with the same --missing?"
+            )
+        probabilities = [r.calibration.apply(p.difference()) for r, p in ((first, of_patients[0]), (run, patients))]
+        cluster = patients.patient if first.config.aggregate == "none" else None
+        against[str(run.path)] = paired_difference(label, *probabilities, first.threshold, run.threshold, first.config.seed, cluster=cluster)
+    return {"runs": names, "split": split, "n_patients": len(np.unique(of_patients[0].patient)), "against_first": against}
+
+
+def _of_patients(run: Run, split: str) -> Predictions:
+    path = run.path / f"predictions_{split}.csv"
+    if not path.is_file():
+        raise InputError(f"{run.path} has no predictions of {split}. `ecgfit eval --run {run.path} --split {split} --store STORE` makes them.")
+    return Predictions.load(path).by_patient(run.config.aggregate)

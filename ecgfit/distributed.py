@@ -1,0 +1,90 @@
+"""Training by several processes that `torchrun` started, as if they were one.
+
+Each process takes its share of every batch; gradients are sums over the whole batch divided by its whole weight, so the result is that of
+one process up to rounding. A single process needs none of this and pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and messages."""
+        return self.rank == 0
+
+    def share(self, n: int) -> slice:
+        """Return this process's part of n items: contiguous, sizes that differ by one at most."""
+        bounds = np.linspace(0, n, self.world + 1).round().astype(int)
+        return slice(int(bounds[self.rank]), int(bounds[self.rank + 1]))
+
+    def sum_(self, tensors: Iterable[Tensor], *, divide_by: int = 1) -> None:
+        """Replace each tensor by its sum over the processes, divided; one message for all of them."""
+        tensors = list(tensors)
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, part in zip(tensors, torch.split(flat.div_(divide_by), [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def gather(self, part: NDArray[Any]) -> NDArray[Any]:
+        """Return every process's array, joined in the order of the processes."""
+        if self.world == 1:
+            return part
+        parts: list[Any] = [None] * self.world
+        dist.all_gather_object(parts, part)
+        return np.concatenate(parts)
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def start(device: str) -> Ranks:
+    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), with gloo on CPUs and nccl on GPUs; else a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Ranks()
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(ranks.local_rank)
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return ranks
+
+
+def stop() -> None:
+    """Leave the other processes, if there are any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def synchronised(model: nn.Module, ranks: Ranks, device: str) -> nn.Module:
+    """Let BatchNorm use the whole batch's statistics where PyTorch can: on GPUs. On CPUs each process uses those of its share."""
+    if ranks.world > 1 and device == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
+    return model
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the floating-point buffers, which processes with shares of their own must average."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]

@@ -1,0 +1,340 @@
+"""What the training loop works on, and its steps.
+
+Everything random is a function of (seed, epoch, step), so a run that is killed at any step and resumed from its last checkpoint ends in
+the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecgfit.augment import Draws
+from ecgfit.config import TrainConfig
+from ecgfit.data import Batch, Batches, ModelInput, NormStats, fold_rows, make_loader, select_rows, torch_seeds
+from ecgfit.distributed import Ranks, running_statistics, synchronised
+from ecgfit.losses import batch_weight, class_weights, row_losses
+from ecgfit.metrics import auroc_auprc
+from ecgfit.models import Network, build_model
+from ecgfit.predict import Predictions, Scorer, predict_rows
+from ecgfit.run import BEST, MEMBERS, load_checkpoint
+from ecgfit.transfer import Ema, Loaded, freeze_backbone, load_matching, parameter_groups, train_mode
+from ecgprep.errors import InputError, StoreError
+from ecgprep.store import Store
+
+WARMUP_SHARE = 0.05
+"""Share of all steps in which `cosine` rises to the full rate."""
+PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 4
+STEPS_BETWEEN_CHECKS = 32
+"""Losses are looked at together: on a GPU each look waits for it."""
+SECONDS_BETWEEN_SAVES = 600
+"""A long epoch is saved on its way."""
+
+
+class Stopped(Exception):
+    """The run was asked to end, and its state has been saved."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: finished epochs, the best of them, and the steps of the epoch that is under way."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0, "score": -math.inf})
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch under way, from 0."""
+        return len(self.history)
+
+
+@dataclass(eq=False)
+class Trainer:
+    """All that the loop works on; what changes from step to step is in `scorer`, `ema`, `optimizer`, `plateau` and `progress`."""
+
+    config: TrainConfig
+    store: Store
+    ranks: Ranks
+    rows: dict[str, NDArray[np.int64]]
+    stats: NormStats
+    device: str
+    amp: bool
+    scorer: Scorer
+    class_weights: Tensor | None
+    optimizer: torch.optim.Optimizer
+    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
+    ema: Ema | None
+    progress: Progress = field(default_factory=Progress)
+
+    @classmethod
+    def prepare(cls, config: TrainConfig, store: Store, ranks: Ranks = Ranks()) -> Trainer:  # noqa: B008 - frozen
+        """Choose rows, compute statistics from train rows, build the model. Raises InputError, StoreError."""
+        make_deterministic(config)
+        device = pick_device(config.device)
+        rows = training_rows(config, store)
+        stats = NormStats.of(store, rows["train"], config.tabular)
+        model_input = ModelInput(stats, config.missing)
+        model = build_model(
+            config.model,
+            model_input.n_channels,
+            config.seed,
+            len(config.tabular),
+            ecg=not config.tabular_only,
+            model_args=config.model_args,
+        )
+        if config.freeze == "backbone":
+            freeze_backbone(model)
+        scorer = Scorer(model_input, synchronised(model, ranks, device)).to(device)
+        optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, config.weight_decay, config.layer_decay))
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE)
+        weights = class_weights(config.class_weights, store.array("label")[rows["train"]])
+        weights = None if weights is None else weights.to(device)
+        ema = Ema(scorer.model, config.ema) if config.ema else None
+        return cls(config, store, ranks, rows, stats, device, use_amp(config.amp, device), scorer, weights, optimizer, plateau, ema)
+
+    @property
+    def model(self) -> Network:
+        """The weights that are trained."""
+        model = self.scorer.model
+        assert isinstance(model, Network)
+        return model
+
+    def loader(self) -> Any:
+        """Return a DataLoader of the epoch under way, from its next step."""
+        loader = make_loader(
+            self.store, self.rows["train"], self.config.batch, self.config.seed, self.device == "cuda", self.config.tabular, self.ranks
+        )
+        dataset = loader.dataset
+        assert isinstance(dataset, Batches)
+        dataset.epoch, dataset.first_step = self.progress.epoch, self.progress.step
+        return loader
+
+    def train_epoch(self, save: Callable[[], None], stop: Callable[[], bool]) -> float:
+        """Take the steps that are left of the epoch under way and return its mean loss.
+
+        `save` is called every ten minutes, and when `stop` says so, followed by Stopped. Raises InputError when a loss is not finite.
+        """
+        train_mode(self.model)
+        loader = self.loader()
+        n_steps, saved = len(loader.dataset), time.monotonic()
+        pending: list[tuple[Batch, Tensor, Tensor]] = []
+        for batch in loader:
+            if self.config.scheduler == "cosine":
+                self._set_lr(cosine_factor(self.progress.epoch * n_steps + self.progress.step, self.config.epochs * n_steps))
+            asked = self._step(batch, pending, stop())
+            self.progress.step += 1
+            late = self.ranks.world == 1 and time.monotonic() - saved > SECONDS_BETWEEN_SAVES
+            if asked or late or len(pending) == STEPS_BETWEEN_CHECKS:
+                self._look_at(pending)
+            if asked or late:
+                save()
+                saved = time.monotonic()
+            if asked:
+                raise Stopped
+        self._look_at(pending)
+        losses = torch.tensor(self.progress.losses, dtype=torch.float64, device=self.device)
+        self.ranks.sum_([losses])
+        return float(losses.mean())
+
+    def _step(self, batch: Batch, pending: list[tuple[Batch, Tensor, Tensor]], stop: bool) -> bool:
+        """Take one step; return whether any process was asked to stop, so that all stop at the same one."""
+        losses = self._row_losses(batch, *torch_seeds(self.config.seed, self.progress.epoch, self.progress.step))
+        all_labels = torch.from_numpy(self.store.array("label")[batch.all_rows].astype(np.int64)).to(self.device)
+        loss = losses.sum() / batch_weight(all_labels, self.config.loss, self.class_weights).to(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.ranks.world > 1:
+            asked = torch.tensor([float(stop)], device=self.device)
+            self.ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), asked])
+            stop = bool(asked.item())
+        self.optimizer.step()
+        self.ranks.sum_(running_statistics(self.model), divide_by=self.ranks.world)
+        if self.ema is not None:
+            self.ema.update(self.model)
+        pending.append((batch, losses.detach(), loss.detach()))
+        return stop
+
+    def _row_losses(self, batch: Batch, augmentation_seed: int, dropout_seed: int) -> Tensor:
+        draws = Draws(torch.Generator(self.device).manual_seed(augmentation_seed), len(batch.all_rows), batch.first)
+        torch.manual_seed(dropout_seed + self.ranks.rank)
+        tensors = (batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates, batch.label)
+        waveforms, lead_mask, span, covariates, label = (t.to(self.device, non_blocking=True) for t in tensors)
+        x, tabular = self.scorer.model_input(waveforms, lead_mask, span, covariates, self.config.aug, draws)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
+            logits = self.model(x, tabular)
+        return row_losses(logits.float(), label, self.config.loss, self.class_weights, self.config.label_smoothing)
+
+    def _look_at(self, pending: list[tuple[Batch, Tensor, Tensor]]) -> None:
+        """Note the losses of the steps since the last look. Raises InputError naming the rows of one that is not finite."""
+        losses = torch.stack([loss for _, _, loss in pending]).tolist() if pending else []
+        for (batch, rows, _), value in zip(pending, losses, strict=True):
+            if not math.isfinite(value):
+                bad = batch.rows[~torch.isfinite(rows).cpu().numpy()]
+                step = self.progress.step - len(pending) + 1 + losses.index(value) if not math.isnan(value) else self.progress.step
+                listed = ", ".join(map(str, (bad if len(bad) else batch.rows)[:8]))
+                raise InputError(
+                    f"The loss is {value} at epoch {self.progress.epoch + 1}, by step {step} (store rows {listed}). "
+                    "Lower --lr, or look at these recordings with `ecgprep report`."
+                )
+        self.progress.losses.extend(losses)
+        pending.clear()
+
+    def _set_lr(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * factor * group["lr_factor"]
+
+    def kept(self) -> Scorer:
+        """Return the model that is validated and kept: the averaged weights, where there is an average."""
+        if self.ema is None:
+            return self.scorer
+        averaged = copy.deepcopy(self.scorer)
+        self.ema.copy_to(averaged.model)
+        return averaged
+
+    def predict(self, scorer: Scorer, name: str) -> Predictions:
+        """Logits of the rows called `name` (train, val, scored), computed by all processes together."""
+        rows = self.rows[name]
+        part = predict_rows(scorer, self.store, rows[self.ranks.share(len(rows))], self.config.tabular, self.amp)
+        if self.ranks.world == 1:
+            return part
+        return Predictions(rows, self.ranks.gather(part.patient), self.ranks.gather(part.label), self.ranks.gather(part.logits))
+
+    def validate(self, scorer: Scorer) -> dict[str, float]:
+        """Return loss per recording, and AUROC and AUPRC per patient, on validation."""
+        predictions = self.predict(scorer, "val")
+        patients = predictions.by_patient(self.config.aggregate)
+        auroc, auprc = auroc_auprc(patients.label, patients.difference())
+        assert auroc is not None  # both classes are there: see `training_rows`
+        assert auprc is not None
+        logits, label = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.label)
+        weights = None if self.class_weights is None else self.class_weights.cpu().double()
+        loss = row_losses(logits, label, self.config.loss, weights).sum() / batch_weight(label, self.config.loss, weights)
+        return {"val_loss": float(loss), "val_auroc": auroc, "val_auprc": auprc}
+
+    def state(self) -> dict[str, Any]:
+        """Return all that resuming needs."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict(),
+            "history": self.progress.history,
+            "best": self.progress.best,
+            "step": self.progress.step,
+            "losses": self.progress.losses,
+            "config": self.config.model_dump(mode="json"),
+            "content_sha256": self.store.content_sha256,
+            "world": self.ranks.world,
+        }
+
+    def load_state(self, path: Path) -> None:
+        """Go on from a checkpoint. Raises StoreError when it is of another store or config, or damaged."""
+        state = load_checkpoint(path)
+        try:
+            if state["content_sha256"] != self.store.content_sha256:
+                raise StoreError(f"{path.parent.parent} was trained on another store. Resume it with its own store, or start another run.")
+            config = self.config.model_dump(mode="json") | {"processes": self.ranks.world}
+            saved = state["config"] | {"processes": state["world"]}
+            changed = sorted(key for key in config if saved.get(key) != config[key])
+            if changed:
+                raise StoreError(
+                    f"{path.parent.parent} was started with other settings ({', '.join(changed)}). Resume with the same, or start another run."
+                )
+            self.model.load_state_dict(state["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.plateau.load_state_dict(state["plateau"])
+            if not isinstance(state["history"], list) or not state["best"].keys() >= {"epoch", "score"}:
+                raise KeyError
+            self.progress = Progress(state["history"], state["best"], int(state["step"]), [float(loss) for loss in state["losses"]])
+        except (KeyError, RuntimeError, TypeError, AttributeError, ValueError):
+            raise StoreError(f"{path} is damaged. Start again with --overwrite.") from None
+
+    def load_weights(self) -> Loaded | None:
+        """Start from the weights that `init_from` names, as far as they fit. Raises StoreError."""
+        if not self.config.init_from:
+            return None
+        state = weights_of(Path(self.config.init_from), str(self.config.seed))
+        try:
+            loaded = load_matching(self.model, state)
+        except ValueError as error:
+            raise StoreError(f"init_from {self.config.init_from}: {error}") from None
+        if self.ema is not None:
+            self.ema = Ema(self.model, self.config.ema)
+        return loaded
+
+
+def weights_of(path: Path, member: str) -> dict[str, Tensor]:
+    """Read the weights of a run (of an ensemble, those of the member of this name or the first), a .pt or a .safetensors file."""
+    if path.is_dir():
+        members = [path / MEMBERS / member, *sorted(path.glob(f"{MEMBERS}/*"))]
+        path = next((found / BEST for found in (path, *members) if (found / BEST).is_file()), path / BEST)
+    if path.suffix == ".safetensors":
+        from ecgfit.export import read_safetensors
+
+        return read_safetensors(path)
+    value = load_checkpoint(path)
+    state = value.get("model", value)
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise StoreError(f"{path} does not hold the weights of a network.")
+    return state
+
+
+def training_rows(config: TrainConfig, store: Store) -> dict[str, NDArray[np.int64]]:
+    """Return the rows that train and select (and, in cross-validation, those that are scored). Raises InputError where a class is absent."""
+    if config.fold >= 0:
+        rows = fold_rows(store, config.missing, config.folds, config.fold, 0)
+    else:
+        rows = {split: select_rows(store, split, config.missing) for split in ("train", "val")}
+    for name, found in rows.items():
+        patients = Predictions(found, store.array("patient")[found], store.array("label")[found], np.zeros((len(found), 2))).by_patient()
+        positive = int((patients.label == 1).sum())
+        items = store.array("label")[found] if name == "train" else patients.label
+        if len(np.unique(items)) < 2:
+            what = {"train": "train", "val": "validation", "scored": "scored"}[name]
+            raise InputError(
+                f"The {what} rows hold {positive:,} positive and {len(patients.label) - positive:,} negative patients; {config.val_metric} and the "
+                "loss need both. Build the store with more patients or another --split, or use fewer --folds."
+            )
+    return rows
+
+
+def cosine_factor(step: int, n_steps: int) -> float:
+    """Return the learning rate's factor: a linear rise over the first 5 % of steps, then half a cosine to 0."""
+    warmup = max(1, round(WARMUP_SHARE * n_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
+
+
+def make_deterministic(config: TrainConfig) -> None:
+    """Fix threads and kernels, which decide the last bits."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True)
+
+
+def pick_device(asked: str) -> str:
+    """Resolve `auto` to a GPU where there is one. Raises StoreError for a GPU that is asked for and absent."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise StoreError("--device cuda: no GPU is available to PyTorch here. Use --device auto or cpu.")
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def use_amp(asked: str, device: str) -> bool:
+    """Resolve `auto` to bfloat16 on a GPU only."""
+    return asked == "on" or (asked == "auto" and device == "cuda")
