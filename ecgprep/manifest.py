@@ -241,15 +241,19 @@ def _label(text: str, line: int, unlabelled: bool, faults: _Faults) -> int:
 
 
 def _covariate(text: str, name: str, line: int, faults: _Faults) -> float:
-    """Read a number or nothing (NaN); an age over 89 becomes 90."""
-    value = text.strip()
     try:
-        result = float(value) if value else math.nan
-        if value and not (math.isfinite(result) and abs(result) < 1e30 and "_" not in value):
-            raise ValueError
+        return covariate_value(text, name)
     except ValueError:
         faults.add(line, name, f"must be a number or empty; found {describe(text)}")
         return math.nan
+
+
+def covariate_value(text: str, name: str) -> float:
+    """Read a number or nothing (NaN); an age over 89 becomes 90. Raises ValueError for anything else."""
+    value = text.strip()
+    result = float(value) if value else math.nan
+    if value and not (math.isfinite(result) and abs(result) < 1e30 and "_" not in value):
+        raise ValueError("not a number")
     return float(AGE_LIMIT) if {"age", "ages"} & set(_words(name)) and result > AGE_LIMIT - 1 else result
 
 

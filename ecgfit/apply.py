@@ -1,0 +1,222 @@
+"""Apply a run to new recordings: vendor XML files through the very steps that make a store's row, or the rows of a store.
+
+Each row of the result says how sure one may be of it: which leads were missing, and in what the recording is unlike those that the run was
+trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecgfit.data import Batch, SeenRange, covariate_columns, lead_deviation, select_rows
+from ecgfit.predict import BATCH, Ensemble, load_ensemble, predict_rows, score_batch
+from ecgfit.run import Run
+from ecgfit.trainer import pick_device, use_amp
+from ecgprep.conform import Conformity, Row, conform
+from ecgprep.durable import PRIVATE, write_file
+from ecgprep.errors import InputError, RecordError
+from ecgprep.leads import LEADS
+from ecgprep.manifest import covariate_value
+from ecgprep.readers import read_recording
+from ecgprep.store import Store
+
+TOLERANCE = 1.5
+"""A lead's standard deviation is unlike training beyond so many times the greatest, or below the least divided by it."""
+
+Table = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the train recordings of all members were like, for warnings."""
+
+    ranges: Sequence[SeenRange]
+    covariates: tuple[str, ...]
+
+    def warnings(self, rate_hz: float, span: tuple[int, int], mask: NDArray[np.bool_], deviation: NDArray[Any], values: NDArray[Any]) -> list[str]:
+        """Return in what one recording is unlike them; empty where it is not. `deviation` is (8,) in µV, `values` (K,)."""
+        found = []
+        if all(not np.isclose(rate_hz, seen.rates_hz).any() for seen in self.ranges):
+            found.append(f"recorded at {rate_hz:g} Hz")
+        if span[1] - span[0] < min(seen.shortest_samples for seen in self.ranges):
+            found.append("shorter than any")
+        if mask.sum() < min(seen.fewest_leads for seen in self.ranges):
+            found.append("more leads missing than in any")
+        low, high = self._bounds("lead_sd_uv")
+        found += [
+            f"{lead} {'larger' if deviation[i] > high[i] else 'smaller'} than in any"
+            for i, lead in enumerate(LEADS)
+            if mask[i] and not low[i] / TOLERANCE <= deviation[i] <= high[i] * TOLERANCE
+        ]
+        low, high = self._bounds("covariates")
+        for i, name in enumerate(self.covariates):
+            if np.isnan(values[i]):
+                found.append(f"{name} missing")
+            elif not low[i] <= values[i] <= high[i]:
+                found.append(f"{name} outside the range")
+        return found
+
+    def _bounds(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        pairs = np.array([getattr(seen, name) for seen in self.ranges], np.float64).reshape(len(self.ranges), -1, 2)
+        return pairs[:, :, 0].min(axis=0), pairs[:, :, 1].max(axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """A run that is ready to predict."""
+
+    run: Run
+    ensemble: Ensemble
+    device: str
+    amp: bool
+    seen: Seen
+
+    @classmethod
+    def of(cls, run: Run) -> Applied:
+        """Load the run's models. Raises StoreError."""
+        torch.set_num_threads(run.config.threads)
+        device = pick_device(run.config.device)
+        seen = Seen([member.stats.seen for member in run.members], run.config.tabular)
+        return cls(run, load_ensemble(run.members, device), device, use_amp(run.config.amp, device), seen)
+
+    def judge(self, difference: float) -> dict[str, Any]:
+        """Return the calibrated probability and the class at the run's threshold."""
+        probability = float(self.run.calibration.apply(np.array(difference)))
+        return {"probability": probability, "positive": int(probability >= self.run.threshold)}
+
+
+def predict_store(run: Run, store: Store, split: str = "all") -> Table:
+    """Predict every usable recording of a store's split, labelled or not; a row for each, and the patient's probability beside.
+
+    The store may be another than the run's. Raises InputError, StoreError.
+    """
+    run.check_layout(store)
+    applied = Applied.of(run)
+    rows = select_rows(store, split, "mask", labelled=False)
+    predictions = predict_rows(applied.ensemble, store, rows, run.config.tabular, applied.amp)
+    patients = predictions.by_patient(run.config.aggregate)
+    of_patient = dict(zip(patients.patient.tolist(), run.calibration.apply(patients.difference()).tolist(), strict=True))
+    spans, masks = store.array("valid_span")[rows], store.array("lead_mask")[rows]
+    deviation = lead_deviation(store.array("moments")[rows], spans[:, 1] - spans[:, 0])
+    values = store.array("covariates")[np.ix_(rows, covariate_columns(store, run.config.tabular))]
+    rates = store.array("rate_hz")[rows]
+    table = []
+    for i, (row, difference) in enumerate(zip(rows.tolist(), predictions.difference().tolist(), strict=True)):
+        span = (int(spans[i, 0]), int(spans[i, 1]))
+        entry = {"row": row, "patient": int(predictions.patient[i]), **applied.judge(difference)}
+        if run.config.aggregate != "none":
+            entry["patient_probability"] = of_patient[entry["patient"]]
+        table.append(entry | _remarks(masks[i], applied.seen.warnings(float(rates[i]), span, masks[i], deviation[i], values[i])))
+    return table
+
+
+def predict_files(run: Run, files: Sequence[Path], covariates: Path | None = None) -> Table:
+    """Predict vendor XML files; a row for each, in their order. A file that cannot be used has its reason in `status`.
+
+    `covariates` is a CSV with a column `file` (as given, or the file's name) and one for each covariate that the run needs; what it does not
+    say is missing. Raises InputError for a CSV that is not that, StoreError for a damaged run.
+    """
+    applied = Applied.of(run)
+    known = read_covariates(covariates, run.config.tabular) if covariates else {}
+    recorded = run.recorded["store"]
+    target = Conformity(int(recorded["sample_rate_hz"]), int(recorded["n_samples"]))
+    table: Table = []
+    for start in range(0, len(files), BATCH):
+        some = files[start : start + BATCH]
+        read = [_read(path, target) for path in some]
+        values = [_covariates_of(path, known, len(run.config.tabular)) for path in some]
+        usable = [(row, value) for row, value in zip(read, values, strict=True) if isinstance(row, Row)]
+        differences = _score(applied, usable)
+        for path, row, value in zip(some, read, values, strict=True):
+            entry = {"file": str(path), "status": "ok", "message": "", "probability": None, "positive": None}
+            if isinstance(row, RecordError):
+                table.append(entry | {"status": row.reason, "message": row.message, "missing_leads": "", "warnings": ""})
+                continue
+            length = np.array([row.valid_span[1] - row.valid_span[0]])
+            deviation = lead_deviation(row.moments[None], length)[0]
+            found = applied.seen.warnings(row.rate_hz, row.valid_span, row.lead_mask, deviation, value)
+            table.append(entry | applied.judge(next(differences)) | _remarks(row.lead_mask, found))
+    return table
+
+
+def _read(path: Path, target: Conformity) -> Row | RecordError:
+    try:
+        return conform(read_recording(path), target)
+    except RecordError as error:
+        return error
+
+
+def _score(applied: Applied, usable: Sequence[tuple[Row, NDArray[np.float32]]]) -> Iterator[float]:
+    """Yield the difference of logits of each row, all in one batch."""
+    if not usable:
+        return iter(())
+    rows = [row for row, _ in usable]
+    none = np.empty(0, np.int64)
+    batch = Batch(
+        torch.from_numpy(np.stack([row.waveform for row in rows])),
+        torch.from_numpy(np.stack([row.lead_mask for row in rows])),
+        torch.tensor([row.valid_span for row in rows], dtype=torch.int32),
+        torch.from_numpy(np.stack([value for _, value in usable])),
+        torch.zeros(len(rows), dtype=torch.int64),
+        none,
+        none,
+        0,
+    )
+    logits = score_batch(applied.ensemble, batch, torch.device(applied.device), applied.amp).numpy()
+    return iter((logits[:, 1] - logits[:, 0]).tolist())
+
+
+def _remarks(mask: NDArray[np.bool_], warnings: Iterable[str]) -> dict[str, str]:
+    missing = " ".join(lead for lead, present in zip(LEADS, mask.tolist(), strict=True) if not present)
+    return {"missing_leads": missing, "warnings": "; ".join(warnings)}
+
+
+def read_covariates(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """Read {file: values (K,), NaN where empty} from a CSV with a column `file` and the named ones. Raises InputError by line and column."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            absent = [name for name in ("file", *names) if name not in (reader.fieldnames or ())]
+            if absent:
+                raise InputError(f"{path.name}: column {', '.join(absent)} is missing; it needs file{''.join(f',{name}' for name in names)}.")
+            known: dict[str, NDArray[np.float32]] = {}
+            for row in reader:
+                if row["file"] in known:
+                    raise InputError(f"{path.name}, line {reader.line_num}: a file that is listed before. Each file once.")
+                known[row["file"]] = np.array([_value(row[name], name, f"{path.name}, line {reader.line_num}") for name in names], np.float32)
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path.name} is not a CSV file in UTF-8.") from None
+    return known
+
+
+def _value(text: str | None, name: str, where: str) -> float:
+    try:
+        return covariate_value(text or "", name)
+    except ValueError:
+        raise InputError(f"{where}, column {name}: not a number. Leave it empty where it is not known.") from None
+
+
+def _covariates_of(path: Path, known: dict[str, NDArray[np.float32]], n: int) -> NDArray[np.float32]:
+    return known.get(str(path), known.get(path.name, np.full(n, np.nan, np.float32)))
+
+
+def write_predictions(table: Table, path: Path | None) -> None:
+    """Write a table as CSV, to a file that only its owner may read (file names may name patients), or to standard output."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()} for row in table)
+    if path is None:
+        sys.stdout.write(buffer.getvalue())
+    else:
+        write_file(path, buffer.getvalue().encode(), mode=PRIVATE)
