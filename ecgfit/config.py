@@ -76,18 +76,18 @@ class TrainConfig(BaseModel):
     freeze: Literal["none", "backbone"] = "none"
     """`backbone` trains the head only; without init_from that is the linear probe on a random encoder."""
     batch: Annotated[Integer, Field(ge=2, le=65536)] = 32
-    epochs: Annotated[Integer, Field(ge=1)] = 60
+    epochs: Annotated[Integer, Field(ge=1)] = 40
     loss: Literal["ce", "bce"] = "ce"
     """`ce` is cross-entropy on both logits, `bce` binary cross-entropy on their difference."""
     class_weights: Annotated[Literal["auto", "none"] | tuple[Positive, Positive], BeforeValidator(_weights)] = "auto"
     """Weights of label 0 and 1 in the loss; `auto` makes both classes of the train split weigh the same."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     optimizer: Literal["adamw"] = "adamw"
-    lr: Positive = 1e-3
-    weight_decay: Annotated[Number, Field(ge=0)] = 1e-4
+    lr: Positive = 3e-3
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Factor on the learning rate for each block further from the head."""
-    scheduler: Literal["plateau", "cosine"] = "plateau"
+    scheduler: Literal["plateau", "cosine"] = "cosine"
     ema: Annotated[Number, Field(ge=0, lt=1)] = 0.995
     """Decay of the moving average of the weights, which is what is validated and kept; 0 = the weights themselves."""
     aug: Annotated[tuple[Literal["noise", "scale", "shift", "leadmask"], ...], BeforeValidator(_names)] = ("noise", "scale", "shift", "leadmask")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ecgfit.models import MODEL_ARGS, MODELS, build_model, check_model_args, count_macs, count_parameters
+from ecgfit.models.resnet1d import PerLeadConv, Stem
 from ecgfit.models.tabular import LateFusion, TabularBranch
 
 SECOND_LOGIT = 129
@@ -104,10 +105,43 @@ def test_logits_are_float32_under_autocast_and_finer_than_bfloat16(name, setting
     assert not torch.equal(logits, logits.bfloat16().float())
 
 
+def test_filters_per_lead_are_a_grouped_convolution():
+    grouped = torch.nn.Conv1d(8, 64, 9, padding=4, groups=8, bias=False)
+    dense = PerLeadConv(8, 8, 9)
+    dense.load_state_dict(grouped.state_dict())
+    x = torch.randn(2, 8, 100)
+    assert torch.allclose(dense(x), grouped(x), atol=1e-6)
+    dense(x).square().sum().backward()
+    grouped(x).square().sum().backward()
+    assert torch.allclose(dense.weight.grad, grouped.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_the_stem_takes_drift_off_and_leaves_beats():
+    stem, t = Stem(8, 32).eval(), torch.arange(5000) / 500
+
+    def left(x):
+        decimated = stem.decimate(x[None, None].float())
+        middle = slice(100, -100)
+        return (decimated - stem.smooth(stem.smooth(decimated)))[..., middle].std() / decimated[..., middle].std()
+
+    assert left(torch.sin(2 * torch.pi * 0.2 * t)) < 0.06
+    assert left(torch.sin(2 * torch.pi * 0.94 * t)) == pytest.approx(0.707, abs=0.03)
+    assert left(torch.sin(2 * torch.pi * 8 * t)) == pytest.approx(1, abs=0.02)
+    shifted = stem(torch.randn(1, 8, 5000)[:, :, :1].expand(-1, -1, 5000))
+    assert torch.allclose(shifted, stem(torch.zeros(1, 8, 5000)), atol=1e-5)  # a constant is drift
+
+
+def test_the_mask_channel_passes_the_stem_as_it_is():
+    stem = Stem(9, 32).eval()
+    x = torch.zeros(2, 9, 1000)
+    x[1, 8] = 1
+    assert not torch.allclose(*stem(x))
+
+
 def test_gradients_of_fusion_reach_both_branches():
     model = build_model("resnet1d", 8, 0, n_tabular=2)
     model(torch.randn(2, 8, 1000), torch.randn(2, 4)).square().sum().backward()
-    for name in ("ecg.stem.1.weight", "ecg.head.1.weight", "branch.layers.0.weight"):
+    for name in ("ecg.stem.per_lead.0.weight", "ecg.head.1.weight", "branch.layers.0.weight"):
         assert model.get_parameter(name).grad.abs().sum() > 0
 
 

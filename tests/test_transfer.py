@@ -35,33 +35,36 @@ class TestLoadMatching:
         assert result == (list(model.state_dict()), [], [])
         assert not changed(model, source.state_dict())
 
-    def test_other_leads_skip_the_first_convolution_alone(self):
+    def test_other_leads_skip_what_works_on_leads_alone(self):
         source, model = build_model("resnet1d", 9, 0), build_model("resnet1d", 8, 1)
-        first = model.stem[1].weight.clone()
+        own = copied(model)
         result = load_matching(model, source.state_dict())
-        assert result.skipped == [("stem.1.weight", "(32, 9, 9) there, (32, 8, 9) here")]
-        assert result.untouched == ["stem.1.weight"]
-        assert changed(model, source.state_dict() | {"stem.1.weight": first}) == set()
+        norm = [f"stem.per_lead.1.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+        untouched = ["stem.per_lead.0.weight", *norm, "stem.per_lead.1.num_batches_tracked", "stem.mix.0.weight"]
+        assert result.untouched == untouched
+        assert ("stem.per_lead.0.weight", "(72, 1, 9) there, (64, 1, 9) here") in result.skipped
+        assert [name for name, _ in result.skipped] == untouched
+        assert changed(model, source.state_dict() | {name: own[name] for name in untouched}) == set()
 
     def test_an_encoder_moves_into_late_fusion_and_its_head_does_not(self):
         source, model = build_model("resnet1d", 8, 0), build_model("resnet1d", 8, 1, n_tabular=2)
         result = load_matching(model, source.state_dict())
         assert result.skipped == [("head.1.weight", "(2, 128) there, (2, 144) here")]
         assert [name for name in result.untouched if "branch" not in name] == ["ecg.head.1.weight"]
-        assert torch.equal(model.ecg.stem[1].weight, source.stem[1].weight)
+        assert torch.equal(model.ecg.stem.mix[0].weight, source.stem.mix[0].weight)
         back = build_model("resnet1d", 8, 2)
         assert ("branch.layers.0.weight", "not in the model") in load_matching(back, model.state_dict()).skipped
-        assert torch.equal(back.stem[1].weight, source.stem[1].weight)
+        assert torch.equal(back.stem.mix[0].weight, source.stem.mix[0].weight)
 
     def test_a_batch_norm_is_loaded_as_a_whole_or_not_at_all(self):
         state = build_model("resnet1d", 8, 0).state_dict()
-        del state["stem.2.running_mean"]
+        del state["stem.mix.1.running_mean"]
         model = build_model("resnet1d", 8, 1)
         before = copied(model)
         result = load_matching(model, state)
-        names = [f"stem.2.{name}" for name in ("weight", "bias", "running_var", "num_batches_tracked")]
+        names = [f"stem.mix.1.{name}" for name in ("weight", "bias", "running_var", "num_batches_tracked")]
         assert result.skipped == [(name, "another tensor of its BatchNorm does not fit") for name in names]
-        assert set(result.untouched) == {*names, "stem.2.running_mean"}
+        assert set(result.untouched) == {*names, "stem.mix.1.running_mean"}
         assert not changed(model, before) & set(result.untouched)
 
     def test_another_network_is_refused(self):
@@ -113,7 +116,7 @@ class TestParameterGroups:
         groups = parameter_groups(model, 0.01, 0.1, layer_decay=0.5)
         assert [group["lr"] for group in groups] == [0.01 / 16, 0.01 / 8, 0.01 / 4, 0.01 / 2, 0.01]
         assert [group["lr_factor"] for group in groups] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
-        assert groups[0]["params"][0] is model.stem[1].weight
+        assert groups[0]["params"][0] is model.stem.per_lead[0].weight
         assert groups[-1]["params"][0] is model.head[1].weight
 
     def test_vectors_are_not_decayed_on_request(self):
