@@ -181,11 +181,11 @@ class TestEma:
         model = build_model("resnet1d", 8, 0)
         ema, before = Ema(model, 0.9), copied(model)
         with torch.no_grad():
-            model.stem[1].weight.add_(1)
+            model.stem.mix[0].weight.add_(1)
         ema.update(model)
         assert changed(model, before) == {"stem.1.weight"}
         ema.copy_to(model)
-        assert torch.allclose(model.stem[1].weight, before["stem.1.weight"] + 0.9, atol=1e-5)
+        assert torch.allclose(model.stem.mix[0].weight, before["stem.1.weight"] + 0.9, atol=1e-5)
         assert all(parameter.requires_grad for parameter in model.parameters())
 
     def test_what_cannot_be_an_average_is_refused(self):
