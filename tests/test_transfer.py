@@ -183,7 +183,7 @@ class TestEma:
         with torch.no_grad():
             model.stem.mix[0].weight.add_(1)
         ema.update(model)
-        assert changed(model, before) == {"stem.1.weight"}
+        assert changed(model, before) == {"stem.mix.0.weight"}
         ema.copy_to(model)
         assert torch.allclose(model.stem.mix[0].weight, before["stem.1.weight"] + 0.9, atol=1e-5)
         assert all(parameter.requires_grad for parameter in model.parameters())
