@@ -1,0 +1,208 @@
+"""Applying a run: a file gives the same bits as the store's row, nothing is lost, and what is unlike the training data is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import build
+
+from ecgfit.apply import Seen, predict_files, predict_store, read_covariates, write_predictions
+from ecgfit.config import make_config
+from ecgfit.data import SeenRange
+from ecgfit.run import Run
+from ecgfit.train import train
+from ecgprep.build import build_store
+from ecgprep.errors import InputError, StoreError
+from ecgprep.manifest import read_manifest
+from ecgprep.plan import BuildSettings, default_registry
+from ecgprep.splits import SplitPlan
+from ecgprep.store import Store
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory) -> Run:
+    config = make_config({"epochs": 1, "batch": 16, "threads": 2, "tabular": "age,sex", "seeds": [0, 1], "missing": "mask"}, "test")
+    return train(config, store, tmp_path_factory.mktemp("runs") / "001", say=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def manifest(corpus) -> list[dict[str, str]]:
+    with (corpus / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def covariates(corpus, manifest, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("covariates") / "covariates.csv"
+    lines = [f"{corpus / row['path_xml']},{row['sex']},{row['age']}" for row in manifest]
+    path.write_text("\n".join(["file,sex,age", *lines, ""]))
+    return path
+
+
+def test_a_file_gives_the_same_bits_as_the_row_made_of_it(run, store, corpus, manifest, covariates):
+    by_row = {entry["row"]: entry for entry in predict_store(run, store)}
+    assert len(by_row) == len(store) > 64  # more than a batch
+    order = np.random.default_rng(0).permutation(len(manifest))  # in other batches than the store's
+    table = predict_files(run, [corpus / manifest[i]["path_xml"] for i in order], covariates)
+    for i, entry in zip(order.tolist(), table, strict=True):
+        assert entry["status"] == "ok"
+        for name in ("probability", "positive", "missing_leads", "warnings"):
+            assert entry[name] == by_row[i][name]
+    assert any(entry["missing_leads"] for entry in table)
+    alone = predict_files(run, [corpus / manifest[5]["path_xml"]], covariates)
+    assert alone[0]["probability"] == by_row[5]["probability"]
+
+
+def test_patients_of_a_store_get_the_calibrated_mean_logit(run, store):
+    table = predict_store(run, store, "test")
+    assert {entry["row"] for entry in table} <= set(np.flatnonzero(store.array("split") == 2).tolist())
+    calibration = run.calibration
+
+    def logit(p: float) -> float:
+        return (np.log(p / (1 - p)) - calibration.intercept) / calibration.slope
+
+    for patient in {entry["patient"] for entry in table}:
+        own = [entry for entry in table if entry["patient"] == patient]
+        expected = calibration.apply(np.mean([logit(entry["probability"]) for entry in own]))
+        assert own[0]["patient_probability"] == pytest.approx(float(expected), abs=1e-9)
+        assert all(entry["positive"] == int(entry["probability"] >= run.threshold) for entry in own)
+
+
+def test_a_cohort_without_labels_is_predicted(run, store, corpus, manifest, tmp_path):
+    rows = [f"{row['patient_id']},{row['path_xml']},,{row['age']},{row['sex']}" for row in manifest[:12]]
+    (corpus / "unlabelled.csv").write_text("\n".join(["patient_id,path_xml,label,age,sex", *rows, ""]))
+    settings = BuildSettings(plan=SplitPlan(ratios=(0, 0, 100), allow_missing_class=True), unlabelled=True)
+    new = build(corpus / "unlabelled.csv", tmp_path / "new.zarr", settings, covariates=("age", "sex"))
+    expected = {entry["row"]: entry["probability"] for entry in predict_store(run, store)}
+    table = predict_store(run, new)
+    assert [entry["probability"] for entry in table] == [expected[row] for row in range(12)]
+
+
+def test_a_store_that_the_model_cannot_take_is_refused(run, corpus, tmp_path):
+    without = build(corpus / "manifest.csv", tmp_path / "without.zarr")
+    with pytest.raises(InputError, match="has no covariate age, sex"):
+        predict_store(run, without)
+    without.attributes["n_samples"] = 2500
+    run.recorded["store"]["n_samples"], kept = 2500, run.recorded["store"]["n_samples"]
+    try:
+        with pytest.raises(StoreError, match="number of samples"):
+            predict_store(run, Store(without.path))
+    finally:
+        run.recorded["store"]["n_samples"] = kept
+
+
+def test_a_file_that_cannot_be_used_has_its_reason_and_the_others_their_probability(run, corpus, manifest, tmp_path):
+    (tmp_path / "JANE_DOE.xml").write_text("not an ECG")
+    table = predict_files(run, [tmp_path / "JANE_DOE.xml", corpus / manifest[0]["path_xml"], tmp_path / "absent.xml"])
+    assert [entry["status"] for entry in table] == ["not_xml", "ok", "file_missing"]
+    assert [entry["probability"] is None for entry in table] == [True, False, True]
+    assert "JANE" not in table[0]["message"]
+    assert table[1]["warnings"] == "age missing; sex missing"
+
+
+SEEN = SeenRange((500.0,), ((50.0, 200.0),) * 8, 4000, 8, ((30.0, 80.0),))
+FINE = {"rate_hz": 500.0, "span": (0, 5000), "mask": np.ones(8, bool), "deviation": np.full(8, 100.0), "values": np.array([50.0])}
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({}, []),
+        ({"rate_hz": 1000.0}, ["recorded at 1000 Hz"]),
+        ({"span": (1000, 4900)}, ["shorter than any"]),
+        ({"mask": np.arange(8) > 0}, ["more leads missing than in any"]),
+        ({"deviation": np.where(np.arange(8) == 3, 310.0, 100.0)}, ["V2 larger than in any"]),
+        ({"deviation": np.where(np.arange(8) == 0, 30.0, 100.0)}, ["I smaller than in any"]),
+        ({"deviation": np.where(np.arange(8) == 0, 290.0, 100.0)}, []),
+        ({"values": np.array([np.nan])}, ["age missing"]),
+        ({"values": np.array([29.0])}, ["age outside the range"]),
+    ],
+)
+def test_what_is_unlike_the_training_data_is_said(change, warning):
+    assert Seen([SEEN], ("age",)).warnings(**(FINE | change)) == warning
+
+
+def test_an_ensemble_has_seen_what_any_member_has_seen():
+    other = replace(SEEN, rates_hz=(1000.0,), lead_sd_uv=((10.0, 900.0),) * 8)
+    assert Seen([SEEN, other], ("age",)).warnings(**(FINE | {"rate_hz": 1000.0, "deviation": np.full(8, 800.0)})) == []
+
+
+def test_training_recordings_are_like_training_recordings(run, store):
+    table = predict_store(run, store, "train")
+    assert {entry["warnings"] for entry in table} == {""}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,age\n", "column file is missing; it needs file,age"),
+        ("file\n", "column age is missing"),
+        ("file,age\na.xml,4\na.xml,5\n", "line 3: a file that is listed before"),
+        ("file,age\na.xml,old\n", "line 2, column age: not a number"),
+        ("file,age\na.xml,inf\n", "line 2, column age: not a number"),
+    ],
+)
+def test_faults_of_the_covariates_are_named_without_values(tmp_path, text, message):
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_covariates(tmp_path / "c.csv", ["age"])
+    assert "old" not in str(caught.value)
+
+
+def test_ages_over_89_become_90_as_in_a_store(tmp_path):
+    (tmp_path / "c.csv").write_text("file,age,other\na.xml,93,93\nb.xml,,1\n")
+    known = read_covariates(tmp_path / "c.csv", ["age", "other"])
+    assert known["a.xml"].tolist() == [90, 93]
+    assert np.isnan(known["b.xml"][0])
+
+
+def test_a_written_table_is_for_its_owner_only(run, corpus, manifest, tmp_path):
+    write_predictions(predict_files(run, [corpus / manifest[0]["path_xml"]]), tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").stat().st_mode & 0o777 == 0o600
+    with (tmp_path / "p.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["file"].endswith(manifest[0]["path_xml"])
+    assert 0 <= float(row["probability"]) <= 1
+
+
+def test_the_command_reports_refused_files_by_exit_code(run, corpus, manifest, tmp_path):
+    def ecgfit(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "ecgfit.cli", "predict", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+    good = corpus / manifest[0]["path_xml"]
+    done = ecgfit("--run", run.path, good, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["status"] == "ok"
+    done = ecgfit("--run", run.path, good, tmp_path / "absent.xml", "-o", tmp_path / "p.csv")
+    assert done.returncode == 3
+    assert "1 of 2 files could not be used" in done.stderr
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 3
+    assert ecgfit("--run", run.path).returncode == 2
+
+
+def test_real_files_give_the_bits_of_their_rows(run, samples, tmp_path):
+    files = sorted((samples / "data" / "xml").rglob("*.[xX][mM][lL]"))
+    lines = [f"p{i},{path.relative_to(samples)},{i % 2},60,1" for i, path in enumerate(files)]
+    (tmp_path / "m.csv").write_text("\n".join(["patient_id,path_xml,label,age,sex", *lines, ""]))
+    rows = predict_store(run, build_real(tmp_path / "m.csv", samples))
+    (tmp_path / "c.csv").write_text("\n".join(["file,age,sex", *(f"{path},60,1" for path in files), ""]))
+    table = predict_files(run, files, tmp_path / "c.csv")
+    assert len(rows) >= 6
+    for entry in rows:
+        assert [table[entry["row"]][name] for name in ("probability", "warnings")] == [entry[name] for name in ("probability", "warnings")]
+    refused = {entry["file"].rsplit("/")[-1] for entry in table if entry["status"] != "ok"}
+    assert refused >= {"sierra_invalid-doc-type.xml", "sierra_invalid-doc-version.xml", "fda_empty.xml"}
+
+
+def build_real(manifest: Path, root: Path) -> Store:
+    target = manifest.with_name("real.zarr")
+    settings = BuildSettings(plan=SplitPlan(ratios=(0, 0, 100), allow_missing_class=True))
+    rows = read_manifest(manifest, root, covariates=("age", "sex"))
+    return build_store(rows, target, settings, registry_path=default_registry(manifest), max_rejected=100)
