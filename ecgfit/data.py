@@ -1,7 +1,7 @@
 """From store to batches: which rows, in which order, as which tensors.
 
-The loader runs in the process that trains: a batch is one gather from the memory-mapped store into a reused int16 buffer, made one
-batch ahead by a thread. Worker processes would cost more than the work: 0.05-0.07 of a memcpy's speed against 0.64-0.85.
+The loader runs in the process that trains: a batch is part of one gather from the memory-mapped store into a reused int16 buffer, made one
+gather ahead by a thread. Worker processes would cost more than the work: 0.05-0.07 of a memcpy's speed against 0.64-0.85.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from ecgprep.leads import LEADS
 from ecgprep.store import SPLITS, Store
 
 Missing = Literal["drop", "mask"]
+_GATHERED_TOGETHER = 256
+"""Recordings in one gather at least, where there are so many: small batches are gathered together."""
 _RING = 3
 """Buffers in turn: one with the caller, one being filled, one to spare for a caller that keeps the batch before."""
 _ORDER_STREAM, _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1, 2
@@ -236,32 +238,40 @@ class Batches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         order, ring = self.order()[self.first_step :], self._take_ring()
-        if not order:
+        together = max(1, _GATHERED_TOGETHER // self.batch_size)
+        loads = [order[i : i + together] for i in range(0, len(order), together)]
+        if not loads:
             return
         with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(self._fill, order[0], ring[0])
-            for i in range(len(order)):
-                batch = pending.result()
-                if i + 1 < len(order):
-                    pending = ahead.submit(self._fill, order[i + 1], ring[(i + 1) % _RING])
-                yield batch
+            pending = ahead.submit(self._fill, loads[0], ring[0])
+            for i in range(len(loads)):
+                batches = pending.result()
+                if i + 1 < len(loads):
+                    pending = ahead.submit(self._fill, loads[i + 1], ring[(i + 1) % _RING])
+                yield from batches
         self._spare = ring
 
     def _take_ring(self) -> list[Tensor]:
         """Return the buffers of the epoch before, or new ones where another iteration still holds them: touching new pages costs
         more than the copy into them."""
         ring, self._spare = self._spare, None
-        shape = (min(self.batch_size, len(self.rows)), len(LEADS), self.store.n_samples)
+        shape = (min(max(self.batch_size, _GATHERED_TOGETHER), len(self.rows)), len(LEADS), self.store.n_samples)
         return ring or [torch.empty(shape, dtype=torch.int16, pin_memory=self.pin) for _ in range(_RING)]
 
-    def _fill(self, all_rows: NDArray[np.int64], buffer: Tensor) -> Batch:
-        share = self.ranks.share(len(all_rows))
-        rows = all_rows[share]
-        waveforms = buffer[: len(rows)]
-        self.store.gather(rows, waveforms.numpy())
-        mask, span, label = (torch.from_numpy(np.array(self.store.array(name)[rows])) for name in ("lead_mask", "valid_span", "label"))
-        covariates = torch.from_numpy(np.array(self.store.array("covariates")[np.ix_(rows, self.columns)]))
-        return Batch(waveforms, mask, span, covariates, label.long(), rows, all_rows, share.start)
+    def _fill(self, load: list[NDArray[np.int64]], buffer: Tensor) -> list[Batch]:
+        """Gather this process's share of a few batches at once: handing over each small one by itself would cost more than its copy."""
+        shares = [self.ranks.share(len(all_rows)) for all_rows in load]
+        rows = np.concatenate([all_rows[share] for all_rows, share in zip(load, shares, strict=True)])
+        self.store.gather(rows, buffer[: len(rows)].numpy())
+        mask, span, label = (torch.from_numpy(self.store.array(name)[rows]) for name in ("lead_mask", "valid_span", "label"))
+        covariates = torch.from_numpy(self.store.array("covariates")[np.ix_(rows, self.columns)])
+        sizes = [share.stop - share.start for share in shares]
+        parts = [tensor.split(sizes) for tensor in (buffer[: len(rows)], mask, span, covariates, label.long())]
+        ends = np.cumsum(sizes)
+        return [
+            Batch(*(part[i] for part in parts), rows[ends[i] - sizes[i] : ends[i]], all_rows, share.start)
+            for i, (all_rows, share) in enumerate(zip(load, shares, strict=True))
+        ]
 
 
 def make_loader(

@@ -59,6 +59,8 @@ class PerLeadConv(nn.Conv1d):
     For PyTorch's CPU kernels the gradient of so small groups costs ten times that of the dense convolution.
     """
 
+    diagonal: torch.Tensor
+
     def __init__(self, n_channels: int, filters: int, kernel: int) -> None:
         super().__init__(n_channels, filters * n_channels, kernel, padding=kernel // 2, groups=n_channels, bias=False)
         self.register_buffer("diagonal", torch.eye(n_channels)[:, None, :, None], persistent=False)
