@@ -209,6 +209,33 @@ def compare(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
         print_comparison(result)
 
 
+@cli.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--store", type=click.Path(path_type=Path), help="The run's own store: adds Table 1 and the worst mistakes drawn as ECGs.")
+@click.option("--split", default="test", show_default=True, help="A split that `ecgfit eval` has evaluated.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="HTML file to write (readable by you only).  [default: RUN/report.html]")
+@click.option("--exact-counts", is_flag=True, help='Show counts below 10, which are "<10" otherwise; subgroups stay as they are.')
+def report(run_dir: Path, store: Path | None, split: str, out: Path | None, exact_counts: bool) -> None:
+    """Write the report of RUN: one HTML file that opens offline, with results, figures, TRIPOD+AI checklist and model card.
+
+    Example: ecgfit report runs/baseline --store cohort.zarr
+    """
+    try:
+        from ecgfit.report import write_run_report
+        from ecgfit.run import Run
+    except ImportError as error:
+        raise EcgError(_NEEDS_EXTRA) from error
+    from ecgprep.store import Store
+
+    out = out or run_dir / "report.html"
+    run, opened = Run(run_dir), None if store is None else Store(store)
+    try:
+        write_run_report(run, out, opened, split, exact_counts)
+    except ImportError as error:
+        raise EcgError("The report needs jinja2 and matplotlib: pip install 'ecgprep-ecgfit[report]'.") from error
+    click.echo(f"{out}: one file, opens offline." + (" It shows ECGs: treat it as health data." if store is not None else ""))
+
+
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     """Read and check the settings. Raises InputError, or EcgError where the extra is not installed."""
     try:

@@ -73,9 +73,12 @@ FLOORS = {
     "ecgfit.predict": 5,
     "ecgfit.evaluate": 6,
     "ecgfit.train": 7,
+    "ecgfit.figures": 6,
+    "ecgfit.checklist": 6,
+    "ecgfit.report": 8,
     "ecgfit.cli": 9,
 }
-ECGFIT_MAY_USE = {"ecgprep", "ecgprep.store", "ecgprep.errors", "ecgprep.leads", "ecgprep.durable", "ecgprep.console"}
+ECGFIT_MAY_USE = {"ecgprep", "ecgprep.store", "ecgprep.errors", "ecgprep.leads", "ecgprep.durable", "ecgprep.console", "ecgprep.plot"}
 XML_PARSERS = {"xml", "lxml", "defusedxml", "xmltodict", "html"}
 
 

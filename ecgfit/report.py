@@ -1,0 +1,612 @@
+"""The report of a finished run: one HTML file that opens offline. Needs jinja2 and matplotlib (extra `report`).
+
+What a reader of the paper asks for (TRIPOD+AI; Van Calster 2025): discrimination, calibration, net benefit and the probabilities of each class,
+with intervals and in subgroups, what was chosen on which data, and the mistakes themselves. Every number is that of the run's metrics_*.json;
+curves are drawn from its predictions_*.csv. Counts from 1 to 9 are shown as "<10" unless asked for exactly, and with the store's ECGs in it the
+file is health data.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgfit import figures
+from ecgfit.checklist import (
+    Facts,
+    calibration_in_words,
+    checklist,
+    class_weights_in_words,
+    inputs_in_words,
+    missing_in_words,
+    model_in_words,
+    records_in_words,
+    rule_in_words,
+    split_name,
+    threshold_in_words,
+    training_in_words,
+)
+from ecgfit.compare import SMALLEST_COUNT
+from ecgfit.curves import pr_curve, probability_histogram, roc_curve
+from ecgfit.data import select_rows
+from ecgfit.evaluate import MOST_CATEGORIES, UNCALIBRATED
+from ecgfit.figures import ForestRow
+from ecgfit.metrics import METRICS, curve_metrics
+from ecgfit.predict import Aggregate, Predictions
+from ecgfit.run import CURVES, THRESHOLD, Run
+from ecgprep.durable import PRIVATE, write_file
+from ecgprep.errors import InputError, StoreError
+from ecgprep.leads import LEADS
+from ecgprep.store import SPLITS, Store
+
+N_MISTAKES = 3
+"""Of each kind, of as many patients."""
+FEW = 20
+"""With fewer patients of a class than this, intervals are too short and everything is uncertain: the report says so."""
+HIDDEN = "–"
+_COLUMNS = ("train", "oof", "val", "test", "all")
+NAMES = {
+    "auroc": ("AUROC", "1 is best, 0.5 chance"),
+    "auprc": ("AUPRC", "1 is best, the prevalence chance"),
+    "brier": ("Brier score", "0 is best"),
+    "calibration_slope": ("Calibration slope", "1 is ideal; below: too extreme"),
+    "calibration_intercept": ("Calibration intercept", "0 is ideal; below: too high"),
+    "observed_expected": ("Observed / expected", "1 is ideal"),
+    "ece": ("Expected calibration error", "0 is best"),
+    "sensitivity": ("Sensitivity", "of the positive, called positive"),
+    "specificity": ("Specificity", "of the negative, called negative"),
+    "ppv": ("PPV", "of those called positive, positive"),
+    "npv": ("NPV", "of those called negative, negative"),
+    "net_benefit": ("Net benefit", "at the threshold as risk"),
+    "ruled_out": ("Ruled out", "share called negative"),
+    "accuracy": ("Accuracy", "share called right"),
+    "f1": ("F1", "neglects true negatives"),
+}
+"""Name and reading of each metric; docs/metrics.md has the formulas."""
+
+
+def write_run_report(run: Run, out: Path, store: Store | None = None, split: str = "test", exact: bool = False) -> None:
+    """Write the report of a run to `out`, readable by its owner only.
+
+    Raises InputError where the split has not been evaluated, StoreError for another store than the run's, ImportError without the extra.
+    """
+    import jinja2
+    import matplotlib as _  # noqa: F401 - said before the work, not amid it
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text("utf-8"))
+    write_file(out, template.render(report_content(run, store, split, exact)).encode(), PRIVATE)
+
+
+def report_content(run: Run, store: Store | None = None, split: str = "test", exact: bool = False) -> dict[str, Any]:
+    """Collect everything the report shows; counts are text, so that the template cannot show a small one by mistake."""
+    if store is not None:
+        run.check_store(store)
+    show = Show(exact)
+    main = Evaluation.load(run, split)
+    externals = [Evaluation.load(run, path.stem.removeprefix("metrics_")) for path in sorted(run.path.glob("metrics_external_*.json"))]
+    columns = [main if name == split else Evaluation.load(run, name) for name in _COLUMNS if (run.path / f"metrics_{name}.json").is_file()]
+    facts = _facts(run, main, show, store is not None, len(externals))
+    return {
+        "name": run.path.resolve().name,
+        "recorded": run.recorded,
+        "hidden": not exact,
+        "summary": _summary(run, main, show),
+        "warnings": _warnings(run, main),
+        "metrics": metric_table(columns),
+        "main": _sections(run, main, show),
+        "externals": [_sections(run, external, show) | {"summary": _summary(run, external, show)} for external in externals],
+        "training": _training(run),
+        "mistakes": [] if store is None else _mistakes(run, store, main),
+        "table1": None if store is None else table_one(store, run, show),
+        "checklist": checklist(facts),
+        "card": _card(run, facts),
+        "settings": {key: _plain(value) for key, value in run.config.model_dump(mode="json").items()},
+        "has_store": store is not None,
+    }
+
+
+@dataclass(frozen=True)
+class Show:
+    """Formats counts, hiding small ones unless `exact`."""
+
+    exact: bool
+
+    def count(self, n: int) -> str:
+        """Return a count, or "<10" for one from 1 to 9."""
+        return f"<{SMALLEST_COUNT}" if self.hides(n) else f"{n:,}"
+
+    def hides(self, n: int) -> bool:
+        """Say whether a count is too small to be shown."""
+        return not self.exact and 0 < n < SMALLEST_COUNT
+
+    def parts(self, counts: Mapping[str, int]) -> dict[str, str]:
+        """Return counts that add up to a known total; beside a single small one the next smallest is withheld, too: the rest would give it away."""
+        small = [name for name, n in counts.items() if self.hides(n)]
+        others = sorted((n, name) for name, n in counts.items() if n and name not in small)
+        beside = {others[0][1]} if len(small) == 1 and others else set()
+        return {name: HIDDEN if name in beside else self.count(n) for name, n in counts.items()}
+
+    def share(self, n: int, total: int) -> str:
+        """Return a proportion in percent, unless it would give a small count away."""
+        return HIDDEN if not total or self.hides(n) or self.hides(total - n) else f"{100 * n / total:.1f} %"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `ecgfit eval` left of one split: the metrics, and the predictions they were made of."""
+
+    name: str
+    metrics: dict[str, Any]
+    records: Predictions
+
+    @classmethod
+    def load(cls, run: Run, name: str) -> Evaluation:
+        """Read both files. Raises InputError where they are missing, damaged, or not of one evaluation."""
+        if not (run.path / f"metrics_{name}.json").is_file():
+            has = ", ".join(sorted(path.stem.removeprefix("metrics_") for path in run.path.glob("metrics_*.json"))) or "none"
+            raise InputError(
+                f"{run.path} has no metrics_{name}.json (evaluated so far: {has}). Run `ecgfit eval --store STORE --run {run.path} --split {name}` "
+                "first, or name another with --split."
+            )
+        metrics, records = run.read_json(f"metrics_{name}.json"), Predictions.load(run.path / f"predictions_{name}.csv").labelled()
+        found = cls(name, metrics, records)
+        try:
+            agree = (metrics["n_items"], metrics["n_positive_items"]) == (len(found.items.label), int(found.items.label.sum()))
+            value = metrics["metrics"]["auroc"]["value"]
+            agree &= (
+                value is None
+                or abs(value - float(curve_metrics(found.items.label, found.items.difference(), np.ones((1, len(found.items.label))))["auroc"][0]))
+                < 1e-3
+            )
+        except (KeyError, TypeError):
+            agree = False
+        if not agree:
+            raise InputError(f"{run.path}: metrics_{name}.json and predictions_{name}.csv are not of one evaluation. Run `ecgfit eval` again.")
+        return found
+
+    @property
+    def items(self) -> Predictions:
+        """Patients, or recordings where these were evaluated one by one."""
+        return self.records.by_patient(cast(Aggregate, self.metrics["aggregation"]))
+
+    def value(self, metric: str) -> float | None:
+        """Return a metric, None where undefined."""
+        value = self.metrics["metrics"][metric]["value"]
+        return None if value is None else float(value)
+
+
+def number(value: float | None) -> str:
+    """Return a number with three decimals."""
+    return "undefined" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def between(entry: Mapping[str, Any]) -> str:
+    """Return an interval in words, empty where there is none."""
+    return "" if not entry.get("ci95") else "{:.3f} to {:.3f}".format(*entry["ci95"]).replace("-", "−")
+
+
+def _with_interval(evaluation: Evaluation, metric: str) -> str:
+    entry = evaluation.metrics["metrics"][metric]
+    inside = between(entry)
+    return number(entry["value"]) + (f" ({inside})" if inside else "")
+
+
+def _summary(run: Run, evaluation: Evaluation, show: Show) -> str:
+    """Say the main results in a paragraph."""
+    m = evaluation.metrics
+    n, positive = m["n_patients"], m["n_positive"]
+    chance = "the prevalence" if show.hides(positive) or show.hides(n - positive) else f"the prevalence, {m['prevalence']:.3f}"
+    chosen = split_name(str(run.read_json(THRESHOLD).get("chosen_on", "val")))
+    unit = "recordings" if m["level"] == "recording" else "patients"
+    said = {name: _with_interval(evaluation, name) for name in METRICS}
+    text = (
+        f"In the {split_name(evaluation.name)} data ({show.count(n)} patients, {show.count(positive)} of them positive), the AUROC is "
+        f"{said['auroc']} and the AUPRC {said['auprc']}; a model that knows nothing would reach 0.5 and {chance}. At the threshold "
+        f"{m['threshold']:.3f} ({rule_in_words(run.config.threshold)}, chosen on the {chosen} data), sensitivity is {said['sensitivity']}, "
+        f"specificity {said['specificity']} and the negative predictive value {said['npv']}; {_percent(evaluation.value('ruled_out'))} of the "
+        f"{unit} are called negative. The calibration slope is {said['calibration_slope']} (ideal: 1) and the intercept "
+        f"{said['calibration_intercept']} (ideal: 0)."
+    )
+    baseline = m.get("count_baseline", {}).get("auroc", {})
+    if baseline.get("value") is not None:
+        text += f" The mere number of a patient's recordings reaches an AUROC of {number(baseline['value'])} ({between(baseline)})."
+    return text + " Intervals are 95 %, by bootstrap over patients."
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{100 * value:.0f} %"
+
+
+def _warnings(run: Run, main: Evaluation) -> list[str]:
+    m, found = main.metrics, []
+    if min(m["n_positive"], m["n_patients"] - m["n_positive"]) < FEW:
+        found.append(
+            f"Fewer than {FEW} patients of one class in the {split_name(main.name)} data: every number here is uncertain, and intervals are "
+            "somewhat too short."
+        )
+    if main.name in ("val", "train"):
+        found.append(
+            f"Epoch, calibration and threshold were chosen with these data ({split_name(main.name)}): the numbers are better than they will "
+            "be elsewhere."
+        )
+    note = run.read_json(THRESHOLD).get("note")
+    if note:
+        found.append(f"Threshold: {note}")
+    if m["calibration"].get("note"):
+        found.append(f"Calibration: {m['calibration']['note']}")
+    if m.get("n_mixed_patients"):
+        found.append("Some patients have recordings of both labels; where patients are the unit they count as positive.")
+    return found
+
+
+def metric_table(columns: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return every metric of every evaluated split, DeLong's interval and the baseline of counts."""
+    rows = []
+    for name in METRICS:
+        cells = [column.metrics["metrics"][name] for column in columns]
+        rows.append(_table_row(*NAMES[name], [(cell["value"], between(cell) or cell.get("reason", "")) for cell in cells]))
+        if name == "auroc":
+            delong = [column.metrics["delong"] for column in columns]
+            rows.append(_table_row("AUROC, DeLong", "without resampling, as a check", [(cell["auroc"], between(cell)) for cell in delong]))
+    for name in ("auroc", "auprc"):
+        cells = [column.metrics.get("count_baseline", {}).get(name, {"value": None, "ci95": None}) for column in columns]
+        rows.append(
+            _table_row(f"Number of recordings alone, {NAMES[name][0]}", "a known shortcut", [(cell["value"], between(cell)) for cell in cells])
+        )
+    return {"columns": [split_name(column.name) for column in columns], "rows": rows}
+
+
+def _table_row(label: str, reading: str, cells: Sequence[tuple[float | None, str]]) -> dict[str, Any]:
+    return {"label": label, "reading": reading, "cells": [{"value": number(value), "ci": ci} for value, ci in cells]}
+
+
+def _sections(run: Run, evaluation: Evaluation, show: Show) -> dict[str, Any]:
+    """Return figures and tables of one evaluation."""
+    m, items = evaluation.metrics, evaluation.items
+    probability = run.calibration.apply(items.difference())
+    return {
+        "name": split_name(evaluation.name),
+        "figures": _figures(evaluation, probability, UNCALIBRATED.apply(items.difference())),
+        "confusion": _confusion(m, show),
+        "unit": "recordings" if m["level"] == "recording" else "patients",
+        "before": _before_after(m),
+        "threshold": f"{m['threshold']:.4f}",
+        "subgroups": _subgroups(evaluation),
+        "leads": _leads(m.get("lead_removal")),
+        "table": metric_table([evaluation]),
+    }
+
+
+def _figures(evaluation: Evaluation, probability: NDArray[np.float64], before: NDArray[np.float64]) -> list[dict[str, str]]:
+    m, label = evaluation.metrics, evaluation.items.label
+    histogram = probability_histogram(label, probability)
+    sensitivity, specificity, ppv = (evaluation.value(name) for name in ("sensitivity", "specificity", "ppv"))
+    auroc, auprc = _with_interval(evaluation, "auroc"), _with_interval(evaluation, "auprc")
+    shown = [
+        ("ROC curve", f"Area {auroc}. The dot is the threshold in use.", figures.roc(roc_curve(label, probability), sensitivity, specificity)),
+        (
+            "Precision and recall",
+            f"Area {auprc} (average precision). The dashed line is the prevalence: what chance would reach.",
+            figures.precision_recall(pr_curve(label, probability), m["prevalence"], sensitivity, ppv),
+        ),
+        (
+            "Calibration before",
+            "Before calibration: the share of positives among those given a probability. Below the diagonal, probabilities are too high. Under it, "
+            "how the probabilities of each class lie.",
+            figures.calibration(m["reliability_curve_before"], probability_histogram(label, before)),
+        ),
+        (
+            "Calibration after",
+            "After calibration, which is what the model gives out. The smooth curve is local regression; dots are tenths of the data with "
+            "95 % intervals.",
+            figures.calibration(m["reliability_curve"], histogram),
+        ),
+        (
+            "Decision curve",
+            "Net benefit: true positives less false positives, weighed by the risk at which one would act. A useful model lies above both "
+            "treating all and treating none.",
+            figures.decision(m["decision_curve"], m["threshold"]),
+        ),
+        (
+            "Probabilities of each class",
+            "Probabilities of the positive (up) and the negative (down), each as shares of their class. Right of the dashed line is called positive.",
+            figures.histograms(histogram, m["threshold"]),
+        ),
+    ]
+    return [{"title": title, "caption": caption, "svg": svg} for title, caption, svg in shown]
+
+
+def _confusion(m: dict[str, Any], show: Show) -> list[dict[str, str]]:
+    """Return both classes with their calls; the two cells of a class hide one another, since their sum is known."""
+    rows = []
+    for name, called, other in (("positive", "tp", "fn"), ("negative", "fp", "tn")):
+        cells = {key: m["confusion"][key] for key in (called, other)}
+        total, texts = sum(cells.values()), show.parts(cells)
+        right = "tp" if name == "positive" else "tn"
+        rows.append({"name": name, "called_positive": texts[called], "called_negative": texts[other], "total": show.count(total), "right": right})
+    return rows
+
+
+def _before_after(m: dict[str, Any]) -> list[dict[str, str]]:
+    names = ("brier", "calibration_slope", "calibration_intercept", "observed_expected", "ece")
+    return [
+        {"label": NAMES[key][0], "before": number(m["before_calibration"].get(key)), "after": number(m["metrics"][key]["value"])} for key in names
+    ]
+
+
+def _subgroups(evaluation: Evaluation) -> dict[str, Any]:
+    """Return a forest plot and a table; groups that the metrics withhold stay withheld, whatever else is shown."""
+    plot, table = [], []
+    for grouping, groups in evaluation.metrics["subgroups"].items():
+        title = grouping.replace("_", " ")
+        plot.append(ForestRow(title, heading=True))
+        for group, entry in groups.items():
+            n, positive = _withheld(entry["n"]), _withheld(entry["n_positive"])
+            row: dict[str, Any] = {"grouping": title, "group": group, "n": n, "positive": positive, "why": entry["suppressed"] or "", "cells": []}
+            metrics = entry["metrics"]
+            if metrics is None:
+                plot.append(ForestRow(group, f"{n} ({positive})", note="not shown: small numbers"))
+            else:
+                auroc = metrics["auroc"]
+                counts, note = f"{n} ({positive})", "" if auroc["value"] is not None else "undefined"
+                plot.append(ForestRow(group, counts, auroc["value"], tuple(auroc["ci95"]) if auroc["ci95"] else None, note))
+                row["cells"] = [
+                    {"value": number(metrics[key]["value"]), "ci": between(metrics[key])} for key in ("auroc", "sensitivity", "specificity", "npv")
+                ]
+            table.append(row)
+    svg = figures.forest(plot, evaluation.value("auroc"), "AUROC; the dashed line is that of all", (-0.02, 1.02)) if plot else ""
+    return {"svg": svg, "rows": table, "n_withheld": sum(bool(row["why"]) for row in table)}
+
+
+def _withheld(value: int | str | None) -> str:
+    return HIDDEN if value is None else f"{value:,}" if isinstance(value, int) else value
+
+
+def _leads(removal: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what taking away each lead does to AUROC, as a plot and a table."""
+    if not removal:
+        return None
+    plot, table = [], []
+    for lead, metrics in removal.items():
+        entry = metrics["auroc"]
+        plot.append(ForestRow(f"without {lead}", "", entry["difference"], tuple(entry["ci95"]) if entry["ci95"] else None))
+        table.append({"lead": lead, "auroc": number(entry["value_b"]), "difference": number(entry["difference"]), "ci": between(entry)})
+    return {"svg": figures.forest(plot, 0.0, "difference in AUROC; left of 0: worse without the lead", counts=False), "rows": table}
+
+
+def _training(run: Run) -> list[dict[str, str]]:
+    """Draw the curves of each member, with the first epoch of the best validation metric, which is the one that is kept."""
+    shown = []
+    for member in run.members:
+        rows = _curves(member.path / CURVES)
+        best = max(rows, key=lambda row: row[f"val_{member.config.val_metric}"])
+        epoch = int(best["epoch"])
+        caption = (
+            f"Epoch {epoch} of {len(rows)} was kept, with the best validation {member.config.val_metric.upper()}: AUROC {best['val_auroc']:.3f}, "
+            f"AUPRC {best['val_auprc']:.3f}."
+        )
+        title = f"Training, member {member.path.name}" if len(run.members) > 1 else "Training"
+        shown.append({"title": title, "caption": caption, "svg": figures.training(rows, epoch)})
+    return shown
+
+
+def _curves(path: Path) -> list[dict[str, float]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        if not rows or not rows[0].keys() >= {"epoch", "train_loss", "val_loss", "val_auroc", "val_auprc"}:
+            raise ValueError
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error):
+        raise StoreError(f"{path} is missing or damaged. Train again.") from None
+    return rows
+
+
+def worst_mistakes(run: Run, evaluation: Evaluation, n: int = N_MISTAKES) -> list[dict[str, Any]]:
+    """Return the most confident false positives and false negatives, of different patients: row, kind, and the probabilities.
+
+    Of a patient's recordings the one that misled most is named.
+    """
+    items, records = evaluation.items, evaluation.records
+    probability, each = run.calibration.apply(items.difference()), run.calibration.apply(records.difference())
+    threshold, found = evaluation.metrics["threshold"], []
+    for kind, label, sign in (("false positive", 0, -1.0), ("false negative", 1, 1.0)):
+        wrong = np.flatnonzero((items.label == label) & ((probability >= threshold) == (label == 0)))
+        wrong = wrong[np.argsort(sign * probability[wrong], kind="stable")]
+        _, first = np.unique(items.patient[wrong], return_index=True)
+        for at in wrong[np.sort(first)[:n]].tolist():
+            own = np.flatnonzero(records.patient == items.patient[at])
+            if evaluation.metrics["level"] == "recording":
+                own = own[records.rows[own] == items.rows[at]]
+            worst = own[np.argmin(sign * each[own])]
+            found.append(
+                {
+                    "kind": kind,
+                    "row": int(records.rows[worst]),
+                    "probability": float(probability[at]),
+                    "of_recording": float(each[worst]),
+                    "n": len(own),
+                }
+            )
+    return found
+
+
+def _mistakes(run: Run, store: Store, main: Evaluation) -> list[dict[str, str]]:
+    shown = []
+    for mistake in worst_mistakes(run, main):
+        row = mistake["row"]
+        waveform = store.gather(np.array([row]), np.empty((1, len(LEADS), store.n_samples), "<i2"))[0]
+        several = f"; one of {mistake['n']} recordings, this one alone {mistake['of_recording']:.3f}" if mistake["n"] > 1 else ""
+        text = f"store row {row}, probability {mistake['probability']:.3f}{several}"
+        shown.append({"kind": mistake["kind"], "text": text, "svg": figures.ecg(waveform, store.array("lead_mask")[row], store.sample_rate_hz)})
+    return shown
+
+
+def table_one(store: Store, run: Run, show: Show) -> dict[str, Any]:
+    """Describe the splits: usable labelled recordings, and of how many patients; covariates are those of a patient's first recording."""
+    splits = [name for name in SPLITS if _has_rows(store, name)]
+    rows = [select_rows(store, name, "mask") for name in splits]
+    first = [own[np.unique(store.array("patient")[own], return_index=True)[1]] for own in rows]
+    lines = [_line("Patients", [show.count(len(own)) for own in first])]
+    lines += _classes(store, rows, first, show)
+    for column, name in enumerate(store.covariate_names):
+        lines += _covariate(name, [store.array("covariates")[own, column] for own in first], show)
+    lines += _leads_and_rates(store, rows, show)
+    if run.config.missing == "drop":
+        used = [
+            {"used": int(all_leads.sum()), "left": int((~all_leads).sum())}
+            for all_leads in (store.array("lead_mask")[own].all(axis=1) for own in rows)
+        ]
+        lines.append(_line("Recordings this run can use", [show.parts(counts)["used"] for counts in used]))
+    return {"columns": [split_name(name) for name in splits], "rows": lines}
+
+
+def _has_rows(store: Store, split: str) -> bool:
+    try:
+        return len(select_rows(store, split, "mask")) > 0
+    except StoreError:
+        return False
+
+
+def _line(label: str, cells: Iterable[str], *, inner: bool = False) -> dict[str, Any]:
+    return {"label": label, "cells": list(cells), "inner": inner}
+
+
+def _classes(store: Store, rows: Sequence[NDArray[np.int64]], first: Sequence[NDArray[np.int64]], show: Show) -> list[dict[str, Any]]:
+    """Return lines of positive patients, recordings and positive recordings."""
+    label, patient = store.array("label"), store.array("patient")
+    patients = [len(np.unique(patient[own[label[own] == 1]])) for own in rows]
+    records = [int((label[own] == 1).sum()) for own in rows]
+    return [
+        _line("Positive patients, n (%)", [_n_percent(show, n, len(own)) for n, own in zip(patients, first, strict=True)], inner=True),
+        _line("Recordings", [show.count(len(own)) for own in rows]),
+        _line("Positive recordings, n (%)", [_n_percent(show, n, len(own)) for n, own in zip(records, rows, strict=True)], inner=True),
+    ]
+
+
+def _n_percent(show: Show, n: int, total: int) -> str:
+    """Return n (%), hidden where n or the rest is small."""
+    text = show.parts({"n": n, "rest": total - n})["n"]
+    share = show.share(n, total)
+    return text if HIDDEN in (text, share) else f"{text} ({share})"
+
+
+def _covariate(name: str, values: Sequence[NDArray[np.float32]], show: Show) -> list[dict[str, Any]]:
+    """Return the lines of a covariate: by value where there are few, else median [quartiles]; and how many lack it."""
+    known = [own[~np.isnan(own)] for own in values]
+    levels = np.unique(np.concatenate(known)) if known else np.array([])
+    lacks = any(np.isnan(own).any() for own in values)
+    if len(levels) <= MOST_CATEGORIES:
+        counts = [{f"{level:g}": int((own == level).sum()) for level in levels} | {"missing": int(np.isnan(own).sum())} for own in values]
+        return [_line(f"{name}, n (%)", [""] * len(values)), *_levels([*counts[0]] if lacks else [*counts[0]][:-1], counts, show)]
+    lines = [_line(f"{name}, median [quartiles]", [_quartiles(own, show) for own in known])]
+    return lines + (
+        _levels(["missing"], [{"missing": int(np.isnan(own).sum()), "known": int((~np.isnan(own)).sum())} for own in values], show) if lacks else []
+    )
+
+
+def _quartiles(values: NDArray[np.float32], show: Show) -> str:
+    if not len(values) or show.hides(len(values)):
+        return HIDDEN
+    return "{1:g} [{0:g}, {2:g}]".format(*np.round(np.quantile(values.astype(np.float64), (0.25, 0.5, 0.75)), 2))
+
+
+def _levels(names: Iterable[str], counts: Sequence[Mapping[str, int]], show: Show) -> list[dict[str, Any]]:
+    """Return a line for each of several counts that add up to all."""
+    shown = [show.parts(own) for own in counts]
+    lines = []
+    for name in names:
+        cells = []
+        for own, texts in zip(counts, shown, strict=True):
+            share = show.share(own[name], sum(own.values()))
+            cells.append(texts[name] if HIDDEN in (texts[name], share) else f"{texts[name]} ({share})")
+        lines.append(_line(name, cells, inner=True))
+    return lines
+
+
+def _leads_and_rates(store: Store, rows: Sequence[NDArray[np.int64]], show: Show) -> list[dict[str, Any]]:
+    whole = [store.array("lead_mask")[own].all(axis=1) for own in rows]
+    leads = [{"some missing": int((~own).sum()), "all eight": int(own.sum())} for own in whole]
+    rates = np.unique(np.concatenate([store.array("rate_hz")[own] for own in rows])) if rows else np.array([])
+    by_rate = [{f"{rate:g} Hz": int((store.array("rate_hz")[own] == rate).sum()) for rate in rates} for own in rows]
+    heading = [""] * len(rows)
+    return [
+        _line("Leads, recordings (%)", heading),
+        *_levels(["some missing", "all eight"], leads, show),
+        _line("Source rate, recordings (%)", heading),
+        *_levels([f"{rate:g} Hz" for rate in rates], by_rate, show),
+    ]
+
+
+def _facts(run: Run, main: Evaluation, show: Show, has_store: bool, externals: int) -> Facts:
+    n, positive = main.metrics["n_patients"], main.metrics["n_positive"]
+    return Facts(
+        config=run.config,
+        recorded=run.recorded,
+        threshold=run.read_json(THRESHOLD),
+        calibration=run.calibration.to_json(),
+        seen=_seen(run),
+        split=main.name,
+        summary=f"Evaluated on the {split_name(main.name)} data: {show.count(n)} patients, {show.count(positive)} positive.",
+        n_members=len(run.members),
+        has_store=has_store,
+        has_lead_removal="lead_removal" in main.metrics,
+        externals=externals,
+    )
+
+
+def _seen(run: Run) -> str:
+    """Say what the train recordings were like, without a patient's own values: rates, leads and length only."""
+    seen = run.stats.seen
+    rate = run.recorded["store"]["sample_rate_hz"]
+    rates = ", ".join(f"{value:g}" for value in seen.rates_hz)
+    return f"source rates {rates} Hz; at least {seen.fewest_leads} leads; at least {seen.shortest_samples / rate:g} s of signal"
+
+
+def _card(run: Run, facts: Facts) -> list[tuple[str, str]]:
+    """Return the model card, a term and a text each."""
+    store, versions = run.recorded["store"], run.recorded.get("versions") or {}
+    folder = run.path.resolve().name
+    external = f"{facts.externals} external store(s), shown in this report" if facts.externals else "No external test: results elsewhere are unknown."
+    return [
+        ("Intended use", "Research on ECGs. Not a medical device; not for decisions about patients."),
+        ("Inputs", inputs_in_words(facts) + "."),
+        (
+            "Output",
+            f"A calibrated probability of label 1 and, at the threshold {facts.threshold['value']:.4f}, a class. {calibration_in_words(facts)}",
+        ),
+        (
+            "Training data",
+            f"Store {store['name']}, content_sha256 {store['content_sha256']}. Recordings: {records_in_words(facts)}. Train recordings: "
+            f"{facts.seen}.",
+        ),
+        ("Architecture", model_in_words(facts) + "."),
+        ("Training", f"{training_in_words(facts)} {class_weights_in_words(facts)} Seed {', '.join(map(str, run.config.seeds)) or run.config.seed}."),
+        ("Threshold", threshold_in_words(facts) + "."),
+        ("Evaluation", f"{facts.summary} {external}"),
+        (
+            "Limitations",
+            f"{missing_in_words(facts)} Input unlike the training data ({facts.seen}) is warned of, and its probability is not to be trusted. "
+            f"{external}",
+        ),
+        (
+            "Versions",
+            ", ".join(f"{name} {version}" for name, version in versions.items()) + f"; device {run.recorded.get('device', 'not recorded')}.",
+        ),
+        ("How to apply", f"ecgfit predict --run {folder} FILES -o predictions.csv"),
+    ]
+
+
+def _plain(value: Any) -> str:
+    """Return a setting as a person would write it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={item}" for key, item in value.items()) or "default"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)

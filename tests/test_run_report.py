@@ -1,0 +1,285 @@
+"""The report of a run: its numbers are the run's, small counts stay hidden, files cannot inject, a browser shows it without error or request."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import build
+from test_report import CHROMIUM, Links
+
+from ecgfit.compare import paired_difference
+from ecgfit.config import make_config
+from ecgfit.curves import probability_histogram
+from ecgfit.evaluate import evaluate_run
+from ecgfit.figures import ForestRow, forest, histograms
+from ecgfit.metrics import METRICS
+from ecgfit.predict import Predictions
+from ecgfit.report import Evaluation, Show, between, number, report_content, table_one, worst_mistakes, write_run_report
+from ecgfit.run import Run
+from ecgfit.train import train
+from ecgprep.errors import InputError, StoreError
+from ecgprep.plan import BuildSettings
+from ecgprep.splits import SplitPlan
+from ecgprep.store import Store
+
+HOSTILE = '<img src=x onerror=alert(1)>$x_{1}$"&'
+SECTIONS = (
+    "summary",
+    "results",
+    "figures",
+    "confusion",
+    "calibration",
+    "subgroups",
+    "leads",
+    "training",
+    "table1",
+    "mistakes",
+    "tripod",
+    "card",
+    "settings",
+)
+
+
+def silent(line: str) -> None:
+    del line
+
+
+@pytest.fixture(scope="module")
+def own_store(corpus, tmp_path_factory) -> Store:
+    """A store with a larger test split than is usual, so that not every group is too small to be shown."""
+    target = tmp_path_factory.mktemp("own") / "s.zarr"
+    return build(corpus / "manifest.csv", target, BuildSettings(plan=SplitPlan(ratios=(40, 20, 40))), covariates=("age", "sex"))
+
+
+@pytest.fixture(scope="module")
+def run(own_store, tmp_path_factory) -> Run:
+    """An ensemble of two tiny models, evaluated on test; read-only for tests."""
+    settings = {"epochs": 2, "batch": 16, "threads": 2, "seeds": (0, 1), "model_args": "width=2,depth=1", "tabular": ("age",)}
+    trained = train(make_config(settings, "test"), own_store, tmp_path_factory.mktemp("run") / "r", say=silent)
+    evaluate_run(trained, own_store, "test")
+    add_lead_removal(trained)
+    return trained
+
+
+def add_lead_removal(run: Run) -> None:
+    """Put what `--each-lead` computes into the metrics, from few replicates: the true thing takes long and is tested with the evaluation."""
+    patients = Predictions.load(run.path / "predictions_test.csv").by_patient()
+    probability = run.calibration.apply(patients.difference())
+    removal = {lead: paired_difference(patients.label, probability, probability**2, 0.5, 0.5, 0, 20)["metrics"] for lead in ("I", "V6")}
+    metrics = run.read_json("metrics_test.json") | {"lead_removal": removal}
+    (run.path / "metrics_test.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture(scope="module")
+def page(run, own_store, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "r.html"
+    write_run_report(run, out, own_store)
+    return out
+
+
+@pytest.fixture
+def copied(run, tmp_path) -> Run:
+    return Run(Path(shutil.copytree(run.path, tmp_path / "r")))
+
+
+def test_every_section_is_there(page):
+    text = page.read_text()
+    assert not [name for name in SECTIONS if f'id="{name}"' not in text]
+    targets = re.findall(r'<a href="#([\w-]+)"', text)
+    assert targets
+    assert not [name for name in targets if f'id="{name}"' not in text]
+    for figure in ("ROC curve", "Precision and recall", "Calibration before", "Calibration after", "Decision curve", "Probabilities of each class"):
+        assert f"<b>{figure}.</b>" in text
+    assert [text.count(f"Training, member {k}.") for k in (0, 1)] == [2, 2]  # the caption, and the text for those who cannot see it
+
+
+def test_numbers_are_those_of_the_metrics(run, page):
+    metrics = json.loads((run.path / "metrics_test.json").read_bytes())
+    content = report_content(run)
+    assert content["metrics"]["columns"] == ["validation", "test"]
+    rows = {row["label"]: row for row in content["metrics"]["rows"]}
+    assert len(rows) == len(METRICS) + 3  # DeLong and the two of the baseline
+    text = page.read_text()
+    for name in METRICS:
+        entry = metrics["metrics"][name]
+        assert f"<td>{number(entry['value'])} <span" in text
+        assert between(entry) in text
+    for name in ("auroc", "auprc", "sensitivity", "specificity", "npv"):
+        assert number(metrics["metrics"][name]["value"]) in content["summary"]
+    assert f"{metrics['threshold']:.3f}" in content["summary"]
+    assert number(metrics["delong"]["auroc"]) == rows["AUROC, DeLong"]["cells"][1]["value"]
+    exact = report_content(run, exact=True)["main"]["confusion"]
+    shown = [int(row[key]) for row in exact for key in ("called_positive", "called_negative")]
+    assert shown == [metrics["confusion"][key] for key in ("tp", "fn", "fp", "tn")]
+
+
+def test_page_is_whole_and_refers_to_nothing(page):
+    parser, text = Links(), page.read_text()
+    parser.feed(re.sub(r"<(\w+)([^<>]*)/>", r"<\1\2></\1>", text))  # SVG's empty elements, which the class does not know
+    assert parser.open == []
+    assert parser.scripts == 0
+    assert not [link for link in parser.links if link != "data:," and not link.startswith("#")]
+    assert "http" not in text.replace("http-equiv", "")
+    assert not re.search(r"<[^>]+\ssrc=|url\((?!#)|@import", text.replace("img-src", ""))
+    assert page.stat().st_mode & 0o077 == 0
+    assert str(page.parent.parent) not in text  # no path of this machine
+
+
+def test_names_from_files_are_escaped(copied, tmp_path):
+    """The builder refuses such names, but a run may come from elsewhere."""
+    metrics = copied.read_json("metrics_test.json")
+    metrics["subgroups"] = {HOSTILE: dict.fromkeys([HOSTILE], metrics["subgroups"]["sex"]["1"])}
+    (copied.path / "metrics_test.json").write_text(json.dumps(metrics))
+    copied.recorded["store"]["name"] = copied.recorded["device"] = HOSTILE
+    write_run_report(copied, tmp_path / "h.html")
+    text = (tmp_path / "h.html").read_text()
+    assert HOSTILE not in text
+    assert "<img" not in text
+    assert text.count("&lt;img src=x onerror=alert(1)&gt;$x_{1}$") >= 4
+    assert "&lt;b&gt;$_{" in forest([ForestRow("<b>$_{", "1", 0.5, (0.4, 0.6))], None, "x")
+
+
+def test_no_small_count_is_shown(run, own_store):
+    """Of test patients fewer than 10 are positive in some groups; neither they nor what would give them away is shown."""
+    content = report_content(run, own_store)
+    table = [cell for row in content["table1"]["rows"] for cell in row["cells"]]
+    assert not [cell for cell in table if re.match(r"[1-9]( \(|$)", cell)]
+    confusion = [row[key] for row in content["main"]["confusion"] for key in ("called_positive", "called_negative", "total")]
+    assert not [cell for cell in confusion if re.fullmatch(r"[1-9]", cell)]
+    for row in content["main"]["subgroups"]["rows"]:
+        assert not re.fullmatch(r"[1-9]", row["n"])
+        assert bool(row["cells"]) == (row["why"] == "")
+    assert content["main"]["subgroups"]["n_withheld"] > 0
+    assert "not shown: small numbers" in content["main"]["subgroups"]["svg"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "shown"),
+    [
+        ({"a": 3, "b": 97}, ["<10", "–"]),
+        ({"a": 3, "b": 40, "c": 57}, ["<10", "–", "57"]),
+        ({"a": 3, "b": 4, "c": 57}, ["<10", "<10", "57"]),
+        ({"a": 0, "b": 1234}, ["0", "1,234"]),
+    ],
+)
+def test_what_would_give_a_small_count_away_is_withheld(counts, shown):
+    assert list(Show(exact=False).parts(counts).values()) == shown
+    assert list(Show(exact=True).parts(counts).values()) == [f"{n:,}" for n in counts.values()]
+
+
+def test_table_one_is_that_of_the_store(run, own_store):
+    rows = {row["label"]: row["cells"] for row in table_one(own_store, run, Show(exact=True))["rows"]}
+    split, patient, label = (np.array(own_store.array(name)) for name in ("split", "patient", "label"))
+    used = [(split == k) & (patient >= 0) & (label >= 0) for k in range(3)]
+    assert rows["Patients"] == [f"{len(set(patient[own])):,}" for own in used]
+    assert rows["Recordings"] == [f"{own.sum():,}" for own in used]
+    assert [cell.split(" ")[0] for cell in rows["Positive recordings, n (%)"]] == [str((label[own] == 1).sum()) for own in used]
+    first = [np.unique(np.where(own, patient, -1), return_index=True)[1][1:] for own in used]
+    age = [np.array(own_store.array("covariates"))[own, 0] for own in first]
+    assert [cell.split(" ")[0] for cell in rows["age, median [quartiles]"]] == [f"{np.nanmedian(own):g}" for own in age]
+
+
+def test_worst_mistakes_are_the_most_confident_ones_of_different_patients(run):
+    found = worst_mistakes(run, Evaluation.load(run, "test"), n=1000)
+    threshold = run.threshold
+    positives = [one["probability"] for one in found if one["kind"] == "false positive"]
+    negatives = [one["probability"] for one in found if one["kind"] == "false negative"]
+    assert positives == sorted(positives, reverse=True)
+    assert negatives == sorted(negatives)
+    assert all(p >= threshold for p in positives)
+    assert all(p < threshold for p in negatives)
+    cells = run.read_json("metrics_test.json")["confusion"]
+    assert (len(positives), len(negatives)) == (cells["fp"], cells["fn"])
+    patient = dict(zip(*(Predictions.load(run.path / "predictions_test.csv").__dict__[key].tolist() for key in ("rows", "patient")), strict=True))
+    assert len({patient[one["row"]] for one in found}) == len(found)
+
+
+def test_the_checklist_says_what_was_done(run):
+    items = {item.number: item for item in report_content(run)["checklist"]}
+    assert "class weights auto" in items["13"].text
+    assert "Platt scaling fitted on the validation predictions" in items["13"].text
+    assert "Youden" in items["15"].text
+    assert items["17"].text == "To be written by the authors."
+    assert [item.status for item in items.values()].count("answered") >= 12
+
+
+def test_without_an_evaluation_it_says_what_to_do(copied):
+    (copied.path / "metrics_test.json").unlink()
+    with pytest.raises(InputError, match=r"no metrics_test\.json \(evaluated so far: val\)\. Run `ecgfit eval --store STORE"):
+        report_content(copied)
+    content = report_content(copied, split="val")
+    assert any("chosen with these data" in line for line in content["warnings"])
+
+
+def test_metrics_and_predictions_of_different_evaluations_are_refused(copied):
+    lines = (copied.path / "predictions_test.csv").read_text().splitlines()
+    (copied.path / "predictions_test.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(InputError, match="not of one evaluation"):
+        report_content(copied)
+
+
+def test_another_store_is_refused(run, store):
+    with pytest.raises(StoreError, match="another store"):
+        report_content(run, store)
+
+
+def test_an_external_test_has_its_section(copied, store, tmp_path):
+    evaluate_run(copied, store, "all", external=True)
+    write_run_report(copied, tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    assert f'id="external1">External {store.content_sha256[:12]}<' in text
+    assert 'id="external1-figures"' in text
+    assert 'id="table1"' not in text
+    assert "No external test" not in text
+
+
+def test_a_figure_is_the_same_bytes_again():
+    label, probability = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.4, 0.6])
+    drawn = [histograms(probability_histogram(label, probability), 0.5) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0].startswith("<svg viewBox=")
+    assert not re.search(r"xmlns|metadata|<!--|<style|xlink", drawn[0])
+
+
+def test_command(copied, own_store, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "ecgfit.cli", "report", str(copied.path), "-o", str(tmp_path / "o.html")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{tmp_path / 'o.html'}: one file, opens offline.")
+    assert "treat" not in done.stdout
+    hidden = "import sys; sys.modules['matplotlib'] = None; import ecgfit.cli; ecgfit.cli.main()"
+    done = subprocess.run([sys.executable, "-c", hidden, "report", str(copied.path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'ecgprep-ecgfit[report]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.full
+def test_chromium_renders_it_without_error_or_request(page, tmp_path):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    shot, log = tmp_path / "shot.png", tmp_path / "net.json"
+    done = subprocess.run(
+        [*command, f"--log-net-log={log}", "--window-size=1120,6000", f"--screenshot={shot}", page.as_uri()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    assert shot.stat().st_size > 100_000
+    asked = set(re.findall(r'"url":"([^"]+)"', log.read_text()))
+    assert not [url for url in asked if str(page.name) not in url and not re.match(r"(data|chrome|about|https?://[\w.-]*(google|gvt1)\b)", url)]
+    dom = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, check=False, timeout=120).stdout
+    assert dom.count("<figure") == page.read_text().count("<figure")
+    assert "<img" not in dom
