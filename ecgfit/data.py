@@ -203,6 +203,11 @@ class Batch:
     all_rows: NDArray[np.int64]
     first: int
 
+    def part(self, here: slice, all_rows: NDArray[np.int64], first: int) -> Batch:
+        """Return the share of another batch that lies within this one; views, no copies."""
+        tensors = (self.waveforms[here], self.lead_mask[here], self.valid_span[here], self.covariates[here], self.label[here])
+        return Batch(*tensors, self.rows[here], all_rows, first)
+
 
 class Batches(IterableDataset[Batch]):
     """Batches of `rows`: in a new order per epoch when `seed` is given, a function of (seed, epoch) alone, else as they are.
@@ -266,11 +271,11 @@ class Batches(IterableDataset[Batch]):
         mask, span, label = (torch.from_numpy(self.store.array(name)[rows]) for name in ("lead_mask", "valid_span", "label"))
         covariates = torch.from_numpy(self.store.array("covariates")[np.ix_(rows, self.columns)])
         sizes = [share.stop - share.start for share in shares]
-        parts = [tensor.split(sizes) for tensor in (buffer[: len(rows)], mask, span, covariates, label.long())]
-        ends = np.cumsum(sizes)
+        whole = Batch(buffer[: len(rows)], mask, span, covariates, label.long(), rows, rows, 0)
+        stops = np.cumsum(sizes).tolist()
         return [
-            Batch(*(part[i] for part in parts), rows[ends[i] - sizes[i] : ends[i]], all_rows, share.start)
-            for i, (all_rows, share) in enumerate(zip(load, shares, strict=True))
+            whole.part(slice(stop - size, stop), all_rows, share.start)
+            for stop, size, all_rows, share in zip(stops, sizes, load, shares, strict=True)
         ]
 
 
