@@ -112,7 +112,8 @@ def covariate_groups(name: str, values: NDArray[np.float32]) -> NDArray[np.str_]
         return np.array(["missing" if np.isnan(value) else f"{value:g}" for value in values])
     bounds: Sequence[float] = AGE_BANDS if name.lower() == "age" else (float(np.median(known)),)
     edges = [f"{bound:g}" for bound in bounds]
-    names = [f"below {edges[0]}", *(f"{low} to below {high}" for low, high in pairwise(edges)), f"{edges[-1]} and above"]
+    first = f"0 to below {edges[0]}" if len(edges) > 1 else f"below {edges[0]}"
+    names = [first, *(f"{low} to below {high}" for low, high in pairwise(edges)), f"{edges[-1]} and above"]
     return np.array(["missing" if np.isnan(value) else names[int(np.searchsorted(bounds, value, side="right"))] for value in values])
 
 
