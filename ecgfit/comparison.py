@@ -36,9 +36,9 @@ def compare_runs(runs: Sequence[Run], split: str) -> dict[str, Any]:
                 f"{run.path} and {first.path} do not predict the same {split} patients "
                 f"({len(patients.label):,} and {len(label):,}). Were they trained with the same --missing?"
             )
-        probabilities = [r.calibration.apply(p.difference()) for r, p in ((first, of_patients[0]), (run, patients))]
+        one, other = (r.calibration.apply(p.difference()) for r, p in ((first, of_patients[0]), (run, patients)))
         cluster = patients.patient if first.config.aggregate == "none" else None
-        against[str(run.path)] = paired_difference(label, *probabilities, first.threshold, run.threshold, first.config.seed, cluster=cluster)
+        against[str(run.path)] = paired_difference(label, one, other, first.threshold, run.threshold, first.config.seed, cluster=cluster)
     return {"runs": names, "split": split, "n_patients": len(np.unique(of_patients[0].patient)), "against_first": against}
 
 

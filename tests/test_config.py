@@ -16,7 +16,7 @@ def config_of(tmp_path, text, **overrides):
 def test_defaults_are_those_of_the_help_text():
     config = TrainConfig()
     assert (config.batch, config.epochs, config.lr, config.weight_decay, config.early_stop) == (32, 60, 1e-3, 1e-4, 12)
-    assert (config.loss, config.class_weights, config.scheduler, config.aug) == ("ce", "auto", "plateau", ("noise", "scale", "shift"))
+    assert (config.loss, config.class_weights, config.scheduler, config.aug) == ("ce", "auto", "plateau", ("noise", "scale", "shift", "leadmask"))
 
 
 def test_number_that_yaml_reads_as_text_is_a_number(tmp_path):
@@ -41,14 +41,14 @@ def test_augmentations(value, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("learning_rate: 1\n", "learning_rate: unknown key; allowed are model, batch"),
+        ("learning_rate: 1\n", "learning_rate: unknown key; allowed are model, model_args, tabular"),
         ("lr: fast\n", "lr: input should be a valid number"),
         ("lr: 0\n", "lr: input should be greater than 0"),
         ("lr: .nan\n", "lr: input should be"),
         ("seed: no\n", "seed: .*must be a number, not yes or no"),
         ("epochs: 1.5\n", "epochs: input should be a valid integer"),
         ("loss: focal\n", "loss: input should be 'ce' or 'bce'"),
-        ("aug: noise,flip\n", "aug: input should be 'noise', 'scale' or 'shift'"),
+        ("aug: noise,flip\n", "aug: input should be 'noise', 'scale', 'shift' or 'leadmask'"),
         ("class_weights: 1\n", "class_weights"),
         ("class_weights: [1, -1]\n", "class_weights"),
         ("lr: 1\nlr: 2\n", "line .* key given twice: lr"),

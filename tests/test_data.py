@@ -7,7 +7,19 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ecgfit.data import Batches, ModelInput, NormStats, make_loader, select_rows
+from ecgfit.data import (
+    Batches,
+    CovariateStats,
+    ModelInput,
+    NormStats,
+    SeenRange,
+    covariate_columns,
+    fold_rows,
+    lead_deviation,
+    make_loader,
+    select_rows,
+)
+from ecgfit.distributed import Ranks
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
 
@@ -100,10 +112,15 @@ def inputs(n: int = 3, n_samples: int = 100) -> tuple[torch.Tensor, torch.Tensor
     return waveforms, mask, span
 
 
+def stats_of(mean: tuple[float, ...], std: tuple[float, ...], covariates: CovariateStats = CovariateStats()) -> NormStats:
+    ranges = ((0.0, 1.0),) * len(covariates.names)
+    return NormStats(mean, std, 1, covariates, SeenRange((500.0,), ((0.0, 1.0),) * 8, 100, 8, ranges))
+
+
 def test_model_input_is_the_z_score_and_exactly_zero_elsewhere():
-    stats = NormStats(tuple(range(8)), tuple(range(100, 108)), 1)
     waveforms, mask, span = inputs()
-    x = ModelInput(stats, "drop")(waveforms, mask, span)
+    x, tabular = ModelInput(stats_of(tuple(range(8)), tuple(range(100, 108))), "drop")(waveforms, mask, span)
+    assert tabular is None
     expected = (waveforms.double() - torch.arange(8)[:, None]) / torch.arange(100, 108)[:, None]
     expected[1, 2] = 0
     expected[2, :, :10] = expected[2, :, 90:] = 0
@@ -115,7 +132,7 @@ def test_model_input_is_the_z_score_and_exactly_zero_elsewhere():
 
 def test_ninth_channel_is_the_fraction_of_leads_that_is_signal():
     waveforms, mask, span = inputs()
-    x = ModelInput(NormStats((0.0,) * 8, (1.0,) * 8, 1), "mask")(waveforms, mask, span)
+    x, _ = ModelInput(stats_of((0.0,) * 8, (1.0,) * 8), "mask")(waveforms, mask, span)
     assert x.shape == (3, 9, 100)
     assert (x[0, 8] == 1).all()
     assert (x[1, 8] == 7 / 8).all()
@@ -124,7 +141,7 @@ def test_ninth_channel_is_the_fraction_of_leads_that_is_signal():
 
 def test_lead_that_no_train_row_has_stays_finite():
     waveforms, mask, span = inputs()
-    assert torch.isfinite(ModelInput(NormStats((0.0,) * 8, (0.0,) * 8, 1), "drop")(waveforms, mask, span)).all()
+    assert torch.isfinite(ModelInput(stats_of((0.0,) * 8, (0.0,) * 8), "drop")(waveforms, mask, span)[0]).all()
 
 
 def test_norm_stats_survive_the_file(stats, tmp_path):
@@ -134,6 +151,6 @@ def test_norm_stats_survive_the_file(stats, tmp_path):
     value = json.loads((tmp_path / "n.json").read_bytes())
     assert NormStats.from_json(value) == stats
     assert value["leads"] == list(LEADS)
-    for broken in ({}, {**value, "leads": ["I"]}, {**value, "mean_uv": [1]}, {**value, "std_uv": "x"}):
+    for broken in ({}, {**value, "leads": ["I"]}, {**value, "mean_uv": [1]}, {**value, "std_uv": "x"}, {**value, "seen": {}}):
         with pytest.raises(StoreError):
             NormStats.from_json(broken)
