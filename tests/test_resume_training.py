@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import quick, same_results, silent
 
@@ -142,9 +142,11 @@ def command(store: Path, outdir: Path, *more: str) -> list[str]:
 
 def kill_at_random(kills: int, store, tmp_path: Path, longest_s: float, **settings: str) -> None:
     more = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    generator, landed = random.Random(0), 0
+    generator, landed = np.random.default_rng(0), 0
     for _ in range(kills):
-        process = subprocess.Popen([*command(store.path, tmp_path / "killed", *more), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command(store.path, tmp_path / "killed", *more), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             deadline = time.monotonic() + 60
             begun = (tmp_path / "killed").stat().st_mtime_ns if (tmp_path / "killed").exists() else 0
@@ -181,7 +183,9 @@ def test_sigkill_fourteen_times(small_store, tmp_path, settings):
 
 
 def test_cli_ends_with_143_on_sigterm(small_store, tmp_path):
-    process = subprocess.Popen(command(small_store.path, tmp_path / "r", "--epochs", "5000", "--early-stop", "5000"), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(small_store.path, tmp_path / "r", "--epochs", "5000", "--early-stop", "5000"), stderr=subprocess.PIPE, text=True
+    )
     try:
         while process.poll() is None and not (tmp_path / "r/curves.csv").exists():
             time.sleep(0.02)

@@ -29,6 +29,7 @@ from ecgprep.store import Store
 from ecgprep.synth.simulator import Heart, simulate
 from ecgprep.synth.vendors import aecg
 
+
 @pytest.fixture(scope="module")
 def store(small_store) -> Store:
     return small_store
