@@ -213,7 +213,7 @@ def test_covariate_statistics_are_those_of_the_train_rows(store, tmp_path):
     assert tabular.shape == (len(rows), 4)
     missing = table.age.isna().to_numpy()
     assert missing.sum() == len(rows[::5])
-    assert torch.equal(tabular[:, 3].bool(), torch.from_numpy(missing))
+    assert torch.equal(tabular[:, 3].bool(), torch.tensor(missing))
     assert not tabular[missing, 1].any()
     expected = (table.age - table.age.median()) / table.age.std(ddof=0)
     np.testing.assert_allclose(tabular[~missing, 1], expected[~missing], rtol=1e-5, atol=1e-6)
