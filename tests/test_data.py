@@ -211,7 +211,7 @@ def test_covariate_statistics_are_those_of_the_train_rows(store, tmp_path):
     batch = next(iter(make_loader(gaps, rows, len(rows), covariates=("sex", "age"))))
     _, tabular = ModelInput(stats, "mask")(batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates)
     assert tabular.shape == (len(rows), 4)
-    missing = table.age.isna().to_numpy()
+    missing = table.age.isna().to_numpy(copy=True)
     assert missing.sum() == len(rows[::5])
     assert torch.equal(tabular[:, 3].bool(), torch.tensor(missing))
     assert not tabular[missing, 1].any()
