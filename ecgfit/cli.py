@@ -112,6 +112,8 @@ def train(store: Path, outdir: Path | None, config: Path | None, check: bool, as
 
     Example: ecgfit train --store cohort.zarr --outdir runs/baseline --epochs 60
     """
+    if resume and outdir is None:
+        raise click.UsageError("--resume needs --outdir: the run to go on with.")
     settings = load_config(config, overrides)
     if check:
         from ecgfit.train import preflight

@@ -116,7 +116,10 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
-        check_model_args(self.model, self.model_args)
+        try:
+            check_model_args(self.model, self.model_args)
+        except ValueError as error:
+            raise ValueError(f"model_args: {error}") from None
         if len(set(self.seeds)) != len(self.seeds) or len(self.seeds) == 1:
             raise ValueError("seeds: give two or more different seeds, or use seed")
         if self.folds and (self.folds < 3 or self.seeds or self.fold >= self.folds):
@@ -180,11 +183,11 @@ def make_config(values: dict[str, Any], where: str) -> TrainConfig:
 
 def _fault(item: Any) -> str:
     if not item["loc"]:
-        return str(item["msg"]).removeprefix("Value error, ")
+        return str(item["msg"]).removeprefix("Value error, ").removesuffix(".")
     key = str(item["loc"][0])
     if item["type"] == "extra_forbidden":
         return f"{key[:40]}: unknown key; allowed are {', '.join(TrainConfig.model_fields)}"
-    message = item["msg"].removeprefix("Value error, ")
+    message = item["msg"].removeprefix("Value error, ").removesuffix(".")
     return f"{key}: {message[:1].lower()}{message[1:]}"
 
 

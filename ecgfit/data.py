@@ -63,6 +63,8 @@ def fold_rows(store: Store, missing: Missing, folds: int, fold: int, seed: int) 
     """
     rows = np.concatenate([select_rows(store, split, missing) for split in ("train", "val")])
     patients, index = np.unique(store.array("patient")[rows], return_inverse=True)
+    if len(patients) < folds:
+        raise InputError(f"folds: {len(patients)} patients are too few for {folds} folds.")
     positive = np.bincount(index, store.array("label")[rows] == 1) > 0
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, folds])))
     shuffled = generator.permutation(len(patients))
@@ -70,8 +72,6 @@ def fold_rows(store: Store, missing: Missing, folds: int, fold: int, seed: int) 
     dealt[shuffled[np.argsort(positive[shuffled], kind="stable")]] = np.arange(len(patients)) % folds
     of_row, selecting = dealt[index], (fold + 1) % folds
     chosen = {"scored": of_row == fold, "val": of_row == selecting, "train": (of_row != fold) & (of_row != selecting)}
-    if not all(keep.any() for keep in chosen.values()):
-        raise InputError(f"{len(patients)} patients are too few for {folds} folds.")
     return {name: np.sort(rows[keep]) for name, keep in chosen.items()}
 
 

@@ -86,5 +86,6 @@ def synchronised(model: nn.Module, ranks: Ranks, device: str) -> nn.Module:
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Return the floating-point buffers, which processes with shares of their own must average."""
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    """Return the floating-point buffers of modules in train mode, which processes with shares of their own must average."""
+    training = (module for module in model.modules() if module.training)
+    return [buffer for module in training for buffer in module.buffers(recurse=False) if buffer.is_floating_point()]

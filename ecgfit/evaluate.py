@@ -95,7 +95,7 @@ def groups_of(store: Store, predictions: Predictions, patients: Predictions) -> 
     Covariates and rate are those of a patient's first recording; leads are missing where any recording lacks one.
     """
     lacks = ~store.array("lead_mask")[predictions.rows].all(axis=1)
-    lacking = np.isin(patients.patient, predictions.patient[lacks]) if len(patients.rows) < len(predictions.rows) else lacks
+    lacking = lacks if patients is predictions else np.isin(patients.patient, predictions.patient[lacks])
     groups = {
         "leads": np.where(lacking, "some missing", "all eight"),
         "source_rate": np.array([f"{rate:g} Hz" for rate in store.array("rate_hz")[patients.rows]]),

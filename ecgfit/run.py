@@ -11,9 +11,11 @@ members/NAME/            an ensemble's members, each a run folder of its own; th
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import math
 import pickle
 import re
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ import yaml
 from ecgfit.calibration import Calibration
 from ecgfit.config import RECORDED, TrainConfig, make_config
 from ecgfit.data import NormStats, covariate_columns
-from ecgprep.durable import write_file
+from ecgprep.durable import PARTIAL, write_file
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
 from ecgprep.store import Store
@@ -38,6 +40,7 @@ EVENTS = "events.out.tfevents.ecgfit"
 """Named without time or host, both of which TensorBoard's own writer would put there."""
 
 
+_LEFTOVER = re.compile(rf"\..+\.\d+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}")
 _RESULT = re.compile(r"(metrics_.+\.json|predictions_.+\.csv)".replace(".+", r"(train|val|test|all|oof|external_[0-9a-f]{12})"))
 
 
@@ -47,7 +50,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._require(CONFIG, THRESHOLD, CALIBRATION)
-        values = _config_values(path)
+        values = config_values(path)
         self.recorded: dict[str, Any] = values.pop(RECORDED)
         try:
             self.config: TrainConfig = make_config(values, CONFIG)
@@ -72,8 +75,8 @@ class Run:
             )
 
     def _threshold(self) -> float:
-        value = self.read_json(THRESHOLD).get("value")
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        value = self.read_json(THRESHOLD).get("value")  # just above 1 calls nobody positive, not even a probability of 1
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= math.nextafter(1, 2):
             raise StoreError(f"{self.path}/{THRESHOLD} is damaged. Train again.")
         return float(value)
 
@@ -117,7 +120,7 @@ class Run:
         covariate_columns(store, self.config.tabular)
 
 
-def _config_values(path: Path) -> dict[str, Any]:
+def config_values(path: Path) -> dict[str, Any]:
     """Read a run's config.yaml, which names the store that it was trained on. Raises StoreError when it does not."""
     try:
         values = yaml.safe_load((path / CONFIG).read_bytes())
@@ -131,21 +134,42 @@ def _config_values(path: Path) -> dict[str, Any]:
 def looks_like_run(path: Path) -> bool:
     """Say whether a folder is a run of ours, finished or not: what may be resumed or overwritten."""
     try:
-        return bool(_config_values(path))
+        return bool(config_values(path))
     except StoreError:
         return False
 
 
 def delete_run(path: Path) -> None:
     """Delete the files of a run and nothing else that may lie in its folder."""
-    written: list[Path] = [found for found in path.glob("*_*.*") if _RESULT.fullmatch(found.name)]
-    for name in (THRESHOLD, CALIBRATION, BEST, LAST, CURVES, EVENTS, NORM_STATS, CONFIG):  # the marker of a finished run goes first
-        (path / name).unlink(missing_ok=True)
-    for found in written:
-        found.unlink()
-    for member in path.glob(f"{MEMBERS}/*"):
+    (path / THRESHOLD).unlink(missing_ok=True)  # the marker of a finished run goes first, what says that this is a run goes last
+    for member in list(path.glob(f"{MEMBERS}/*")):
         if looks_like_run(member):
             delete_run(member)
+        _remove_if_empty(member)
+    for found in [found for found in path.glob("*_*.*") if _RESULT.fullmatch(found.name)]:
+        found.unlink()
+    remove_leftovers(path)
+    for name in (CALIBRATION, BEST, LAST, CURVES, EVENTS, NORM_STATS, CONFIG):
+        (path / name).unlink(missing_ok=True)
+    _remove_if_empty(path / MEMBERS, path / Path(BEST).parent)
+
+
+def _remove_if_empty(*folders: Path) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not empty, or not there
+            folder.rmdir()
+
+
+def is_leftover(path: Path) -> bool:
+    """Say whether a file is what a write into a run folder leaves when it is killed."""
+    return _LEFTOVER.fullmatch(path.name) is not None
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what a killed program has left of writes into a run folder, its members not included."""
+    for folder in (path, path / Path(BEST).parent):
+        for found in [found for found in folder.glob(f".*{PARTIAL}") if is_leftover(found)]:
+            found.unlink(missing_ok=True)
 
 
 def newest_run(folder: Path, store: Store) -> Run:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ecgfit.augment import AUGMENTATIONS, Draws
-from ecgfit.config import TrainConfig
+from ecgfit.config import RECORDED, TrainConfig
 from ecgfit.data import Batch, NormStats, make_loader, select_rows
 from ecgfit.distributed import Ranks, start
 from ecgfit.evaluate import operating_point, report
@@ -29,9 +29,12 @@ from ecgfit.run import (
     NORM_STATS,
     THRESHOLD,
     Run,
+    config_values,
     delete_run,
+    is_leftover,
     load_checkpoint,
     looks_like_run,
+    remove_leftovers,
     save_checkpoint,
     save_config,
     write_curves,
@@ -109,6 +112,7 @@ def _train_one(
     if ranks.is_first:
         if overwrite:
             delete_run(outdir)
+        remove_leftovers(outdir)
         if not resumed:
             outdir.mkdir(parents=True, exist_ok=True)
             save_config(outdir, config, recorded_facts(trainer, loaded))
@@ -143,11 +147,15 @@ def _begin(trainer: Trainer, say: Say) -> list[str] | None:
 
 
 def foreign_weights(config: TrainConfig, store: Store) -> list[str]:
-    """Warn where the weights come from a run on another store: nothing here can tell whose recordings it was trained on."""
-    path = Path(config.init_from)
-    if (path / CONFIG).is_file() and Run(path).content_sha256 == store.content_sha256:
-        return []
-    return ["init_from: these weights were trained on other data; make sure that no patient of this store's val and test splits was among them"]
+    """Warn where the weights are not of a run that trained on the same rows: they may have seen patients that select or test here."""
+    path, of_rows = Path(config.init_from), ("folds", "missing") if config.folds else ("folds",)
+    if (path / CONFIG).is_file():
+        run = Run(path)
+        same = all(getattr(run.config, name) == getattr(config, name) for name in of_rows) and run.config.fold in (-1, config.fold)
+        if same and run.content_sha256 == store.content_sha256:
+            return []
+    held_out = "the folds that select and are scored" if config.folds else "this store's val and test splits"
+    return [f"init_from: these weights were trained on other data; make sure that no patient of {held_out} was among them"]
 
 
 def _epochs(trainer: Trainer, outdir: Path, say: Say, stop: Callable[[], bool]) -> None:
@@ -173,8 +181,8 @@ def _epochs(trainer: Trainer, outdir: Path, say: Say, stop: Callable[[], bool]) 
         if trainer.ranks.is_first:
             if improved:
                 save_checkpoint(outdir / BEST, {"model": kept.model.state_dict(), "epoch": progress.epoch})
-            save()
             write_curves(outdir, progress.history)
+            save()  # last: what a run that is killed before goes on from makes the others again
         say(
             f"epoch {progress.epoch:3d}/{config.epochs}  loss {loss:.4f}  val loss {row['val_loss']:.4f}  "
             f"AUPRC {row['val_auprc']:.4f}  AUROC {row['val_auroc']:.4f}{'  best' if improved else ''}"
@@ -227,15 +235,15 @@ def _train_members(
         if overwrite:
             delete_run(outdir)
         if (outdir / CONFIG).exists():
-            _check_same_config(outdir, config, store)
+            _check_same_config(outdir, config, store, ranks)
         else:
             outdir.mkdir(parents=True, exist_ok=True)
-            save_config(outdir, config, recorded_facts(Trainer.prepare(next(iter(members.values())), store), None))
+            save_config(outdir, config, recorded_facts(Trainer.prepare(next(iter(members.values())), store, ranks), None))
     ranks.wait()
     for name, member in members.items():
         folder = outdir / MEMBERS / name
         if (folder / THRESHOLD).exists():
-            _check_same_config(folder, member, store)
+            _check_same_config(folder, member, store, ranks)
             continue
         say(f"member {name} of {', '.join(members)}")
         _train_one(member, store, folder, ranks, resume, False, say, stop)
@@ -244,14 +252,14 @@ def _train_members(
     ranks.wait()
 
 
-def _check_same_config(outdir: Path, config: TrainConfig, store: Store) -> None:
+def _check_same_config(outdir: Path, config: TrainConfig, store: Store, ranks: Ranks) -> None:
     """Refuse to go on with an ensemble or a member of other settings."""
-    import yaml
-
-    values = yaml.safe_load((outdir / CONFIG).read_bytes())
-    wanted = config.model_dump(mode="json")
+    values = config_values(outdir)
+    recorded = values.pop(RECORDED)
+    wanted = config.model_dump(mode="json") | {"processes": ranks.world}
+    values["processes"] = recorded.get("processes")
     changed = sorted(key for key in wanted if values.get(key) != wanted[key])
-    if values["recorded"]["store"]["content_sha256"] != store.content_sha256:
+    if recorded["store"]["content_sha256"] != store.content_sha256:
         raise StoreError(f"{outdir} was trained on another store. Resume it with its own store, or start another run.")
     if changed:
         raise StoreError(f"{outdir} was started with other settings ({', '.join(changed)}). Resume with the same, or start another run.")
@@ -276,7 +284,7 @@ def _check_outdir(outdir: Path, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that is in use, before anything in it is touched."""
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: go on with the run, or start it again.")
-    if not outdir.exists() or not any(outdir.iterdir()):
+    if not outdir.exists() or all(is_leftover(found) for found in outdir.iterdir()):
         return
     if not looks_like_run(outdir):
         raise TargetExists(f"{outdir} is not empty and not a run folder, so nothing is written or deleted there. Use another --outdir.")

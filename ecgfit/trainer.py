@@ -85,6 +85,10 @@ class Trainer:
         make_deterministic(config)
         device = pick_device(config.device)
         rows = training_rows(config, store)
+        if min(config.batch, len(rows["train"])) < 2 * ranks.world:
+            raise InputError(
+                f"batch: each of the {ranks.world} processes needs two recordings of every batch. Use a larger batch or fewer processes."
+            )
         stats = NormStats.of(store, rows["train"], config.tabular)
         model_input = ModelInput(stats, config.missing)
         model = build_model(
@@ -145,9 +149,7 @@ class Trainer:
             if asked:
                 raise Stopped
         self._look_at(pending)
-        losses = torch.tensor(self.progress.losses, dtype=torch.float64, device=self.device)
-        self.ranks.sum_([losses])
-        return float(losses.mean())
+        return float(np.mean(self.progress.losses))
 
     def _step(self, batch: Batch, pending: list[tuple[Batch, Tensor, Tensor]], stop: bool) -> bool:
         """Take one step; return whether any process was asked to stop, so that all stop at the same one."""
@@ -156,15 +158,16 @@ class Trainer:
         loss = losses.sum() / batch_weight(all_labels, self.config.loss, self.class_weights).to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
         if self.ranks.world > 1:
             asked = torch.tensor([float(stop)], device=self.device)
-            self.ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), asked])
+            self.ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), loss, asked])
             stop = bool(asked.item())
         self.optimizer.step()
         self.ranks.sum_(running_statistics(self.model), divide_by=self.ranks.world)
         if self.ema is not None:
             self.ema.update(self.model)
-        pending.append((batch, losses.detach(), loss.detach()))
+        pending.append((batch, losses.detach(), loss))
         return stop
 
     def _row_losses(self, batch: Batch, augmentation_seed: int, dropout_seed: int) -> Tensor:
@@ -180,13 +183,13 @@ class Trainer:
     def _look_at(self, pending: list[tuple[Batch, Tensor, Tensor]]) -> None:
         """Note the losses of the steps since the last look. Raises InputError naming the rows of one that is not finite."""
         losses = torch.stack([loss for _, _, loss in pending]).tolist() if pending else []
-        for (batch, rows, _), value in zip(pending, losses, strict=True):
-            if not math.isfinite(value):
-                bad = batch.rows[~torch.isfinite(rows).cpu().numpy()]
-                step = self.progress.step - len(pending) + 1 + losses.index(value) if not math.isnan(value) else self.progress.step
-                listed = ", ".join(map(str, (bad if len(bad) else batch.rows)[:8]))
+        first = self.progress.step - len(pending) + 1
+        for step, ((batch, rows, _), value) in enumerate(zip(pending, losses, strict=True), start=first):
+            if not math.isfinite(value):  # for all processes at the same step, since the loss is that of the whole batch
+                bad = self.ranks.gather(batch.rows[~torch.isfinite(rows).cpu().numpy()])
+                listed = ", ".join(map(str, (bad if len(bad) else batch.all_rows)[:8]))
                 raise InputError(
-                    f"The loss is {value} at epoch {self.progress.epoch + 1}, by step {step} (store rows {listed}). "
+                    f"The loss is {value} at epoch {self.progress.epoch + 1}, step {step} (store rows {listed}). "
                     "Lower --lr, or look at these recordings with `ecgprep report`."
                 )
         self.progress.losses.extend(losses)
@@ -268,7 +271,7 @@ class Trainer:
         """Start from the weights that `init_from` names, as far as they fit. Raises StoreError."""
         if not self.config.init_from:
             return None
-        state = weights_of(Path(self.config.init_from), str(self.config.seed))
+        state = weights_of(Path(self.config.init_from), str(self.config.seed if self.config.fold < 0 else self.config.fold))
         try:
             loaded = load_matching(self.model, state)
         except ValueError as error:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ecgprep.build import build_store
+from ecgprep.conform import Conformity
 from ecgprep.manifest import read_manifest
 from ecgprep.plan import BuildSettings, default_registry
 from ecgprep.store import Store
@@ -39,6 +42,61 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The store of `corpus`; read-only for tests."""
     return build(corpus / "manifest.csv", tmp_path_factory.mktemp("store") / "corpus.zarr", covariates=("age", "sex"))
+
+
+@pytest.fixture(scope="session")
+def small_store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of `corpus` at 100 Hz, on which an epoch takes a tenth of a second; read-only for tests."""
+    settings = BuildSettings(Conformity(100, 1000))
+    return build(corpus / "manifest.csv", tmp_path_factory.mktemp("small") / "small.zarr", settings, covariates=("age", "sex"))
+
+
+QUICK = {"epochs": 3, "batch": 16, "threads": 1}
+DECIDED = ("norm_stats.json", "calibration.json", "threshold.json")
+"""What training decides besides weights."""
+
+
+def quick(**settings: object) -> Any:
+    """Return a config of a few short epochs."""
+    from ecgfit.config import make_config
+
+    return make_config(QUICK | settings, "test")
+
+
+def silent(line: str) -> None:
+    """Take a line of progress and show nothing."""
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Say whether two runs have the same best weights, to the bit."""
+    from ecgfit.run import load_checkpoint
+
+    a, b = (load_checkpoint(path / "checkpoints/best.pt")["model"] for path in (one, other))
+    return a.keys() == b.keys() and all(a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in a)
+
+
+def same_results(one: Path, other: Path) -> bool:
+    """Say whether two runs have the same weights, decisions, metrics and curves, to the byte; of ensembles, all members, too."""
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.suffix in (".json", ".csv"))
+    if names != sorted(str(path.relative_to(other)) for path in other.rglob("*") if path.suffix in (".json", ".csv")):
+        return False
+    weights = sorted(path.parent.parent.relative_to(one) for path in one.rglob("best.pt"))
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names) and all(
+        same_weights(one / name, other / name) for name in weights
+    )
+
+
+def changed_store(store: Store, target: Path, **arrays: np.ndarray) -> Store:
+    """Copy a store that has one chunk, with other values in some of its arrays."""
+    shutil.copytree(store.path, target)
+    for name, values in arrays.items():
+        assert values.dtype == store.array(name).dtype
+        axes = "/".join(["0"] * values.ndim)
+        stored = np.fromfile(target / name / "c" / axes, values.dtype)
+        assert np.array_equal(stored[: values.size], store.array(name)[:].ravel(), equal_nan=values.dtype.kind == "f")
+        stored[: values.size] = values.ravel()
+        stored.tofile(target / name / "c" / axes)
+    return Store(target)
 
 
 def build(manifest: Path, target: Path, settings: BuildSettings | None = None, covariates: tuple[str, ...] = (), **options: object) -> Store:

@@ -60,6 +60,8 @@ FLOORS = {
     "ecgfit.compare": 1,
     "ecgfit.calibration": 1,
     "ecgfit.augment": 0,
+    "ecgfit.distributed": 0,
+    "ecgfit.losses": 0,
     "ecgfit.models.network": 0,
     "ecgfit.models.resnet1d": 0,
     "ecgfit.models.xresnet1d": 0,
@@ -71,14 +73,19 @@ FLOORS = {
     "ecgfit.data": 3,
     "ecgfit.run": 4,
     "ecgfit.predict": 5,
-    "ecgfit.evaluate": 6,
-    "ecgfit.train": 7,
+    "ecgfit.trainer": 6,
+    "ecgfit.comparison": 6,
     "ecgfit.figures": 6,
     "ecgfit.checklist": 6,
+    "ecgfit.evaluate": 7,
+    "ecgfit.apply": 7,
+    "ecgfit.export": 7,
+    "ecgfit.train": 8,
     "ecgfit.report": 8,
-    "ecgfit.cli": 9,
+    "ecgfit.cli": 10,
 }
 ECGFIT_MAY_USE = {"ecgprep", "ecgprep.store", "ecgprep.errors", "ecgprep.leads", "ecgprep.durable", "ecgprep.console", "ecgprep.plot"}
+FOR_PREDICTION = {"ecgprep.readers", "ecgprep.conform", "ecgprep.manifest"}
 XML_PARSERS = {"xml", "lxml", "defusedxml", "xmltodict", "html"}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ecgfit.config import TrainConfig, make_config, read_config
+from ecgfit.config import TrainConfig, make_config, parse_settings, read_config
+from ecgfit.run import save_config
 from ecgprep.errors import InputError
 
 
@@ -16,7 +17,7 @@ def config_of(tmp_path, text, **overrides):
 def test_defaults_are_those_of_the_help_text():
     config = TrainConfig()
     assert (config.batch, config.epochs, config.lr, config.weight_decay, config.early_stop) == (32, 60, 1e-3, 1e-4, 12)
-    assert (config.loss, config.class_weights, config.scheduler, config.aug) == ("ce", "auto", "plateau", ("noise", "scale", "shift"))
+    assert (config.loss, config.class_weights, config.scheduler, config.aug) == ("ce", "auto", "plateau", ("noise", "scale", "shift", "leadmask"))
 
 
 def test_number_that_yaml_reads_as_text_is_a_number(tmp_path):
@@ -41,16 +42,38 @@ def test_augmentations(value, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("learning_rate: 1\n", "learning_rate: unknown key; allowed are model, batch"),
+        ("learning_rate: 1\n", "learning_rate: unknown key; allowed are model, model_args, tabular"),
         ("lr: fast\n", "lr: input should be a valid number"),
         ("lr: 0\n", "lr: input should be greater than 0"),
         ("lr: .nan\n", "lr: input should be"),
         ("seed: no\n", "seed: .*must be a number, not yes or no"),
         ("epochs: 1.5\n", "epochs: input should be a valid integer"),
         ("loss: focal\n", "loss: input should be 'ce' or 'bce'"),
-        ("aug: noise,flip\n", "aug: input should be 'noise', 'scale' or 'shift'"),
+        ("aug: noise,flip\n", "aug: input should be 'noise', 'scale', 'shift' or 'leadmask'"),
         ("class_weights: 1\n", "class_weights"),
         ("class_weights: [1, -1]\n", "class_weights"),
+        ("model: lstm\n", "model: input should be 'resnet1d'"),
+        ("model_args: width\n", "model_args: must look like width=2,depth=2"),
+        ("model_args: width=1,width=2\n", "model_args: must look like width=2,depth=2, each name once"),
+        ("model_args: {width: 9}\n", "model_args: resnet1d does not take `width`"),
+        ("model_args: {heads: 2}\n", "model_args: resnet1d does not take `heads`.*Allowed: "),
+        ("model_args: {width: yes}\n", "model_args: must be a number, not yes or no"),
+        ("threshold: best\n", "threshold: rule .=best. must be youden, f1, sensitivity=X"),
+        ("threshold: sensitivity=2\n", r"threshold: rule \(=sensitivity=2\) must be .* as in sensitivity=0.90\.$"),
+        ("calibration: isotonic\n", "calibration: input should be 'none', 'temperature' or 'platt'"),
+        ("aggregate: median\n", "aggregate: input should be"),
+        ("seeds: [1]\n", "seeds: give two or more different seeds"),
+        ("seeds: 1,1\n", "seeds: give two or more different seeds"),
+        ("seeds: 1,x\n", "seeds: input should be a valid integer"),
+        ("folds: 2\n", "folds: at least 3"),
+        ("folds: 5\nseeds: 0,1\n", "folds: .*not together with seeds"),
+        ("folds: 5\nfold: 5\n", "folds: .*fold below folds"),
+        ("fold: 1\n", "fold: needs folds"),
+        ("tabular_only: true\n", "tabular_only: needs tabular"),
+        ("ema: 1\n", "ema: input should be less than 1"),
+        ("label_smoothing: 1\n", "label_smoothing: input should be less than 1"),
+        ("layer_decay: 0\n", "layer_decay: input should be greater than 0"),
+        ("freeze: all\n", "freeze: input should be 'none' or 'backbone'"),
         ("lr: 1\nlr: 2\n", "line .* key given twice: lr"),
         ("lr: [\n", "is not valid YAML"),
         ("- lr\n", "must be a mapping"),
@@ -72,3 +95,53 @@ def test_all_faults_are_reported_together(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="absent.yaml cannot be read"):
         read_config(tmp_path / "absent.yaml", {})
+
+
+def test_settings_are_read_as_yaml_and_by_the_fields_own_types():
+    values = parse_settings(
+        ("lr=1e-4", "seeds=[0, 1]", "tabular=age,sex", "model_args={width: 2}", "tabular_only=false", "threshold=npv=0.99", "aug=")
+    )
+    config = make_config(values, "x")
+    assert (config.lr, config.seeds, config.tabular, config.model_args, config.threshold) == (
+        1e-4,
+        (0, 1),
+        ("age", "sex"),
+        {"width": 2.0},
+        "npv=0.99",
+    )
+    assert config.aug == ()
+
+
+@pytest.mark.parametrize("items", [("lr",), ("=1",), ("lr=1", "lr=2")])
+def test_setting_that_is_none_is_refused(items):
+    with pytest.raises(InputError, match="--set takes key=value"):
+        parse_settings(items)
+
+
+@pytest.mark.parametrize("item", ["lr=[", "lr=!!python/object/apply:os.system [true]", "lr={a: 1, a: 2}"])
+def test_setting_that_is_no_yaml_names_its_key(item):
+    with pytest.raises(InputError, match="--set lr: the value is not valid YAML"):
+        parse_settings((item,))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"seeds": "0,3", "model_args": "width=0.5,dropout=0.2", "tabular": "age,sex", "class_weights": "1,2.2"},
+        {"folds": 5, "fold": 2, "threshold": "sensitivity=0.90", "aug": "none", "class_weights": "none", "init_from": "runs/001"},
+    ],
+)
+def test_config_survives_the_file(tmp_path, values):
+    config = make_config(values, "x")
+    save_config(tmp_path, config, {"store": {"content_sha256": "x"}})
+    assert read_config(tmp_path / "config.yaml", {}) == config
+
+
+def test_members_differ_in_seed_or_fold_only():
+    seeds = make_config({"seeds": "4,7", "lr": 0.1}, "x").member_configs()
+    assert {name: (member.seed, member.seeds, member.lr) for name, member in seeds.items()} == {"4": (4, (), 0.1), "7": (7, (), 0.1)}
+    folds = make_config({"folds": 3, "seed": 5}, "x").member_configs()
+    assert {name: (member.fold, member.folds, member.seed) for name, member in folds.items()} == {str(k): (k, 3, 5) for k in range(3)}
+    assert make_config({"folds": 3, "fold": 1}, "x").member_configs() == {}
+    assert all(not member.member_configs() for member in (*seeds.values(), *folds.values()))

@@ -5,9 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import changed_store
 from torch.utils.data import DataLoader
 
-from ecgfit.data import Batches, ModelInput, NormStats, make_loader, select_rows
+from ecgfit.data import (
+    Batches,
+    CovariateStats,
+    ModelInput,
+    NormStats,
+    SeenRange,
+    covariate_columns,
+    fold_rows,
+    lead_deviation,
+    make_loader,
+    select_rows,
+)
+from ecgfit.distributed import Ranks
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
 
@@ -100,10 +113,14 @@ def inputs(n: int = 3, n_samples: int = 100) -> tuple[torch.Tensor, torch.Tensor
     return waveforms, mask, span
 
 
+def stats_of(mean: tuple[float, ...], std: tuple[float, ...]) -> NormStats:
+    return NormStats(mean, std, 1, CovariateStats(), SeenRange((500.0,), ((0.0, 1.0),) * 8, 100, 8, ()))
+
+
 def test_model_input_is_the_z_score_and_exactly_zero_elsewhere():
-    stats = NormStats(tuple(range(8)), tuple(range(100, 108)), 1)
     waveforms, mask, span = inputs()
-    x = ModelInput(stats, "drop")(waveforms, mask, span)
+    x, tabular = ModelInput(stats_of(tuple(range(8)), tuple(range(100, 108))), "drop")(waveforms, mask, span)
+    assert tabular is None
     expected = (waveforms.double() - torch.arange(8)[:, None]) / torch.arange(100, 108)[:, None]
     expected[1, 2] = 0
     expected[2, :, :10] = expected[2, :, 90:] = 0
@@ -115,7 +132,7 @@ def test_model_input_is_the_z_score_and_exactly_zero_elsewhere():
 
 def test_ninth_channel_is_the_fraction_of_leads_that_is_signal():
     waveforms, mask, span = inputs()
-    x = ModelInput(NormStats((0.0,) * 8, (1.0,) * 8, 1), "mask")(waveforms, mask, span)
+    x, _ = ModelInput(stats_of((0.0,) * 8, (1.0,) * 8), "mask")(waveforms, mask, span)
     assert x.shape == (3, 9, 100)
     assert (x[0, 8] == 1).all()
     assert (x[1, 8] == 7 / 8).all()
@@ -124,7 +141,7 @@ def test_ninth_channel_is_the_fraction_of_leads_that_is_signal():
 
 def test_lead_that_no_train_row_has_stays_finite():
     waveforms, mask, span = inputs()
-    assert torch.isfinite(ModelInput(NormStats((0.0,) * 8, (0.0,) * 8, 1), "drop")(waveforms, mask, span)).all()
+    assert torch.isfinite(ModelInput(stats_of((0.0,) * 8, (0.0,) * 8), "drop")(waveforms, mask, span)[0]).all()
 
 
 def test_norm_stats_survive_the_file(stats, tmp_path):
@@ -134,6 +151,98 @@ def test_norm_stats_survive_the_file(stats, tmp_path):
     value = json.loads((tmp_path / "n.json").read_bytes())
     assert NormStats.from_json(value) == stats
     assert value["leads"] == list(LEADS)
-    for broken in ({}, {**value, "leads": ["I"]}, {**value, "mean_uv": [1]}, {**value, "std_uv": "x"}):
+    for broken in ({}, {**value, "leads": ["I"]}, {**value, "mean_uv": [1]}, {**value, "std_uv": "x"}, {**value, "seen": {}}):
         with pytest.raises(StoreError):
             NormStats.from_json(broken)
+
+
+@pytest.mark.parametrize(("n", "world", "expected"), [(12, 2, [8, 4]), (11, 2, [8]), (13, 2, [8, 5]), (14, 3, [8, 6]), (13, 3, [8])])
+def test_last_batch_is_left_out_where_a_process_would_get_a_single_record(store, n, world, expected):
+    orders = [Batches(store, np.arange(n), 8, 0, ranks=Ranks(rank, world)).order() for rank in range(world)]
+    assert [len(rows) for rows in orders[0]] == expected
+    assert all(np.array_equal(one, other) for order in orders[1:] for one, other in zip(orders[0], order, strict=True))
+
+
+def test_processes_share_every_batch(store):
+    rows = select_rows(store, "train", "mask")
+    whole = list(make_loader(store, rows, 10, 0, covariates=("age",)))
+    shares = [list(make_loader(store, rows, 10, 0, covariates=("age",), ranks=Ranks(rank, 3))) for rank in range(3)]
+    assert len({len(share) for share in shares}) == 1
+    for batch, *parts in zip(whole, *shares, strict=False):
+        assert np.array_equal(np.concatenate([part.rows for part in parts]), batch.rows)
+        assert all(np.array_equal(part.all_rows, batch.rows) for part in parts)
+        assert [part.first for part in parts] == [0, len(parts[0].rows), len(parts[0].rows) + len(parts[1].rows)]
+        torch.testing.assert_close(torch.cat([part.covariates for part in parts]), batch.covariates, equal_nan=True, rtol=0, atol=0)
+
+
+def test_epoch_goes_on_from_any_step(store):
+    batches = Batches(store, select_rows(store, "train", "mask"), 8, seed=3)
+    whole = [batch.rows.tolist() for batch in batches]
+    batches.first_step = 3
+    assert [batch.rows.tolist() for batch in batches] == whole[3:]
+    batches.first_step = len(batches)
+    assert list(batches) == []
+
+
+def test_rows_without_a_label_are_there_only_when_asked_for(store, tmp_path):
+    label = np.array(store.array("label"))
+    label[:7] = -1
+    some = changed_store(store, tmp_path / "u.zarr", label=label)
+    assert set(range(len(store))) - set(select_rows(some, "all", "mask")) == set(range(7))
+    assert len(select_rows(some, "all", "mask", labelled=False)) == len(store)
+
+
+def test_covariate_statistics_are_those_of_the_train_rows(store, tmp_path):
+    """Against pandas, with gaps, and with values elsewhere that would show."""
+    import pandas as pd
+    from sklearn.preprocessing import StandardScaler
+
+    rows = select_rows(store, "train", "mask")
+    values = np.array(store.array("covariates"))
+    values[rows[::5], 0] = np.nan
+    values[np.setdiff1d(np.arange(len(store)), rows)] = 1e9
+    gaps = changed_store(store, tmp_path / "gaps.zarr", covariates=values)
+    stats = NormStats.of(gaps, rows, ("sex", "age"))
+    table = pd.DataFrame(values[rows].astype(float), columns=list(store.covariate_names))
+    assert stats.covariates.names == ("sex", "age")
+    assert stats.covariates.median == pytest.approx((table.sex.median(), table.age.median()))
+    assert stats.covariates.scale == pytest.approx(StandardScaler().fit(table[["sex", "age"]].to_numpy()).scale_)
+    assert stats.seen.covariates == ((table.sex.min(), table.sex.max()), (table.age.min(), table.age.max()))
+    batch = next(iter(make_loader(gaps, rows, len(rows), covariates=("sex", "age"))))
+    _, tabular = ModelInput(stats, "mask")(batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates)
+    assert tabular.shape == (len(rows), 4)
+    missing = table.age.isna().to_numpy(copy=True)
+    assert missing.sum() == len(rows[::5])
+    assert torch.equal(tabular[:, 3].bool(), torch.tensor(missing))
+    assert not tabular[missing, 1].any()
+    expected = (table.age - table.age.median()) / table.age.std(ddof=0)
+    np.testing.assert_allclose(tabular[~missing, 1], expected[~missing], rtol=1e-5, atol=1e-6)
+
+
+def test_constant_covariate_has_scale_one_and_an_empty_one_is_refused(store, tmp_path):
+    values = np.array(store.array("covariates"))
+    values[:, 0], values[:, 1] = 4, np.nan
+    flat = changed_store(store, tmp_path / "flat.zarr", covariates=values)
+    names = store.covariate_names
+    assert CovariateStats.of(flat, np.arange(5), names[:1]) == CovariateStats((names[0],), (4.0,), (1.0,))
+    with pytest.raises(InputError, match=f"no train recording has a value of {names[1]}"):
+        CovariateStats.of(flat, np.arange(5), names)
+
+
+def test_unknown_covariate_is_refused_with_those_there_are(store):
+    assert covariate_columns(store, ("sex",)).tolist() == [store.covariate_names.index("sex")]
+    with pytest.raises(InputError, match=r"has no covariate bmi, lvef \(it has: age, sex\)"):
+        covariate_columns(store, ("bmi", "age", "lvef"))
+
+
+def test_deviation_of_a_lead_is_that_of_its_valid_samples(store):
+    deviation = lead_deviation(store.array("moments")[:], np.diff(store.array("valid_span")[:], axis=1)[:, 0])
+    for i in range(0, len(store), 9):
+        start, end = store.array("valid_span")[i]
+        lead = int(np.argmax(store.array("lead_mask")[i]))
+        assert deviation[i, lead] == pytest.approx(store.array("waveforms")[i][lead, start:end].std(), rel=1e-9)
+
+
+def test_too_many_folds_are_refused(store):
+    with pytest.raises(InputError, match="patients are too few for 200 folds"):
+        fold_rows(store, "mask", 200, 0, 0)

@@ -12,29 +12,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import build, write_manifest
+from conftest import build, changed_store, quick, same_results, silent, write_manifest
 
-import ecgfit.train as train_module
-from ecgfit.config import TrainConfig, make_config
+import ecgfit.trainer as trainer_module
+from ecgfit.config import make_config
 from ecgfit.data import ModelInput, NormStats, select_rows
 from ecgfit.evaluate import evaluate_run
+from ecgfit.losses import batch_weight, class_weights, row_losses
 from ecgfit.models import build_model
+from ecgfit.predict import BATCH, load_ensemble, predict_rows
 from ecgfit.run import LAST, Run, load_checkpoint, newest_run, next_run_dir
-from ecgfit.train import Trainer, class_weights, classification_loss, cosine_factor, preflight, train
+from ecgfit.train import preflight, train
+from ecgfit.trainer import Progress, Trainer, cosine_factor
 from ecgprep.errors import InputError, StoreError, TargetExists
 from ecgprep.store import Store
 from ecgprep.synth.simulator import Heart, simulate
 from ecgprep.synth.vendors import aecg
 
-QUICK = {"epochs": 3, "batch": 16, "threads": 2}
 
-
-def silent(line: str) -> None:
-    del line
-
-
-def quick(**settings: object) -> TrainConfig:
-    return make_config(QUICK | settings, "test")
+@pytest.fixture(scope="module")
+def store(small_store) -> Store:
+    return small_store
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +42,10 @@ def run(store, tmp_path_factory) -> Run:
     return finished
 
 
-def same_results(one: Path, other: Path) -> bool:
-    names = ["norm_stats.json", "threshold.json", "metrics_val.json", "predictions_val.csv", "curves.csv"]
-    weights = [load_checkpoint(path / "checkpoints/best.pt")["model"] for path in (one, other)]
-    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names) and all(
-        torch.equal(weights[0][key], weights[1][key]) for key in weights[0]
-    )
-
-
 def test_run_folder_holds_what_it_promises(run, store):
     files = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     assert files == {
-        *("config.yaml", "norm_stats.json", "threshold.json", "curves.csv", "events.out.tfevents.ecgfit"),
+        *("config.yaml", "norm_stats.json", "calibration.json", "threshold.json", "curves.csv", "events.out.tfevents.ecgfit"),
         *("checkpoints/best.pt", "checkpoints/last.pt"),
         *("metrics_val.json", "metrics_test.json", "predictions_val.csv", "predictions_test.csv"),
     }
@@ -74,14 +64,14 @@ def test_same_config_gives_the_same_weights_to_the_bit(run, store, tmp_path):
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(store, tmp_path, monkeypatch, scheduler, killed_at):
     config = quick(scheduler=scheduler)
     whole = train(config, store, tmp_path / "whole", say=silent)
-    seeds = train_module.torch_seeds
+    seeds = trainer_module.torch_seeds
 
     def die(seed, epoch, step):
         if (epoch, step) == killed_at:
             raise KeyboardInterrupt
         return seeds(seed, epoch, step)
 
-    monkeypatch.setattr(train_module, "torch_seeds", die)
+    monkeypatch.setattr(trainer_module, "torch_seeds", die)
     with pytest.raises(KeyboardInterrupt):
         train(config, store, tmp_path / "killed", say=silent)
     monkeypatch.undo()
@@ -143,7 +133,7 @@ def test_metrics_follow_from_the_predictions(run):
 
     table = pd.read_csv(run.path / "predictions_test.csv")
     patients = table.groupby("patient").agg(label=("label", "max"), a=("logit_0", "mean"), b=("logit_1", "mean"))
-    probability = 1 / (1 + np.exp(patients.a - patients.b))
+    probability = run.calibration.apply((patients.b - patients.a).to_numpy())
     metrics = run.read_json("metrics_test.json")
     assert metrics["metrics"]["auroc"]["value"] == pytest.approx(roc_auc_score(patients.label, probability), abs=1e-9)
     assert metrics["metrics"]["auprc"]["value"] == pytest.approx(average_precision_score(patients.label, probability), abs=1e-9)
@@ -171,8 +161,8 @@ def test_tensorboard_reads_the_curves(run):
 
 def test_early_stop_ends_training(store, tmp_path, monkeypatch):
     scores = iter([0.5, 0.6, 0.4, 0.6, 0.1, 0.9])
-    monkeypatch.setattr(train_module, "_validate", lambda trainer: {"val_loss": 1.0, "val_auroc": 0.5, "val_auprc": next(scores)})
-    monkeypatch.setattr(Trainer, "train_epoch", lambda self, epoch: 1.0)
+    monkeypatch.setattr(Trainer, "validate", lambda self, scorer: {"val_loss": 1.0, "val_auroc": 0.5, "val_auprc": next(scores)})
+    monkeypatch.setattr(Trainer, "train_epoch", lambda self, save, stop: 1.0)
     train(quick(epochs=50, early_stop=3), store, tmp_path / "r", say=silent)
     state = load_checkpoint(tmp_path / "r" / LAST)
     assert (len(state["history"]), state["best"]) == (5, {"epoch": 2, "score": 0.6})
@@ -180,11 +170,10 @@ def test_early_stop_ends_training(store, tmp_path, monkeypatch):
 
 def test_test_labels_decide_nothing(run, corpus, store, tmp_path):
     """The same store with the labels of the test patients turned round trains to the same bits."""
-    copy = Path(shutil.copytree(store.path, tmp_path / "turned.zarr"))
     label, split = np.array(store.array("label")), store.array("split")
     label[split == 2] = 1 - label[split == 2]
-    (copy / "label/c/0").write_bytes(label.tobytes())
-    assert same_results(run.path, train(quick(), Store(copy), tmp_path / "turned", say=silent).path)
+    turned = changed_store(store, tmp_path / "turned.zarr", label=label)
+    assert same_results(run.path, train(quick(), turned, tmp_path / "turned", say=silent).path)
 
 
 def test_values_of_val_and_test_files_do_not_reach_the_statistics(tmp_path):
@@ -208,24 +197,28 @@ def test_values_of_val_and_test_files_do_not_reach_the_statistics(tmp_path):
 
 def test_model_overfits_sixteen_recordings(store, tmp_path):
     """A pipeline that cannot learn 16 recordings by heart is broken somewhere."""
-    config = quick(aug="none", epochs=1, batch=16)
+    config = quick(aug="none", epochs=1, batch=16, ema=0)
     trainer = Trainer.prepare(config, store)
     label = store.array("label")[trainer.rows["train"]]
     chosen = np.concatenate([trainer.rows["train"][label == k][:8] for k in (0, 1)])
     trainer.rows = {"train": np.sort(chosen), "val": np.sort(chosen)}
-    losses = [trainer.train_epoch(epoch) for epoch in range(60)]
+    losses = []
+    for epoch in range(60):
+        trainer.progress = Progress(history=[{}] * epoch)
+        losses.append(trainer.train_epoch(lambda: None, lambda: False))
     assert losses[-1] < 0.05 < losses[0]
-    predictions = trainer.predict("val")
-    assert ((predictions.probability() > 0.5) == predictions.label).all()
+    predictions = trainer.predict(trainer.kept(), "val")
+    assert ((predictions.difference() > 0) == predictions.label).all()
 
 
 def test_one_class_in_validation_is_told_before_training(store, tmp_path):
-    copy = Path(shutil.copytree(store.path, tmp_path / "s.zarr"))
     label = np.array(store.array("label"))
     label[store.array("split") == 1] = 0
-    (copy / "label/c/0").write_bytes(label.tobytes())
-    with pytest.raises(InputError, match="validation split has 0 positive"):
-        train(quick(), Store(copy), tmp_path / "r", say=silent)
+    one_class = changed_store(store, tmp_path / "s.zarr", label=label)
+    with pytest.raises(InputError, match="validation rows hold 0 positive and 9 negative patients; auprc and the loss need both") as failed:
+        train(quick(), one_class, tmp_path / "r", say=silent)
+    assert failed.value.exit_code == 3
+    assert not (tmp_path / "r").exists()
 
 
 def test_loss_that_is_not_finite_stops_with_the_rows(store, tmp_path):
@@ -235,7 +228,7 @@ def test_loss_that_is_not_finite_stops_with_the_rows(store, tmp_path):
 
 def test_preflight_checks_every_split(store):
     lines = preflight(Trainer.prepare(quick(missing="mask"), store))
-    assert "tensors of train, val, test are finite and (B, 9, 5000)" in lines[0]
+    assert "tensors of train, val, test are finite and (B, 9, 1000)" in lines[0]
 
 
 def test_preflight_finds_statistics_of_other_rows(store):
@@ -247,9 +240,9 @@ def test_preflight_finds_statistics_of_other_rows(store):
 
 def test_class_weights_balance_the_classes():
     label = np.array([0] * 30 + [1] * 10, np.int8)
-    assert class_weights(quick(), label).tolist() == pytest.approx([40 / 60, 2.0])
-    assert class_weights(quick(class_weights="none"), label) is None
-    assert class_weights(quick(class_weights="1 2.2"), label).tolist() == pytest.approx([1, 2.2])
+    assert class_weights(quick().class_weights, label).tolist() == pytest.approx([40 / 60, 2.0])
+    assert class_weights(quick(class_weights="none").class_weights, label) is None
+    assert class_weights(quick(class_weights="1 2.2").class_weights, label).tolist() == pytest.approx([1, 2.2])
 
 
 def test_losses_follow_their_formulas():
@@ -257,8 +250,27 @@ def test_losses_follow_their_formulas():
     p = torch.softmax(logits, dim=1)
     ce = -(1 * math.log(p[0, 0]) + 3 * math.log(p[1, 1])) / 4
     bce = -(math.log(p[0, 0]) + 3 * math.log(p[1, 1])) / 2
-    assert classification_loss(logits, label, "ce", weights).item() == pytest.approx(ce, rel=1e-6)
-    assert classification_loss(logits, label, "bce", weights).item() == pytest.approx(bce, rel=1e-6)
+    for kind, expected in (("ce", ce), ("bce", bce)):
+        loss = row_losses(logits, label, kind, weights).sum() / batch_weight(label, kind, weights)
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.7, 2.5])])
+def test_losses_are_the_weighted_means_of_pytorch(weights, smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits, label = torch.randn(23, 2, generator=generator), torch.randint(0, 2, (23,), generator=generator)
+    ce = torch.nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)(logits, label)
+    positive = None if weights is None else weights[1] / weights[0]
+    target = label * (1 - smoothing) + smoothing / 2
+    bce = torch.nn.BCEWithLogitsLoss(pos_weight=positive)(logits[:, 1] - logits[:, 0], target)
+    for kind, expected in (("ce", ce), ("bce", bce)):
+        rows = row_losses(logits, label, kind, weights, smoothing)
+        assert rows.shape == (23,)
+        assert (rows.sum() / batch_weight(label, kind, weights)).item() == pytest.approx(expected.item(), rel=1e-5)
+        # the shares of two processes add up to the whole
+        parts = [row_losses(logits[part], label[part], kind, weights, smoothing).sum() for part in (slice(0, 9), slice(9, 23))]
+        assert (sum(parts) / batch_weight(label, kind, weights)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_cosine_rises_and_falls_to_zero():
@@ -313,13 +325,14 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path):
 
 
 def test_evaluation_does_not_depend_on_the_batch(run, store):
-    from ecgfit.evaluate import load_model
-    from ecgfit.predict import predict_rows
-
-    model, model_input = load_model(run, "cpu")
-    rows = select_rows(store, "test", "drop")
-    one, other = (predict_rows(model, model_input, store, rows, size, amp=False).logits for size in (1, 64))
-    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    ensemble = load_ensemble(run.members, "cpu")
+    rows = select_rows(store, "all", "drop")
+    assert len(rows) > BATCH
+    together = predict_rows(ensemble, store, rows, (), amp=False).logits
+    backwards = predict_rows(ensemble, store, rows[::-1].copy(), (), amp=False).logits[::-1]
+    np.testing.assert_array_equal(together, backwards)
+    for i in (0, 17, len(rows) // 2, len(rows) - 1):
+        np.testing.assert_array_equal(predict_rows(ensemble, store, rows[i : i + 1], (), amp=False).logits[0], together[i])
 
 
 def test_run_holds_no_path_and_no_host(run):

@@ -1,0 +1,147 @@
+"""Two processes train as one: the same weights up to rounding, one set of files, one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import quick, silent
+from torch import nn
+
+import ecgfit.trainer as trainer_module
+from ecgfit.distributed import Ranks, running_statistics
+from ecgfit.train import train
+from ecgfit.trainer import Progress, Trainer
+from ecgprep.errors import InputError, StoreError
+from ecgprep.store import Store
+
+ONE_OF_TWO = """
+import sys, torch
+from pathlib import Path
+from ecgfit.distributed import start, stop
+from test_distributed import steps
+ranks = start("cpu")
+assert ranks.world == 2
+result = steps(Path(sys.argv[1]), ranks)
+if ranks.is_first:
+    torch.save(result, sys.argv[2])
+stop()
+"""
+
+
+def steps(path: Path, ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
+    """Train two epochs for each loss, with statistics of batches frozen and nothing dropped, and return weights, averages and losses."""
+    result = {}
+    for kind in ("ce", "bce"):
+        config = quick(batch=14, loss=kind, class_weights="1,3", tabular="age,sex", missing="mask", lr=1e-4, label_smoothing=0.1)
+        trainer = Trainer.prepare(config, Store(path), ranks)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer_module, "train_mode", lambda model: model.eval())
+            losses = []
+            for epoch in range(2):
+                trainer.progress = Progress(history=[{}] * epoch)
+                losses.append(trainer.train_epoch(lambda: None, lambda: False))
+        predictions = trainer.predict(trainer.kept(), "val")
+        result[kind] = {
+            **trainer.model.state_dict(),
+            **{f"average.{name}": tensor for name, tensor in trainer.kept().model.state_dict().items()},
+            "loss": torch.tensor(losses),
+            "logits": torch.from_numpy(predictions.logits),
+            "rows": torch.from_numpy(predictions.rows),
+        }
+    return result
+
+
+def torchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def test_two_processes_equal_one_to_rounding(small_store, tmp_path):
+    (tmp_path / "two.py").write_text(ONE_OF_TWO)
+    done = torchrun("two.py", small_store.path, tmp_path / "two.pt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone, together = steps(small_store.path, Ranks()), torch.load(tmp_path / "two.pt", weights_only=True)  # noqa: TID251
+    n = len(Trainer.prepare(quick(missing="mask"), small_store).rows["train"])
+    assert n % 14 % 2 == 1, "the last batch must be odd for this test to mean something"
+    for kind, state in alone.items():
+        assert state.keys() == together[kind].keys()
+        for name, tensor in state.items():
+            torch.testing.assert_close(together[kind][name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    first = Trainer.prepare(quick(tabular="age,sex", missing="mask"), small_store).model.state_dict()
+    assert max((alone["ce"][name] - first[name]).abs().max() for name in first if first[name].is_floating_point()) > 1e-4
+
+
+def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
+    options = ["--epochs", "2", "--batch", "16", "--threads", "1"]
+    done = torchrun("-m", "ecgfit.cli", "train", "--store", small_store.path, "--outdir", "r", *options, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)
+    assert 0 <= metrics["metrics"]["auroc"]["value"] <= 1
+    assert done.stderr.count("epoch   1/2") == 1
+    assert "in each of 2 processes" in done.stderr
+    alone = train(quick(epochs=2), small_store, tmp_path / "alone", say=silent)
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (alone.path, tmp_path / "r")]
+    assert names[0] == names[1]
+    rows = np.loadtxt(tmp_path / "r/predictions_val.csv", delimiter=",", skiprows=1)[:, 0]
+    assert rows.tolist() == np.loadtxt(alone.path / "predictions_val.csv", delimiter=",", skiprows=1)[:, 0].tolist()
+    with pytest.raises(StoreError, match=r"other settings \(processes\)"):
+        train(quick(epochs=2), small_store, tmp_path / "r", resume=True, say=silent)
+
+
+@pytest.mark.full
+def test_two_processes_resume_to_the_bit(small_store, tmp_path):
+    from conftest import same_results
+
+    code = (
+        "import os, signal, sys, ecgfit.trainer as t\n"
+        "seeds = t.torch_seeds\n"
+        "def stop(seed, epoch, step):\n"
+        "    if (epoch, step) == (1, 1) and sys.argv[1] == 'stop' and os.environ['RANK'] == '1':\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return seeds(seed, epoch, step)\n"
+        "t.torch_seeds = stop\n"
+        "from pathlib import Path\n"
+        "from conftest import quick, silent\n"
+        "from ecgfit.train import train\n"
+        "from ecgprep.store import Store\n"
+        "train(quick(), Store(Path(sys.argv[2])), Path(sys.argv[3]), resume=sys.argv[1] == 'resume', say=silent)\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    assert torchrun("run.py", "whole", small_store.path, "whole", cwd=tmp_path).returncode == 0
+    assert torchrun("run.py", "stop", small_store.path, "stopped", cwd=tmp_path).returncode != 0
+    assert not (tmp_path / "stopped/threshold.json").exists()
+    done = torchrun("run.py", "resume", small_store.path, "stopped", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert same_results(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("n", [0, 1, 7, 10, 64])
+def test_shares_are_the_whole_once_and_even(n, world):
+    shares = [range(n)[Ranks(rank, world).share(n)] for rank in range(world)]
+    assert [i for share in shares for i in share] == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_more_processes_than_a_batch_feeds_are_refused(small_store):
+    with pytest.raises(InputError, match="batch: each of the 9 processes needs two recordings"):
+        Trainer.prepare(quick(batch=16), small_store, Ranks(0, 9))
+
+
+def test_statistics_of_frozen_parts_are_not_averaged():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(4))
+    model[0].eval()
+    assert [len(buffer) for buffer in running_statistics(model)] == [4, 4]

@@ -1,0 +1,191 @@
+"""Runs of several members: seeds and folds. One model to the outside, nothing chosen on what is scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import DECIDED, changed_store, quick, same_results, same_weights, silent
+
+import ecgfit.trainer as trainer_module
+from ecgfit.config import read_config
+from ecgfit.data import fold_rows, select_rows
+from ecgfit.evaluate import evaluate_run
+from ecgfit.predict import Predictions, load_ensemble, predict_rows
+from ecgfit.run import Run, delete_run
+from ecgfit.train import train
+from ecgprep.errors import InputError
+
+FOLDS = 4
+RESULTS = {"metrics_val.json", "predictions_val.csv"}
+MEMBER = {"config.yaml", *DECIDED, *RESULTS, "curves.csv", "events.out.tfevents.ecgfit", "checkpoints/best.pt", "checkpoints/last.pt"}
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def ensemble(small_store, tmp_path_factory) -> Run:
+    config = quick(seeds=(0, 1), epochs=2, tabular="age,sex", model_args="dropout=0.1,width=0.5")
+    return train(config, small_store, tmp_path_factory.mktemp("ensembles") / "e", say=silent)
+
+
+@pytest.fixture(scope="module")
+def folds(small_store, tmp_path_factory) -> Run:
+    return train(quick(folds=FOLDS, epochs=1), small_store, tmp_path_factory.mktemp("folds") / "f", say=silent)
+
+
+def test_layout_of_an_ensemble(ensemble):
+    members = {f"members/{seed}/{name}" for seed in (0, 1) for name in MEMBER}
+    assert files_of(ensemble.path) == members | {"config.yaml", "calibration.json", "threshold.json"} | RESULTS
+    assert [member.config.seed for member in ensemble.members] == [0, 1]
+    assert not same_weights(*(member.path for member in ensemble.members))
+    assert ensemble.read_json("threshold.json")["chosen_on"] == "val"
+
+
+def test_prediction_is_the_mean_logit_of_the_members(ensemble, small_store):
+    evaluate_run(ensemble, small_store, "test")
+    together = Predictions.load(ensemble.path / "predictions_test.csv")
+    rows = select_rows(small_store, "test", "drop")
+    alone = [predict_rows(load_ensemble([member], "cpu"), small_store, rows, ("age", "sex"), amp=False).logits for member in ensemble.members]
+    np.testing.assert_array_equal(together.rows, rows)
+    np.testing.assert_allclose(together.logits, np.mean(alone, axis=0), rtol=1e-6, atol=1e-6)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+
+
+def test_member_is_the_single_run_of_its_seed(ensemble, small_store, tmp_path):
+    alone = train(ensemble.members[1].config, small_store, tmp_path / "1", say=silent)
+    assert same_results(alone.path, ensemble.path / "members/1")
+
+
+def test_ensemble_repeats_from_its_own_config(ensemble, small_store, tmp_path):
+    config = read_config(ensemble.path / "config.yaml", {})
+    assert config == ensemble.config
+    again = train(config, small_store, tmp_path / "again", say=silent)
+    for name in ("threshold.json", "calibration.json", *RESULTS):
+        assert (again.path / name).read_bytes() == (ensemble.path / name).read_bytes()
+    assert all(same_weights(*pair) for pair in zip([m.path for m in again.members], [m.path for m in ensemble.members], strict=True))
+    assert (again.path / "config.yaml").read_bytes() == (ensemble.path / "config.yaml").read_bytes()
+
+
+def test_resume_leaves_finished_members_alone(small_store, tmp_path):
+    config = quick(seeds=(0, 1), epochs=1)
+    train(config, small_store, tmp_path / "e", say=silent)
+    expected = {name: (tmp_path / "e" / name).read_bytes() for name in ("threshold.json", "metrics_val.json", "members/1/threshold.json")}
+    for name in expected:
+        (tmp_path / "e" / name).unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "e/members/0").rglob("*")}
+    said = []
+    train(config, small_store, tmp_path / "e", resume=True, say=said.append)
+    assert "member 1 of 0, 1" in said
+    assert "member 0 of 0, 1" not in said
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "e/members/0").rglob("*")} == before
+    assert {name: (tmp_path / "e" / name).read_bytes() for name in expected} == expected
+
+
+def test_overwrite_deletes_all_members_and_nothing_else(small_store, tmp_path):
+    folder = tmp_path / "e"
+    run = train(quick(seeds=(0, 1), epochs=1), small_store, folder, say=silent)
+    evaluate_run(run, small_store, "test")
+    for mine in ("notes.txt", "members/0/notes.txt", "metrics_of_mine.json"):
+        (folder / mine).write_text("mine")
+    train(quick(epochs=1), small_store, folder, overwrite=True, say=silent)
+    assert files_of(folder) == MEMBER | {"notes.txt", "members/0/notes.txt", "metrics_of_mine.json"}
+    assert not (folder / "members/1").exists()
+    delete_run(folder)
+    assert files_of(folder) == {"notes.txt", "members/0/notes.txt", "metrics_of_mine.json"}
+
+
+def test_poisoned_test_rows_change_nothing_of_an_ensemble_with_covariates(ensemble, small_store, tmp_path):
+    test = np.flatnonzero(small_store.array("split")[:] == 2)
+    label, waveforms, moments, covariates = (np.array(small_store.array(name)) for name in ("label", "waveforms", "moments", "covariates"))
+    label[test], covariates[test], moments[test] = 1 - label[test], 1e6, 10**12
+    waveforms[test] = np.random.default_rng(0).integers(-32000, 32000, waveforms[test].shape)
+    poisoned = changed_store(small_store, tmp_path / "p.zarr", label=label, waveforms=waveforms, moments=moments, covariates=covariates)
+    again = train(ensemble.config, poisoned, tmp_path / "e", say=silent)
+    for one, other in zip((ensemble, *ensemble.members), (again, *again.members), strict=True):
+        for name in (*DECIDED, *RESULTS):
+            assert (one.path / name).exists() == (other.path / name).exists()
+            assert not (one.path / name).exists() or (one.path / name).read_bytes() == (other.path / name).read_bytes()
+    assert all(same_weights(one.path, other.path) for one, other in zip(ensemble.members, again.members, strict=True))
+
+
+@pytest.mark.parametrize("missing", ["drop", "mask"])
+def test_folds_score_every_patient_of_train_and_val_once_and_never_train_on_them(small_store, missing):
+    patient, split = small_store.array("patient")[:], small_store.array("split")[:]
+    usable = np.sort(np.concatenate([select_rows(small_store, name, missing) for name in ("train", "val")]))
+    scored = []
+    for fold in reversed(range(5)):
+        rows = fold_rows(small_store, missing, 5, fold, 0)
+        sets = {name: set(patient[found]) for name, found in rows.items()}
+        assert not sets["scored"] & (sets["val"] | sets["train"])
+        assert not sets["val"] & sets["train"]
+        assert np.array_equal(np.sort(np.concatenate(list(rows.values()))), usable)
+        assert not (split[np.concatenate(list(rows.values()))] == 2).any()
+        positives = {p for p in sets["scored"] if (small_store.array("label")[:][rows["scored"]][patient[rows["scored"]] == p] == 1).any()}
+        assert 2 <= len(positives) <= 6  # dealt evenly within each class
+        scored.append(rows["scored"])
+    assert np.array_equal(np.sort(np.concatenate(scored)), usable)
+
+
+def test_run_of_folds(folds, small_store):
+    rows = np.sort(np.concatenate([select_rows(small_store, name, "drop") for name in ("train", "val")]))
+    table = pd.read_csv(folds.path / "predictions_oof.csv")
+    assert table.row.tolist() == rows.tolist()
+    parts = [pd.read_csv(member.path / "predictions_oof.csv") for member in folds.members]
+    joined = pd.concat(parts).sort_values("row").reset_index(drop=True)
+    np.testing.assert_array_equal(table[["row", "patient", "label", "logit_0", "logit_1"]], joined[["row", "patient", "label", "logit_0", "logit_1"]])
+    metrics = json.loads((folds.path / "metrics_oof.json").read_bytes())
+    assert (metrics["split"], metrics["n_records"], metrics["n_patients"]) == ("oof", len(rows), table.patient.nunique())
+    assert folds.read_json("threshold.json")["chosen_on"] == "oof"
+    assert [member.config.fold for member in folds.members] == list(range(FOLDS))
+    for member in folds.members:
+        assert member.read_json("threshold.json")["chosen_on"] == "val"
+        assert member.read_json("metrics_oof.json")["threshold"] == member.threshold
+    assert not (folds.path / "metrics_val.json").exists()
+    assert evaluate_run(folds, small_store, "test")["n_records"] == len(select_rows(small_store, "test", "drop"))
+
+
+def test_fold_alone_is_the_member(folds, small_store, tmp_path):
+    alone = train(quick(folds=FOLDS, epochs=1, fold=2), small_store, tmp_path / "2", say=silent)
+    assert same_results(alone.path, folds.path / "members/2")
+
+
+def test_labels_and_waveforms_of_the_scored_fold_decide_nothing(folds, small_store, tmp_path, monkeypatch):
+    dealt = fold_rows(small_store, "drop", FOLDS, 0, 0)
+    label, waveforms = (np.array(small_store.array(name)) for name in ("label", "waveforms"))
+    label[dealt["scored"]] = 1 - label[dealt["scored"]]
+    waveforms[dealt["scored"]] = -waveforms[dealt["scored"]]
+    poisoned = changed_store(small_store, tmp_path / "p.zarr", label=label, waveforms=waveforms)
+    monkeypatch.setattr(trainer_module, "fold_rows", lambda *_: dealt)  # who is dealt where goes by the labels of all
+    again = train(quick(folds=FOLDS, epochs=1, fold=0), poisoned, tmp_path / "0", say=silent)
+    member = folds.path / "members/0"
+    assert same_weights(again.path, member)
+    for name in (*DECIDED, *RESULTS, "curves.csv"):
+        assert (again.path / name).read_bytes() == (member / name).read_bytes()
+    assert (again.path / "metrics_oof.json").read_bytes() != (member / "metrics_oof.json").read_bytes()
+
+
+def test_more_folds_than_the_patients_allow_are_refused_before_training(small_store, tmp_path):
+    with pytest.raises(InputError, match=r"too few for 100 folds|rows hold \d+ positive"):
+        train(quick(folds=100), small_store, tmp_path / "f", say=silent)
+    assert not (tmp_path / "f").exists()
+
+
+def test_weights_of_folds_go_to_the_same_fold(folds, small_store, tmp_path):
+    """Those of another fold have seen the patients that this one scores."""
+    said = []
+    config = quick(folds=FOLDS, fold=3, epochs=1, lr=1e-30, weight_decay=0, ema=0, aug="none", freeze="backbone", init_from=str(folds.path))
+    run = train(config, small_store, tmp_path / "3", say=said.append)
+    assert not [line for line in said if "make sure" in line]
+    weights = [load_ensemble([member], "cpu").state_dict() for member in (run, folds.members[3], folds.members[0])]
+    name = next(key for key in weights[0] if key.endswith("weight"))
+    assert np.array_equal(weights[0][name], weights[1][name])
+    assert not np.array_equal(weights[0][name], weights[2][name])
+    said.clear()
+    train(quick(epochs=1, init_from=str(folds.path)), small_store, tmp_path / "other", say=said.append)
+    assert any("make sure that no patient of this store's val and test splits" in line for line in said)

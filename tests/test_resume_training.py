@@ -1,0 +1,199 @@
+"""A run that is killed or asked to stop at any moment, and resumed, ends as one that was not: to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import quick, same_results, silent
+
+import ecgfit.train as train_module
+import ecgfit.trainer as trainer_module
+from ecgfit.run import LAST, load_checkpoint
+from ecgfit.train import train
+from ecgprep.errors import EXIT_TERMINATED, StoreError
+
+SAVING_EVERY_STEP = "import ecgfit.trainer as t; t.SECONDS_BETWEEN_SAVES = 0.0; from ecgfit.cli import main; main()"
+VARIANTS = {
+    "cosine": {"scheduler": "cosine"},
+    "no average": {"ema": 0},
+    "xresnet with covariates": {"model": "xresnet1d18", "model_args": {"width": 0.25}, "tabular": "age,sex", "missing": "mask", "epochs": 2},
+    "covariates alone": {"tabular": "age,sex", "tabular_only": True},
+    "dropout": {"model_args": {"dropout": 0.3}, "loss": "bce", "label_smoothing": 0.1, "layer_decay": 0.7},
+    "ensemble": {"seeds": (0, 1), "epochs": 2},
+}
+
+
+def at_step(monkeypatch, epoch: int, step: int, member_seed: int, action) -> None:
+    """Do something in the middle of one step."""
+    seeds = trainer_module.torch_seeds
+
+    def interrupted(seed, at_epoch, at_step):
+        if (seed, at_epoch, at_step) == (member_seed, epoch, step):
+            action()
+        return seeds(seed, at_epoch, at_step)
+
+    monkeypatch.setattr(trainer_module, "torch_seeds", interrupted)
+
+
+def die() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_dead_in_the_middle_of_an_epoch(small_store, tmp_path, monkeypatch, name):
+    config = quick(**VARIANTS[name])
+    train(config, small_store, tmp_path / "whole", say=silent)
+    monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_SAVES", -1)
+    at_step(monkeypatch, 1, 2, 1 if config.seeds else 0, die)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, small_store, tmp_path / "killed", say=silent)
+    monkeypatch.undo()
+    last = tmp_path / "killed" / ("members/1" if config.seeds else "") / LAST
+    assert load_checkpoint(last)["step"] == 2
+    said = []
+    train(config, small_store, tmp_path / "killed", resume=True, say=said.append)
+    assert "resuming after epoch 1 and 2 steps" in said
+    assert same_results(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("settings", [{"scheduler": "plateau"}, {"scheduler": "cosine"}, {"seeds": (0, 1), "epochs": 2}], ids=str)
+def test_sigterm_in_the_middle_of_an_epoch(small_store, tmp_path, monkeypatch, settings):
+    config = quick(**settings)
+    train(config, small_store, tmp_path / "whole", say=silent)
+    at_step(monkeypatch, 1, 1, 1 if config.seeds else 0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train(config, small_store, tmp_path / "stopped", say=silent)
+    assert ended.value.code == EXIT_TERMINATED == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    member = tmp_path / "stopped" / ("members/1" if config.seeds else "")
+    assert load_checkpoint(member / LAST)["step"] == 3  # the step in which it came, and the one that heard of it
+    assert not (tmp_path / "stopped" / "threshold.json").exists()
+    train(config, small_store, tmp_path / "stopped", resume=True, say=silent)
+    assert same_results(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_sigterm_during_the_last_step_of_an_epoch(small_store, tmp_path, monkeypatch):
+    train(quick(), small_store, tmp_path / "whole", say=silent)
+    last_step = len(trainer_module.Trainer.prepare(quick(), small_store).loader()) - 1
+    at_step(monkeypatch, 0, last_step, 0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        train(quick(), small_store, tmp_path / "stopped", say=silent)
+    monkeypatch.undo()
+    train(quick(), small_store, tmp_path / "stopped", resume=True, say=silent)
+    assert same_results(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("dies_in", ["write_curves", "save_checkpoint", "_decide", "_write_decisions", "save_config"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_dead_between_two_files_of_the_last_epoch(small_store, tmp_path, monkeypatch, dies_in, before):
+    """Whichever file was the last that was written, the others are made."""
+    config = quick(epochs=1)
+    train(config, small_store, tmp_path / "whole", say=silent)
+    function = getattr(train_module, dies_in)
+
+    def killed(*args, **kwargs):
+        if not before:
+            function(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, dies_in, killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, small_store, tmp_path / "killed", say=silent)
+    monkeypatch.undo()
+    train(config, small_store, tmp_path / "killed", resume=True, say=silent)
+    assert same_results(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_what_a_killed_write_leaves_is_no_obstacle_and_goes(small_store, tmp_path):
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / ".config.yaml.12.0a1b2c3d.partial").write_bytes(b"x")
+    train(quick(epochs=1), small_store, folder, resume=True, say=silent)
+    (folder / "checkpoints" / ".last.pt.12.0a1b2c3d.partial").write_bytes(b"x")
+    (folder / ".mine.partial").write_bytes(b"x")
+    train(quick(epochs=1), small_store, folder, resume=True, say=silent)
+    assert [path.name for path in folder.rglob("*.partial")] == [".mine.partial"]
+
+
+def test_member_of_other_settings_or_damaged_is_not_taken_over(small_store, tmp_path):
+    config = quick(epochs=1, seeds=(0, 1))
+    folder = tmp_path / "e"
+    train(config, small_store, folder, say=silent)
+    with pytest.raises(StoreError, match=r"other settings \(seeds\)"):
+        train(quick(epochs=1, seeds=(0, 2)), small_store, folder, resume=True, say=silent)
+    (folder / "members/1/config.yaml").write_bytes(b"x: [")
+    with pytest.raises(StoreError, match="damaged"):
+        train(config, small_store, folder, resume=True, say=silent)
+
+
+def command(store: Path, outdir: Path, *more: str) -> list[str]:
+    options = ["--batch", "16", "--threads", "1", "--scheduler", "cosine"]
+    return [sys.executable, "-c", SAVING_EVERY_STEP, "train", "--store", str(store), "--outdir", str(outdir), *options, *more]
+
+
+def kill_at_random(kills: int, store, tmp_path: Path, longest_s: float, **settings: str) -> None:
+    more = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    generator, landed = np.random.default_rng(0), 0
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [*command(store.path, tmp_path / "killed", *more), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            deadline = time.monotonic() + 60
+            begun = (tmp_path / "killed").stat().st_mtime_ns if (tmp_path / "killed").exists() else 0
+            while process.poll() is None and time.monotonic() < deadline:
+                if (tmp_path / "killed").exists() and max(p.stat().st_mtime_ns for p in written(tmp_path / "killed")) > begun:
+                    break
+                time.sleep(0.01)
+            time.sleep(generator.uniform(0, longest_s))
+        finally:
+            process.kill()
+        landed += process.wait() == -signal.SIGKILL
+    assert landed >= max(1, kills // 3)  # else nothing was tested
+    last = subprocess.run([*command(store.path, tmp_path / "killed", *more), "--resume"], capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    whole = subprocess.run(command(store.path, tmp_path / "whole", *more), capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    assert same_results(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed").rglob("*.partial"))
+
+
+def written(folder: Path) -> list[Path]:
+    return [folder, *(path for path in (folder / "checkpoints", folder / "members") if path.exists())]
+
+
+def test_sigkill_twice(small_store, tmp_path):
+    kill_at_random(2, small_store, tmp_path, 0.7, epochs="4")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("settings", [{"epochs": "20"}, {"epochs": "8", "seeds": "0,1"}], ids=["single", "ensemble"])
+def test_sigkill_fourteen_times(small_store, tmp_path, settings):
+    kill_at_random(14, small_store, tmp_path, 1.5, **settings)
+
+
+def test_cli_ends_with_143_on_sigterm(small_store, tmp_path):
+    process = subprocess.Popen(
+        command(small_store.path, tmp_path / "r", "--epochs", "5000", "--early-stop", "5000"), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while process.poll() is None and not (tmp_path / "r/curves.csv").exists():
+            time.sleep(0.02)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, errors
+    assert "Traceback" not in errors
+    state = load_checkpoint(tmp_path / "r" / LAST)
+    assert state["step"] > 0 or state["history"]

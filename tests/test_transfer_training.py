@@ -1,0 +1,133 @@
+"""Training from other weights, of a part of the network, and at rates by depth; what happens when the loss is not a number."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import quick, silent
+
+import ecgfit.trainer as trainer_module
+from ecgfit.run import BEST, LAST, Run, load_checkpoint
+from ecgfit.train import train
+from ecgfit.trainer import Trainer, weights_of
+from ecgprep.errors import InputError, StoreError
+
+
+@pytest.fixture(scope="module")
+def source(small_store, tmp_path_factory) -> Run:
+    return train(quick(epochs=2), small_store, tmp_path_factory.mktemp("runs") / "source", say=silent)
+
+
+def test_every_weight_of_the_same_network_is_loaded(source, small_store):
+    trainer = Trainer.prepare(quick(init_from=str(source.path)), small_store)
+    loaded = trainer.load_weights()
+    saved = load_checkpoint(source.path / BEST)["model"]
+    assert (sorted(loaded.loaded), loaded.skipped, loaded.untouched) == (sorted(saved), [], [])
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_what_fits_another_lead_count_and_head_is_loaded_and_the_rest_is_listed(source, small_store, tmp_path):
+    said = []
+    config = quick(epochs=1, missing="mask", tabular="age", init_from=str(source.path / BEST))
+    run = train(config, small_store, tmp_path / "r", say=said.append)
+    skipped = {line.split()[3] for line in said if line.startswith("init_from: not loaded")}
+    first = next(iter(load_checkpoint(source.path / BEST)["model"]))
+    assert first in skipped  # nine channels instead of eight
+    assert any(name.startswith("head") for name in skipped)
+    assert any(line.startswith("init_from: not loaded") and "there," in line and "here)" in line for line in said)
+    assert any("make sure that no patient" in line for line in said)  # a bare file does not say where it was trained
+    loaded = run.recorded["tensors_loaded"]
+    assert loaded
+    assert not skipped & {name.removeprefix("ecg.") for name in loaded}
+
+
+def test_weights_of_a_run_of_this_store_need_no_warning(source, small_store, tmp_path):
+    said = []
+    train(quick(epochs=1, init_from=str(source.path)), small_store, tmp_path / "r", say=said.append)
+    assert not [line for line in said if "make sure" in line]
+
+
+def test_weights_that_are_none_or_of_another_network_are_refused(source, small_store, tmp_path):
+    torch.save({"model": {"a": torch.zeros(3)}}, tmp_path / "other.pt")
+    torch.save({"model": 3}, tmp_path / "none.pt")
+    for path, message in (
+        (tmp_path / "other.pt", "None of the 1 tensors fits"),
+        (tmp_path / "none.pt", "does not hold the weights"),
+        (tmp_path / "absent.pt", "missing or damaged"),
+        (tmp_path, "missing or damaged"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            train(quick(init_from=str(path)), small_store, tmp_path / "r", say=silent)
+        assert not (tmp_path / "r").exists()
+
+
+def test_average_starts_from_the_loaded_weights(source, small_store):
+    trainer = Trainer.prepare(quick(init_from=str(source.path), ema=0.9), small_store)
+    trainer.load_weights()
+    saved = load_checkpoint(source.path / BEST)["model"]
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in trainer.kept().model.state_dict().items())
+    assert trainer.ema.n_updates == 0
+
+
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_linear_probe_trains_the_head_and_nothing_else(small_store, tmp_path, ema):
+    config = quick(freeze="backbone", ema=ema, lr=0.01)
+    first = {name: tensor.clone() for name, tensor in Trainer.prepare(config, small_store).model.state_dict().items()}
+    run = train(config, small_store, tmp_path / "r", say=silent)
+    for state in (load_checkpoint(run.path / BEST)["model"], load_checkpoint(run.path / LAST)["model"]):
+        changed = {name for name in first if not torch.equal(first[name], state[name])}
+        assert changed
+        assert all(name.startswith("head") for name in changed)
+    losses = [row["train_loss"] for row in load_checkpoint(run.path / LAST)["history"]]
+    assert losses[-1] < losses[0]
+
+
+def test_layer_decay_sets_the_rates_by_depth(small_store):
+    trainer = Trainer.prepare(quick(layer_decay=0.5, lr=0.01, scheduler="cosine"), small_store)
+    groups = trainer.optimizer.param_groups
+    depth = len(trainer.model.depth_groups())
+    assert depth > 2
+    owner = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for distance, modules in enumerate(reversed(trainer.model.depth_groups())):
+        rates = {owner[id(p)] for module in modules for p in module.parameters()}
+        assert rates == {0.01 * 0.5**distance}
+    trainer._set_lr(0.1)
+    assert [group["lr"] for group in groups] == pytest.approx([0.001 * group["lr_factor"] for group in groups])
+
+
+def test_initial_weights_of_an_ensemble_are_those_of_the_same_seed_or_the_first(small_store, tmp_path):
+    train(quick(epochs=1, seeds=(0, 1)), small_store, tmp_path / "e", say=silent)
+    states = {seed: load_checkpoint(tmp_path / f"e/members/{seed}" / BEST)["model"] for seed in "01"}
+    name = next(iter(states["0"]))
+    assert not torch.equal(states["0"][name], states["1"][name])
+    for asked, expected in (("1", "1"), ("7", "0")):
+        assert torch.equal(weights_of(tmp_path / "e", asked)[name], states[expected][name])
+
+
+def nan_for(monkeypatch, rows, from_epoch: int) -> None:
+    """Make the logits of some store rows NaN in training, as a broken recording would."""
+    whole = Trainer._row_losses
+
+    def broken(self, batch, *seeds):
+        losses = whole(self, batch, *seeds)
+        hit = torch.from_numpy(np.isin(batch.rows, rows)) & (self.progress.epoch >= from_epoch)
+        return torch.where(hit, math.nan, losses)
+
+    monkeypatch.setattr(Trainer, "_row_losses", broken)
+
+
+@pytest.mark.parametrize("checks", [1, 32])
+def test_loss_that_is_nan_names_the_rows_and_never_becomes_best(small_store, tmp_path, monkeypatch, checks):
+    rows = Trainer.prepare(quick(), small_store).rows["train"][[7]]
+    nan_for(monkeypatch, rows, from_epoch=1)
+    monkeypatch.setattr(trainer_module, "STEPS_BETWEEN_CHECKS", checks)
+    with pytest.raises(InputError, match=rf"The loss is nan at epoch 2, step \d+ \(store rows {rows[0]}\)\. Lower --lr"):
+        train(quick(), small_store, tmp_path / "r", say=silent)
+    assert load_checkpoint(tmp_path / "r" / BEST)["epoch"] == 1
+    assert len(load_checkpoint(tmp_path / "r" / LAST)["history"]) == 1
+    assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(tmp_path / "r" / BEST)["model"].values())
+    monkeypatch.undo()
+    train(quick(), small_store, tmp_path / "r", resume=True, say=silent)  # the checkpoint is of before
