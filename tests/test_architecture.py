@@ -60,6 +60,9 @@ FLOORS = {
     "ecgfit.compare": 1,
     "ecgfit.calibration": 1,
     "ecgfit.augment": 0,
+    "ecgfit.beats": 0,
+    "ecgfit.distributed": 0,
+    "ecgfit.losses": 3,
     "ecgfit.models.network": 0,
     "ecgfit.models.resnet1d": 0,
     "ecgfit.models.xresnet1d": 0,
@@ -70,10 +73,14 @@ FLOORS = {
     "ecgfit.config": 2,
     "ecgfit.data": 3,
     "ecgfit.run": 4,
+    "ecgfit.comparison": 6,
     "ecgfit.predict": 5,
-    "ecgfit.evaluate": 6,
-    "ecgfit.train": 7,
-    "ecgfit.cli": 9,
+    "ecgfit.export": 6,
+    "ecgfit.trainer": 7,
+    "ecgfit.evaluate": 8,
+    "ecgfit.explain": 8,
+    "ecgfit.train": 9,
+    "ecgfit.cli": 10,
 }
 ECGFIT_MAY_USE = {"ecgprep", "ecgprep.store", "ecgprep.errors", "ecgprep.leads", "ecgprep.durable", "ecgprep.console"}
 XML_PARSERS = {"xml", "lxml", "defusedxml", "xmltodict", "html"}
