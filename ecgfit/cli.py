@@ -213,6 +213,67 @@ def compare(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@json_option
+def export(run_dir: Path, output: Path, as_json: bool) -> None:
+    """Write RUN as one file: OUTPUT is *.onnx (recording in, calibrated probability out) or *.safetensors (the weights).
+
+    Example: ecgfit export runs/baseline model.onnx
+    """
+    try:
+        from ecgfit.export import TOLERANCE, export_run
+        from ecgfit.run import Run
+    except ImportError as error:
+        raise EcgError(_NEEDS_EXTRA) from error
+    written = export_run(Run(run_dir), output)
+    if as_json:
+        click.echo(json.dumps(written, indent=2))
+        return
+    click.echo(f"{output}: {written['bytes'] / 1e6:.1f} MB")
+    if written["format"] == "onnx":
+        difference = written["max_difference"]
+        unchecked = "not compared with the run: onnxruntime is not installed"
+        click.echo(
+            unchecked if difference is None else f"differs from the run by at most {difference:.0e} in a probability ({TOLERANCE:.0e} allowed)"
+        )
+
+
+@cli.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--store", required=True, type=click.Path(path_type=Path), help="The store that the run was trained on.")
+@click.option("--split", default="test", show_default=True, help="train, val, test or all.")
+@click.option("--n", default=100, show_default=True, help="Recordings of a group at most.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.  [default: RUN/explain]")
+@json_option
+def explain(run_dir: Path, store: Path, split: str, n: int, output: Path | None, as_json: bool) -> None:
+    """Draw what RUN looks at: mean beats of true and of false positives with the part that each lead and time has in the result.
+
+    Example: ecgfit explain runs/baseline --store cohort.zarr
+    """
+    try:
+        from ecgfit.explain import explain_run
+        from ecgfit.run import Run
+    except ImportError as error:
+        raise EcgError(_NEEDS_EXTRA) from error
+    from ecgprep.store import Store
+
+    with status_lines("explaining") as say:
+        result = explain_run(Run(run_dir), Store(store), split, output, n, say)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    for name, group in result["groups"].items():
+        title = name.replace("_", " ")
+        if group["note"]:
+            click.echo(f"{title}: {group['note']}")
+            continue
+        shares = ", ".join(f"{lead} {100 * share:.0f} %" for lead, share in group["lead_share"].items())
+        click.echo(f"{title}: {group['n_recordings']:,} recordings of {group['n_patients']:,} patients; attribution by lead: {shares}")
+    click.echo(f"folder: {result['folder']}")
+
+
+@cli.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), help="The run's own store: adds Table 1 and the worst mistakes drawn as ECGs.")
 @click.option("--split", default="test", show_default=True, help="A split that `ecgfit eval` has evaluated.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="HTML file to write (readable by you only).  [default: RUN/report.html]")
