@@ -4,12 +4,19 @@ MANIFEST ?= demo/manifest.csv
 ROOT ?= $(dir $(MANIFEST))
 STORE ?= $(if $(filter demo/manifest.csv,$(MANIFEST)),demo/demo.zarr,$(MANIFEST:.csv=.zarr))
 RUN ?=
+PTBXL ?=
+BENCHMARK ?=
 PREP ?= $(if $(filter demo/manifest.csv,$(MANIFEST)),--covariates age$(comma)sex)
 TRAIN ?=
 BIN := .venv/bin
 comma := ,
 
-.PHONY: .venv demo prep train eval test test-full check format bench clean help
+# Said before anything is installed.
+ifneq ($(filter benchmark,$(MAKECMDGOALS)),)
+$(if $(PTBXL),,$(error PTBXL is not set: make benchmark PTBXL=folder, the unpacked download of PTB-XL 1.0.3 from PhysioNet))
+endif
+
+.PHONY: .venv demo prep train eval test test-full check format bench benchmark clean help
 
 help:
 	@echo "make demo                          simulate a corpus, build, train, evaluate"
@@ -17,6 +24,8 @@ help:
 	@echo "make train STORE=m.zarr            train a new numbered run      [RUN=runs/name TRAIN='--epochs 30']"
 	@echo "make eval STORE=m.zarr             evaluate the newest run       [RUN=runs/name]"
 	@echo "make test / test-full / check      tests / long tests too / format, lint, types"
+	@echo "make bench                         measure speed"
+	@echo "make benchmark PTBXL=folder        measure quality on real recordings, from a download of PTB-XL  [BENCHMARK='--tasks CD']"
 
 .venv: .venv/installed
 
@@ -67,6 +76,9 @@ bench: .venv/dev
 	$(BIN)/python bench/copies.py
 	$(BIN)/python bench/readers.py
 	$(BIN)/python bench/loader.py
+
+benchmark: .venv/dev
+	$(BIN)/python bench/benchmark.py runs/benchmark --ptbxl $(PTBXL) --markdown runs/benchmark/table.md $(BENCHMARK)
 
 clean:
 	rm -rf demo runs/demo .venv

@@ -1,0 +1,348 @@
+"""Two plain models on a store's own splits: what the default network has to beat.
+
+    python bench/baselines.py STORE [--out runs/baselines] [--seed 0]
+
+cnn       a residual CNN of 100 k parameters on the input averaged down to 100 Hz; 14 epochs of AdamW at 1e-3 in batches of 32, balanced
+          class weights; no augmentation, schedule, average of weights or ensemble
+logistic  logistic regression on simple features of each recording: amplitudes, bands, rate and its variability, QRS, correlations between
+          leads, and the store's covariates
+
+Train rows fit, validation chooses (the epoch, the penalty), the test split is only predicted. The unit is the patient: the mean of the
+logits, positive when any recording is. Writes OUT/{cnn,logistic}/predictions_{val,test}.csv and summary.json, prints AUROC and AUPRC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import signal
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.nn import functional as F
+
+from ecgfit.data import ModelInput, NormStats, make_loader, select_rows
+from ecgfit.metrics import auroc_auprc
+from ecgfit.predict import Predictions, predict_rows
+from ecgprep.durable import write_json
+from ecgprep.errors import EcgError
+from ecgprep.leads import LEADS
+from ecgprep.store import Store
+
+MODELS = ("cnn", "logistic")
+EPOCHS, BATCH, LR = 14, 32, 1e-3
+PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+"""Candidates for C, the inverse of the L2 penalty: from all but constant to all but free."""
+BANDS_HZ = ((0.5, 5), (5, 15), (15, 40))
+OUTLIER = 5
+"""Standardised features are cut off here, so that one artefact of 10 mV does not decide a recording."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Missing = Literal["drop", "mask"]
+
+
+class Block(nn.Module):
+    """Two convolutions of 7 beside a shortcut, at half the rate: (B, c_in, n) -> (B, c_out, n / 2)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv1d(c_in, c_out, 7, 2, 3, bias=False),
+            nn.BatchNorm1d(c_out),
+            nn.ReLU(),
+            nn.Conv1d(c_out, c_out, 7, 1, 3, bias=False),
+            nn.BatchNorm1d(c_out),
+        )
+        self.shortcut = nn.Sequential(nn.Conv1d(c_in, c_out, 1, 2, bias=False), nn.BatchNorm1d(c_out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class PlainCnn(nn.Module):
+    """The average of 5 samples, a convolution, three residual blocks, mean over time: (B, channels, L) -> logits (B, 2).
+
+    It stands here and not in ecgfit.models, so that the yardstick stays the same when the default network gets better.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.decimate = nn.AvgPool1d(5)
+        self.stem = nn.Sequential(nn.Conv1d(n_channels, 32, 15, 1, 7, bias=False), nn.BatchNorm1d(32), nn.ReLU())
+        self.blocks = nn.Sequential(Block(32, 32), Block(32, 48), Block(48, 64))
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.blocks(self.stem(self.decimate(x))).mean(dim=2))
+        return logits
+
+
+def patient_scores(predictions: Predictions) -> tuple[Ints, Floats]:
+    """Return label and score of each patient; the score is the difference of the mean logits, which orders as the probability does."""
+    patients = predictions.by_patient()
+    return patients.label, patients.logits[:, 1] - patients.logits[:, 0]
+
+
+def summarise(predictions: Predictions) -> dict[str, float]:
+    """AUROC and AUPRC per patient. Raises ValueError where a class is absent."""
+    auroc, auprc = auroc_auprc(*patient_scores(predictions))
+    if auroc is None or auprc is None:
+        raise ValueError("a split has patients of one class only")
+    return {"auroc": auroc, "auprc": auprc}
+
+
+# The plain residual CNN -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Cnn:
+    """A fitted network with the input it was fitted on, and the epoch that validation chose."""
+
+    model: PlainCnn
+    model_input: ModelInput
+    epoch: int
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """What validation chose."""
+        return {"epoch": self.epoch}
+
+    def predict(self, store: Store, rows: Ints) -> Predictions:
+        """Logits of each row."""
+        return predict_rows(self.model, self.model_input, store, rows, 128, amp=False)
+
+
+def fit_cnn(store: Store, missing: Missing = "drop", seed: int = 0, epochs: int = EPOCHS) -> Cnn:
+    """Train on the train rows and keep the epoch with the best AUPRC on validation."""
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    train, val = (select_rows(store, split, missing) for split in ("train", "val"))
+    model_input = ModelInput(NormStats.of(store, train), missing)
+    model = PlainCnn(model_input.n_channels)
+    counts = np.bincount(store.array("label")[train], minlength=2)
+    weights = torch.tensor(len(train) / (2 * counts), dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    loader: Any = make_loader(store, train, BATCH, seed)
+    best, best_epoch, best_weights = -1.0, 0, model.state_dict()
+    for epoch in range(epochs):
+        loader.dataset.epoch = epoch
+        model.train()
+        for batch in loader:
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(model(model_input(batch.waveforms, batch.lead_mask, batch.valid_span)), batch.label, weights)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        score = summarise(predict_rows(model, model_input, store, val, 128, amp=False))["auprc"]
+        if score > best:
+            best, best_epoch, best_weights = score, epoch + 1, copy.deepcopy(model.state_dict())
+    model.load_state_dict(best_weights)
+    return Cnn(model, model_input, best_epoch)
+
+
+# Logistic regression on simple features -------------------------------------------------------------------------------------------------
+
+
+def find_r_peaks(uv: Floats, rate_hz: float) -> Ints:
+    """Return the sample of each beat's QRS in (leads, n) µV, by the energy of the slope at 5 to 25 Hz summed over the leads.
+
+    After Pan and Tompkins 1985, without their adaptive thresholds: ten seconds have one level of noise. A beat reaches 0.3 of the typical
+    highest energy of a second, so that a single artefact does not hide the others, and follows the one before by 250 ms or more.
+    """
+    band = signal.butter(2, (5, min(25, 0.45 * rate_hz)), "bandpass", fs=rate_hz, output="sos")
+    slope = np.diff(signal.sosfiltfilt(band, uv, axis=-1), axis=-1)
+    energy = signal.convolve((slope**2).sum(axis=0), np.ones(max(1, round(0.1 * rate_hz))), "same")
+    second = max(1, round(rate_hz))
+    highest = np.median([energy[at : at + second].max() for at in range(0, len(energy) - second // 2, second)])
+    if not highest > 0:
+        return np.empty(0, np.int64)
+    peaks, _ = signal.find_peaks(energy, height=0.3 * highest, distance=max(1, round(0.25 * rate_hz)))
+    return np.asarray(peaks, np.int64)
+
+
+def features(uv: Floats, rate_hz: float) -> Floats:
+    """Return the features of one recording, (leads, n) µV without padding. NaN: cannot be told, such as the rate without a beat."""
+    peaks = find_r_peaks(uv, rate_hz)
+    return np.concatenate(
+        [amplitude_features(uv), band_features(uv, rate_hz), rhythm_features(peaks, rate_hz), qrs_features(uv, peaks, rate_hz), correlations(uv)]
+    )
+
+
+def amplitude_features(uv: Floats) -> Floats:
+    """Per lead: standard deviation, minimum, maximum, mean absolute difference, skewness, kurtosis."""
+    centred = uv - uv.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1)
+    z = centred / np.where(deviation > 0, deviation, 1)[:, None]
+    slope = np.abs(np.diff(uv, axis=1)).mean(axis=1)
+    return np.concatenate([deviation, centred.min(axis=1), centred.max(axis=1), slope, (z**3).mean(axis=1), np.log1p((z**4).mean(axis=1))])
+
+
+def band_features(uv: Floats, rate_hz: float) -> Floats:
+    """Per lead: the share of the energy of 0.5 to 40 Hz that lies in each band."""
+    power = np.abs(np.fft.rfft(uv, axis=1)) ** 2
+    frequency = np.fft.rfftfreq(uv.shape[1], 1 / rate_hz)
+    energy = np.stack([power[:, (frequency >= low) & (frequency < high)].sum(axis=1) for low, high in BANDS_HZ])
+    total = energy.sum(axis=0)
+    return np.asarray((energy / np.where(total > 0, total, 1)).ravel())
+
+
+def rhythm_features(peaks: Ints, rate_hz: float) -> Floats:
+    """Heart rate in beats a minute from the median RR interval; standard deviation and successive difference of RR relative to it."""
+    intervals = np.diff(peaks) / rate_hz
+    if len(intervals) < 2:
+        return np.full(3, np.nan)
+    typical = float(np.median(intervals))
+    return np.array([60 / typical, intervals.std() / typical, np.abs(np.diff(intervals)).mean() / typical])
+
+
+def qrs_features(uv: Floats, peaks: Ints, rate_hz: float) -> Floats:
+    """Of the median beat: per lead net area of the QRS, mean after it (ST) and at the T wave; the electrical axis; the width of the QRS."""
+    before, after = round(0.25 * rate_hz), round(0.4 * rate_hz)
+    inside = peaks[(peaks >= before) & (peaks + after <= uv.shape[1])]
+    if not len(inside):
+        return np.full(3 * len(uv) + 3, np.nan)
+    beat = np.median([uv[:, peak - before : peak + after] for peak in inside], axis=0)
+
+    def window(start_s: float, end_s: float) -> Floats:
+        return np.asarray(beat[:, round(before + start_s * rate_hz) : round(before + end_s * rate_hz)])
+
+    beat = beat - window(-0.12, -0.08).mean(axis=1, keepdims=True)  # the PR segment is the zero of an ECG
+    area = window(-0.08, 0.08).sum(axis=1) / rate_hz
+    axis = np.arctan2(2 * area[1] - area[0], np.sqrt(3) * area[0])  # aVF = II - I / 2, scaled as Einthoven's triangle asks
+    energy = (np.diff(window(-0.12, 0.12), axis=1) ** 2).sum(axis=0)
+    at = np.arange(len(energy)) / rate_hz
+    share = energy / max(energy.sum(), 1e-9)
+    width = np.sqrt((share * (at - (share * at).sum()) ** 2).sum())
+    return np.concatenate([area, window(0.1, 0.14).mean(axis=1), window(0.2, 0.36).mean(axis=1), [np.cos(axis), np.sin(axis), width]])
+
+
+def correlations(uv: Floats) -> Floats:
+    """Correlation of each pair of leads; 0 with a lead that is flat."""
+    centred = uv - uv.mean(axis=1, keepdims=True)
+    norm = np.sqrt((centred**2).sum(axis=1))
+    unit = centred / np.where(norm > 0, norm, 1)[:, None]
+    return np.asarray((unit @ unit.T)[np.triu_indices(len(uv), 1)])
+
+
+def feature_table(store: Store, rows: Ints) -> Floats:
+    """Features of each row, then the store's covariates; NaN where there is no value. Depends on nothing but the row."""
+    buffer = np.empty((1, len(LEADS), store.n_samples), np.int16)
+    spans = store.array("valid_span")
+    table = []
+    for row in rows:
+        waveform = store.gather(np.array([row]), buffer)[0]
+        table.append(features(waveform[:, slice(*spans[row])].astype(np.float64), store.sample_rate_hz))
+    return np.concatenate([np.stack(table), store.array("covariates")[rows].astype(np.float64)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Logistic:
+    """Coefficients with all that was learnt from the train rows, and the C that validation chose."""
+
+    median: Floats
+    mean: Floats
+    scale: Floats
+    coefficients: Floats
+    intercept: float
+    penalty: float
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """What validation chose."""
+        return {"C": self.penalty}
+
+    def standardise(self, table: Floats) -> Floats:
+        """Put the train median where a value is missing, then z-score with train statistics."""
+        return np.clip((np.where(np.isnan(table), self.median, table) - self.mean) / self.scale, -OUTLIER, OUTLIER)
+
+    def predict(self, store: Store, rows: Ints) -> Predictions:
+        """Logits of each row."""
+        return self.predict_table(store, rows, feature_table(store, rows))
+
+    def predict_table(self, store: Store, rows: Ints, table: Floats) -> Predictions:
+        """Logits of rows whose features are known."""
+        logit = self.standardise(table) @ self.coefficients + self.intercept
+        patient, label = (store.array(name)[rows].astype(np.int64) for name in ("patient", "label"))
+        return Predictions(rows, patient, label, np.stack([np.zeros_like(logit), logit], axis=1))
+
+
+def fit_logistic(store: Store, missing: Missing = "drop", seed: int = 0) -> Logistic:
+    """Fit one regression for each penalty on the train rows and keep the one with the best AUPRC on validation."""
+    train, val = (select_rows(store, split, missing) for split in ("train", "val"))
+    table, val_table = feature_table(store, train), feature_table(store, val)
+    label = store.array("label")[train]
+    known = ~np.isnan(table)
+    median = np.array([np.median(column[there]) if there.any() else 0.0 for column, there in zip(table.T, known.T, strict=True)])
+    filled = np.where(known, table, median)
+    scale = filled.std(axis=0)
+    start = Logistic(median, filled.mean(axis=0), np.where(scale > 0, scale, 1), np.zeros(table.shape[1]), 0.0, 0.0)
+    candidates = []
+    for penalty in PENALTIES:
+        fitted = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000, random_state=seed).fit(start.standardise(table), label)
+        model = Logistic(median, start.mean, start.scale, fitted.coef_[0], float(fitted.intercept_[0]), penalty)
+        candidates.append((summarise(model.predict_table(store, val, val_table))["auprc"], model))
+    return max(candidates, key=lambda pair: pair[0])[1]
+
+
+# Both ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def write_baseline(fit: Callable[[], Cnn | Logistic], store: Store, out: Path, missing: Missing) -> dict[str, Any]:
+    """Fit, predict validation and test, write predictions and summary.json, and return the summary. The summary is written last."""
+    start = time.perf_counter()
+    model = fit()
+    summary: dict[str, Any] = {"content_sha256": store.content_sha256, "seconds": time.perf_counter() - start, "chosen": model.chosen}
+    out.mkdir(parents=True, exist_ok=True)
+    for split in ("val", "test"):
+        predictions = model.predict(store, select_rows(store, split, missing))
+        predictions.save(out / f"predictions_{split}.csv")
+        summary[split] = summarise(predictions)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def run_baselines(store: Store, out: Path, missing: Missing = "drop", seed: int = 0, epochs: int = EPOCHS) -> dict[str, dict[str, Any]]:
+    """Fit both baselines, write OUT/cnn and OUT/logistic, and return their summaries."""
+    fits: dict[str, Callable[[], Cnn | Logistic]] = {
+        "cnn": lambda: fit_cnn(store, missing, seed, epochs),
+        "logistic": lambda: fit_logistic(store, missing, seed),
+    }
+    return {name: write_baseline(fits[name], store, out / name, missing) for name in MODELS}
+
+
+def main() -> None:
+    """Run both on a store and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/baselines"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the CNN")
+    parser.add_argument("--missing", choices=get_args(Missing), default="drop", help="recordings with a missing lead: leave out or keep")
+    parser.add_argument("--json", action="store_true", help="print the summaries as JSON")
+    arguments = parser.parse_args()
+    try:
+        summaries = run_baselines(Store(arguments.store), arguments.out, arguments.missing, arguments.seed, arguments.epochs)
+    except (EcgError, ValueError) as error:
+        sys.exit(f"Error: {error}")
+    if arguments.json:
+        print(json.dumps(summaries, indent=2))
+        return
+    print(f"{'':9s} {'val AUROC':>9s} {'AUPRC':>6s} {'test AUROC':>11s} {'AUPRC':>6s} {'seconds':>8s}  chosen on validation")
+    for name, summary in summaries.items():
+        val, test = summary["val"], summary["test"]
+        chosen = ", ".join(f"{key} {value:g}" for key, value in summary["chosen"].items())
+        print(f"{name:9s} {val['auroc']:9.3f} {val['auprc']:6.3f} {test['auroc']:11.3f} {test['auprc']:6.3f} {summary['seconds']:8.1f}  {chosen}")
+
+
+if __name__ == "__main__":
+    main()
