@@ -285,12 +285,12 @@ def report(run_dir: Path, store: Path | None, split: str, out: Path | None, exac
     """
     try:
         from ecgfit.report import write_run_report
-        from ecgfit.run import Run
+        from ecgfit.run import REPORT, Run
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
     from ecgprep.store import Store
 
-    out = out or run_dir / "report.html"
+    out = out or run_dir / REPORT
     run, opened = Run(run_dir), None if store is None else Store(store)
     try:
         write_run_report(run, out, opened, split, exact_counts)

@@ -131,6 +131,11 @@ def evaluate_run(
         run.check_layout(store)
     else:
         run.check_store(store)
+    if run.config.folds and run.config.fold < 0 and not external and split != "test":
+        raise InputError(
+            f"{run.path} was cross-validated: its models were trained on the {split} rows that they would be judged by. "
+            "Its metrics_oof.json judges each patient by the model that did not see it; evaluate the test split, or another store."
+        )
     how = cast(Aggregate, aggregate or run.config.aggregate)
     name = f"external_{store.content_sha256[:12]}" if external else split
     torch.set_num_threads(run.config.threads)
@@ -142,6 +147,8 @@ def evaluate_run(
         metrics = report(predictions, name, store, run.calibration, run.threshold, how, run.config.seed)
     except ValueError as error:
         raise InputError(f"{store.path}: the {split} rows cannot be evaluated: {error}") from None
+    if external:
+        metrics["external"] = {"store": store.path.name, "content_sha256": store.content_sha256, "rows": split}
     if each_lead:
         metrics["lead_removal"] = lead_removal(ensemble, run, store, predictions, how, amp)
     predictions.save(run.path / f"predictions_{name}.csv", run.calibration)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ecgfit.beats import cut_beats, find_beats
 from ecgfit.data import Batch, make_loader, select_rows
 from ecgfit.predict import Ensemble, Scorer, load_ensemble, predict_rows
-from ecgfit.run import Run
+from ecgfit.run import EXPLAIN, Run
 from ecgfit.trainer import pick_device, use_amp
 from ecgprep.durable import write_file, write_json
 from ecgprep.errors import EcgError, InputError
@@ -79,7 +79,7 @@ def explain_run(
     device = pick_device(run.config.device)
     ensemble = load_ensemble(run.members, device).requires_grad_(False)
     rows = called_positive(run, store, ensemble, split, use_amp(run.config.amp, device), n)
-    out = out or run.path / "explain"
+    out = out or run.path / EXPLAIN
     out.mkdir(parents=True, exist_ok=True)
     groups: dict[str, dict[str, Any]] = {}
     arrays: dict[str, NDArray[Any]] = {}

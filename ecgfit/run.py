@@ -35,6 +35,8 @@ from ecgprep.store import Store
 
 CONFIG, NORM_STATS, CALIBRATION, THRESHOLD, CURVES = "config.yaml", "norm_stats.json", "calibration.json", "threshold.json", "curves.csv"
 MEMBERS = "members"
+REPORT, EXPLAIN = "report.html", "explain"
+EXPLANATIONS = [f"{EXPLAIN}/{name}" for name in ("explain_true_positives.png", "explain_false_positives.png", "attributions.npz", "explain.json")]
 BEST, LAST = "checkpoints/best.pt", "checkpoints/last.pt"
 EVENTS = "events.out.tfevents.ecgfit"
 """Named without time or host, both of which TensorBoard's own writer would put there."""
@@ -149,9 +151,9 @@ def delete_run(path: Path) -> None:
     for found in [found for found in path.glob("*_*.*") if _RESULT.fullmatch(found.name)]:
         found.unlink()
     remove_leftovers(path)
-    for name in (CALIBRATION, BEST, LAST, CURVES, EVENTS, NORM_STATS, CONFIG):
+    for name in (CALIBRATION, BEST, LAST, CURVES, EVENTS, NORM_STATS, REPORT, *EXPLANATIONS, CONFIG):
         (path / name).unlink(missing_ok=True)
-    _remove_if_empty(path / MEMBERS, path / Path(BEST).parent)
+    _remove_if_empty(path / MEMBERS, path / Path(BEST).parent, path / EXPLAIN)
 
 
 def _remove_if_empty(*folders: Path) -> None:

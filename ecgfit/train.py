@@ -59,7 +59,7 @@ def train(config: TrainConfig, store: Store, outdir: Path, *, resume: bool = Fal
     """
     ranks = start(pick_device(config.device))
     say = say if ranks.is_first else _silent
-    _check_outdir(outdir, resume, overwrite)
+    _check_outdir(outdir, resume, overwrite, config.init_from)
     ranks.wait()
     with _asked_to_stop() as stop:
         members = config.member_configs()
@@ -280,8 +280,10 @@ def _decide_together(config: TrainConfig, members: list[Run], store: Store, outd
     _write_decisions(outdir, config, store, predict_rows(scorer, store, rows, config.tabular, use_amp(config.amp, device)), "val")
 
 
-def _check_outdir(outdir: Path, resume: bool, overwrite: bool) -> None:
+def _check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) -> None:
     """Refuse a folder that is in use, before anything in it is touched."""
+    if overwrite and init_from and Path(init_from).resolve().is_relative_to(outdir.resolve()):
+        raise InputError("--overwrite would delete the weights that --init-from names. Use another --outdir.")
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: go on with the run, or start it again.")
     if not outdir.exists() or all(is_leftover(found) for found in outdir.iterdir()):
