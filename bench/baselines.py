@@ -32,8 +32,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ecgfit.data import ModelInput, NormStats, make_loader, select_rows
+from ecgfit.evaluate import UNCALIBRATED
 from ecgfit.metrics import auroc_auprc
-from ecgfit.predict import Predictions, predict_rows
+from ecgfit.predict import Predictions, Scorer, predict_rows
 from ecgprep.durable import write_json
 from ecgprep.errors import EcgError
 from ecgprep.leads import LEADS
@@ -80,7 +81,7 @@ class PlainCnn(nn.Module):
         self.blocks = nn.Sequential(Block(32, 32), Block(32, 48), Block(48, 64))
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(128, 2))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, _: None = None) -> torch.Tensor:
         h = self.blocks(self.stem(self.decimate(x)))
         logits: torch.Tensor = self.head(torch.cat([h.mean(dim=2), h.amax(dim=2)], dim=1))
         return logits
@@ -118,7 +119,7 @@ class Cnn:
 
     def predict(self, store: Store, rows: Ints) -> Predictions:
         """Logits of each row."""
-        return predict_rows(self.model, self.model_input, store, rows, 128, amp=False)
+        return predict_rows(Scorer(self.model_input, self.model), store, rows, (), amp=False)
 
 
 def fit_cnn(store: Store, missing: Missing = "drop", seed: int = 0, epochs: int = EPOCHS) -> Cnn:
@@ -138,10 +139,10 @@ def fit_cnn(store: Store, missing: Missing = "drop", seed: int = 0, epochs: int 
         model.train()
         for batch in loader:
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(model_input(batch.waveforms, batch.lead_mask, batch.valid_span)), batch.label, weights)
+            loss = F.cross_entropy(model(model_input(batch.waveforms, batch.lead_mask, batch.valid_span)[0]), batch.label, weights)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        score = summarise(predict_rows(model, model_input, store, val, 128, amp=False))["auprc"]
+        score = summarise(predict_rows(Scorer(model_input, model), store, val, (), amp=False))["auprc"]
         if score > best:
             best, best_epoch, best_weights = score, epoch + 1, copy.deepcopy(model.state_dict())
     model.load_state_dict(best_weights)
@@ -303,7 +304,7 @@ def write_baseline(fit: Callable[[], Cnn | Logistic], store: Store, out: Path, m
     out.mkdir(parents=True, exist_ok=True)
     for split in ("val", "test"):
         predictions = model.predict(store, select_rows(store, split, missing))
-        predictions.save(out / f"predictions_{split}.csv")
+        predictions.save(out / f"predictions_{split}.csv", UNCALIBRATED)
         summary[split] = summarise(predictions)
     write_json(out / "summary.json", summary)
     return summary

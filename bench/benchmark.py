@@ -13,8 +13,8 @@ Everything is kept in OUT; the same command goes on where it was stopped and tra
 from __future__ import annotations
 
 import argparse
-import csv
 import json
+import math
 import os
 import shlex
 import statistics
@@ -31,15 +31,16 @@ from baselines import MODELS as BASELINES
 from baselines import patient_scores
 from numpy.typing import NDArray
 from ptbxl import write_corpus
+from scipy.special import expit
 
-from ecgfit.metrics import curve_metrics
+from ecgfit.compare import paired_difference
+from ecgfit.metrics import N_BOOTSTRAP
 from ecgfit.predict import Predictions
 from ecgprep.durable import write_file, write_json
 from ecgprep.store import Store
 
 HERE = Path(__file__).parent
 TASKS = ("ABNORM", "CD")
-N_BOOTSTRAP = 2000
 ENSEMBLE, SINGLE = "ensemble", "single"
 
 Floats = NDArray[np.float64]
@@ -76,36 +77,14 @@ class Result:
     """Difference of test AUROC to each baseline."""
 
 
-def paired_auroc_difference(label: Ints, a: Floats, b: Floats, seed: int, n_bootstrap: int = N_BOOTSTRAP) -> Difference:
-    """Return AUROC of scores `a` minus that of `b` on the same patients, with the 2.5 and 97.5 percentiles over resamples of patients.
-
-    Both models see the same resample, so that what the patients have in common cancels. NaN where a class is absent.
-    """
-    draws = np.random.Generator(np.random.PCG64(seed)).multinomial(len(label), np.full(len(label), 1 / len(label)), size=n_bootstrap)
-    weight = np.concatenate([np.ones((1, len(label))), draws])
-    differences = curve_metrics(label, a, weight)["auroc"] - curve_metrics(label, b, weight)["auroc"]
-    resampled = differences[1:][~np.isnan(differences[1:])]
-    if not resampled.size:
-        return (np.nan, np.nan, np.nan)
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(differences[0]), float(low), float(high)
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read what Predictions.save wrote."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    store_rows, patient, label = (np.array([int(row[name]) for row in rows], np.int64) for name in ("row", "patient", "label"))
-    return Predictions(store_rows, patient, label, np.array([[float(row["logit_0"]), float(row["logit_1"])] for row in rows]))
-
-
 def compare(run: Path, baseline: Path) -> Difference:
     """Compare two folders with test predictions, paired by patient. Raises ValueError when they do not hold the same recordings."""
-    ours, theirs = (read_predictions(folder / "predictions_test.csv") for folder in (run, baseline))
+    ours, theirs = (Predictions.load(folder / "predictions_test.csv") for folder in (run, baseline))
     if not np.array_equal(np.sort(ours.rows), np.sort(theirs.rows)):
         raise ValueError(f"{run} and {baseline} predict other recordings: were both made on the same store with the same --missing?")
-    label, score = patient_scores(ours)
-    return paired_auroc_difference(label, score, patient_scores(theirs)[1], seed=0)
+    (label, score), (_, other) = patient_scores(ours), patient_scores(theirs)
+    entry = paired_difference(label, expit(other), expit(score), 0.5, 0.5, seed=0)["metrics"]["auroc"]
+    return (entry["difference"], *entry["ci95"]) if entry["ci95"] else (math.nan, math.nan, math.nan)
 
 
 # Steps, each done once ------------------------------------------------------------------------------------------------------------------

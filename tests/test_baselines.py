@@ -16,6 +16,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ecgfit.data import select_rows
+from ecgfit.evaluate import UNCALIBRATED
 from ecgfit.predict import Predictions
 from ecgprep.leads import LEADS
 from ecgprep.store import Store
@@ -147,10 +148,10 @@ def test_both_write_predictions_and_their_metrics_per_patient(store, tmp_path):
     for name, summary in summaries.items():
         assert json.loads((tmp_path / name / "summary.json").read_text()) == summary
         for split in ("val", "test"):
-            predictions = benchmark.read_predictions(tmp_path / name / f"predictions_{split}.csv")
+            predictions = Predictions.load(tmp_path / name / f"predictions_{split}.csv")
             assert predictions.rows.tolist() == select_rows(store, split, "drop").tolist()
             patients = predictions.by_patient()
-            assert roc_auc_score(patients.label, patients.probability()) == pytest.approx(summary[split]["auroc"])
+            assert roc_auc_score(patients.label, patients.difference()) == pytest.approx(summary[split]["auroc"])
     with (tmp_path / "cnn" / "predictions_test.csv").open() as file:
         assert next(csv.reader(file)) == "row patient label logit_0 logit_1 probability".split()
 
@@ -158,37 +159,28 @@ def test_both_write_predictions_and_their_metrics_per_patient(store, tmp_path):
 # Comparison
 
 
-@pytest.fixture
-def scores() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(4)
+def save(folder: Path, rows: np.ndarray, label: np.ndarray, score: np.ndarray) -> Path:
+    folder.mkdir()
+    logits = np.stack([np.zeros(len(rows)), score], axis=1)
+    Predictions(rows, rows, label, logits).save(folder / "predictions_test.csv", UNCALIBRATED)
+    return folder
+
+
+def test_runs_are_compared_by_their_patients(tmp_path):
+    generator, rows = np.random.default_rng(4), np.arange(60)
     label = generator.integers(0, 2, 60)
     better, worse = (label + generator.normal(0, noise, 60) for noise in (0.8, 1.5))
-    return label, better.round(1), worse.round(1)  # rounded: with ties
-
-
-def test_paired_difference_of_a_model_with_itself_is_zero(scores):
-    label, better, _ = scores
-    assert benchmark.paired_auroc_difference(label, better, better, 0) == (0, 0, 0)
-
-
-def test_paired_difference_is_that_of_a_plain_loop(scores):
-    label, better, worse = scores
-    found = benchmark.paired_auroc_difference(label, better, worse, seed=7, n_bootstrap=200)
-    draws = np.random.Generator(np.random.PCG64(7)).multinomial(60, np.full(60, 1 / 60), size=200)
-    loop = []
-    for counts in draws:
-        rows = np.repeat(np.arange(60), counts)
-        loop.append(roc_auc_score(label[rows], better[rows]) - roc_auc_score(label[rows], worse[rows]))
-    assert found[0] == pytest.approx(roc_auc_score(label, better) - roc_auc_score(label, worse))
-    assert found[1:] == pytest.approx(np.quantile(loop, [0.025, 0.975]))
+    run, baseline = save(tmp_path / "a", rows, label, better), save(tmp_path / "b", rows, label, worse)
+    difference, low, high = benchmark.compare(run, baseline)
+    assert difference == pytest.approx(roc_auc_score(label, better) - roc_auc_score(label, worse))
+    assert low < difference < high
+    assert benchmark.compare(run, run) == (0, 0, 0)
 
 
 def test_runs_on_other_recordings_are_not_compared(tmp_path):
-    for name, rows in (("a", [0, 1]), ("b", [0, 2])):
-        (tmp_path / name).mkdir()
-        Predictions(np.array(rows), np.array([0, 1]), np.array([0, 1]), np.zeros((2, 2))).save(tmp_path / name / "predictions_test.csv")
+    one, other = (save(tmp_path / name, np.array(rows), np.array([0, 1]), np.zeros(2)) for name, rows in (("a", [0, 1]), ("b", [0, 2])))
     with pytest.raises(ValueError, match="other recordings"):
-        benchmark.compare(tmp_path / "a", tmp_path / "b")
+        benchmark.compare(one, other)
 
 
 def test_means_are_over_splits_of_the_mean_member():
