@@ -57,7 +57,7 @@ eval: .venv
 	$(BIN)/ecgfit eval --store $(STORE) $(if $(RUN),--run $(RUN))
 
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full" --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-full: .venv/dev
 	$(BIN)/python -m pytest

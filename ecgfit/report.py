@@ -158,7 +158,8 @@ class Evaluation:
         metrics, records = run.read_json(f"metrics_{name}.json"), Predictions.load(run.path / f"predictions_{name}.csv").labelled()
         found = cls(name, metrics, records)
         try:
-            agree = (metrics["n_items"], metrics["n_positive_items"]) == (len(found.items.label), int(found.items.label.sum()))
+            counts = (metrics["n_records"], metrics["n_items"], metrics["n_positive_items"])
+            agree = counts == (len(records.rows), len(found.items.label), int(found.items.label.sum()))
             value = metrics["metrics"]["auroc"]["value"]
             agree &= (
                 value is None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+import click
 import pytest
 
+from ecgfit.cli import training_options
 from ecgfit.config import TrainConfig, make_config, parse_settings, read_config
 from ecgfit.run import save_config
 from ecgprep.errors import InputError
@@ -15,9 +19,14 @@ def config_of(tmp_path, text, **overrides):
 
 
 def test_defaults_are_those_of_the_help_text():
-    config = TrainConfig()
-    assert (config.batch, config.epochs, config.lr, config.weight_decay, config.early_stop) == (32, 60, 1e-3, 1e-4, 12)
-    assert (config.loss, config.class_weights, config.scheduler, config.aug) == ("ce", "auto", "plateau", ("noise", "scale", "shift", "leadmask"))
+    text = {option.name: re.search(r"\[default: (.*)\]", option.help or "") for option in training_options(click.Command("x")).params}
+    said = {name: found[1] for name, found in text.items() if found}
+    assert said.keys() >= {"lr", "weight_decay", "epochs", "ema", "scheduler", "calibration", "threshold"}
+    for name, value in said.items():
+        default = getattr(TrainConfig(), name)
+        in_words = {"tabular": "none", "model_args": "the network's own", "aug": "all four", "threads": "all cores"}
+        assert value == in_words.get(name) or default == type(default)(float(value) if isinstance(default, float) else value)
+    assert TrainConfig().aug == ("noise", "scale", "shift", "leadmask")
 
 
 def test_number_that_yaml_reads_as_text_is_a_number(tmp_path):

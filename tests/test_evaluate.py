@@ -181,7 +181,7 @@ def test_groups_are_those_of_the_patients(small_store):
 @pytest.mark.parametrize(
     ("name", "values", "expected"),
     [
-        ("age", [20, 50, 64.9, 65, 74, 75, 90, np.nan], ["below 50", "50 to below 65", "50 to below 65", "65 to below 75", "65 to below 75"]),
+        ("age", [20, 50, 64.9, 65, 74, 75, 90, np.nan], ["0 to below 50", "50 to below 65", "50 to below 65", "65 to below 75", "65 to below 75"]),
         ("sex", [0, 1, np.nan, 1], ["0", "1", "missing", "1"]),
         ("dose", [1, 2, 3, 4, 5, 6, 7], ["below 4", "below 4", "below 4", "4 and above", "4 and above", "4 and above", "4 and above"]),
     ],

@@ -185,7 +185,7 @@ class TestEma:
         ema.update(model)
         assert changed(model, before) == {"stem.mix.0.weight"}
         ema.copy_to(model)
-        assert torch.allclose(model.stem.mix[0].weight, before["stem.1.weight"] + 0.9, atol=1e-5)
+        assert torch.allclose(model.stem.mix[0].weight, before["stem.mix.0.weight"] + 0.9, atol=1e-5)
         assert all(parameter.requires_grad for parameter in model.parameters())
 
     def test_what_cannot_be_an_average_is_refused(self):
