@@ -283,6 +283,8 @@ class Trainer:
 
 def weights_of(path: Path, member: str) -> dict[str, Tensor]:
     """Read the weights of a run (of an ensemble, those of the member of this name or the first), a .pt or a .safetensors file."""
+    if not path.exists():
+        raise StoreError(f"init_from {path}: there is no such run folder or file of weights.")
     if path.is_dir():
         members = [path / MEMBERS / member, *sorted(path.glob(f"{MEMBERS}/*"))]
         path = next((found / BEST for found in (path, *members) if (found / BEST).is_file()), path / BEST)

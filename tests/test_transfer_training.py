@@ -56,7 +56,7 @@ def test_weights_that_are_none_or_of_another_network_are_refused(source, small_s
     for path, message in (
         (tmp_path / "other.pt", "None of the 1 tensors fits"),
         (tmp_path / "none.pt", "does not hold the weights"),
-        (tmp_path / "absent.pt", "missing or damaged"),
+        (tmp_path / "absent.pt", "there is no such run folder or file of weights"),
         (tmp_path, "missing or damaged"),
     ):
         with pytest.raises(StoreError, match=message):
