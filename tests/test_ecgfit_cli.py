@@ -79,7 +79,7 @@ def test_check_trains_nothing(store, tmp_path):
         (["train", "--store", "STORE", "--set", "momentum=1"], 3, "momentum: unknown key; allowed are model"),
         (["train", "--store", "STORE", "--tabular", "bmi"], 3, "has no covariate bmi (it has: age, sex)"),
         (["train", "--store", "STORE", "--threshold", "best"], 3, "threshold: rule (=best) must be youden"),
-        (["train", "--store", "STORE", "--init-from", "absent.pt"], 4, "absent.pt is there is no such run folder"),
+        (["train", "--store", "STORE", "--init-from", "absent.pt"], 4, "init_from absent.pt: there is no such run folder"),
         (["train", "--store", "STORE", "--resume"], 2, "--resume needs --outdir"),
         (["eval", "--store", "STORE", "--external"], 2, "--external needs --run"),
         (["compare", "absent", "missing"], 4, "absent is not a finished run"),
