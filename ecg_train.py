@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """From a manifest to a trained and evaluated model in one command.
 
-Builds the store beside the manifest when it is absent or stale (m.csv -> m.zarr), trains, and evaluates on the test split:
+Builds the store beside the manifest when it is absent or stale (m.csv -> m.zarr; with the covariates that --tabular names), trains, and
+evaluates on the test split:
 
     python ecg_train.py --patient data/manifest.csv --split_seed 42 --leads 8 --hz 500 --length 5000 --batch 32 --epochs 60 --loss ce \\
         --class-weights 1.0 2.2 --optimizer adamw --lr 1e-3 --weight-decay 1e-4 --aug noise,scale,shift --val-metric auprc \\
@@ -39,7 +40,7 @@ def command(manifest: Path, split_seed: int, leads: str, hz: int, length: int, o
     config = load_config(None, overrides)
     settings = BuildSettings(Conformity(hz, length), SplitPlan(seed=split_seed))
     with progress_bar("Reading") as progress:
-        store, note = ensure_store(manifest, manifest.with_suffix(".zarr"), settings, progress)
+        store, note = ensure_store(manifest, manifest.with_suffix(".zarr"), settings, config.tabular, progress)
     click.echo(note, err=True)
     run = run_training(config, store.path, outdir, resume, overwrite)
     print_metrics(*run_evaluation(store.path, run.path, "test"), as_json=False)

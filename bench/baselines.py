@@ -32,9 +32,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ecgfit.data import ModelInput, NormStats, make_loader, select_rows
-from ecgfit.evaluate import UNCALIBRATED
 from ecgfit.metrics import auroc_auprc
-from ecgfit.predict import Predictions, Scorer, predict_rows
+from ecgfit.predict import UNCALIBRATED, Predictions, Scorer, predict_rows
 from ecgprep.durable import write_json
 from ecgprep.errors import EcgError
 from ecgprep.leads import LEADS

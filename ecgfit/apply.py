@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,45 +97,49 @@ class Applied:
 
 
 def predict_store(run: Run, store: Store, split: str = "all") -> Table:
-    """Predict every usable recording of a store's split, labelled or not; a row for each, and the patient's probability beside.
+    """Predict every usable recording of a store's split, labelled or not; a row for each, and the patient's probability and class beside.
 
-    The store may be another than the run's. Raises InputError, StoreError.
+    A patient's result is made of the recordings that `ecgfit eval` would take: with `--missing drop` those with all leads; a patient without
+    any has none. The store may be another than the run's. Raises InputError, StoreError.
     """
     run.check_layout(store)
     applied = Applied.of(run)
     rows = select_rows(store, split, "mask", labelled=False)
     predictions = predict_rows(applied.ensemble, store, rows, run.config.tabular, applied.amp)
-    patients = predictions.by_patient(run.config.aggregate)
-    of_patient = dict(zip(patients.patient.tolist(), run.calibration.apply(patients.difference()).tolist(), strict=True))
     spans, masks = store.array("valid_span")[rows], store.array("lead_mask")[rows]
     deviation = lead_deviation(store.array("moments")[rows], spans[:, 1] - spans[:, 0])
     values = store.array("covariates")[np.ix_(rows, covariate_columns(store, run.config.tabular))]
     rates = store.array("rate_hz")[rows]
+    whole = masks.all(axis=1) if run.config.missing == "drop" else np.full(len(rows), True)
+    patients = predictions.at(whole).by_patient(run.config.aggregate)
+    of_patient = {patient: applied.judge(difference) for patient, difference in zip(patients.patient.tolist(), patients.difference(), strict=True)}
     table = []
     for i, (row, difference) in enumerate(zip(rows.tolist(), predictions.difference().tolist(), strict=True)):
         span = (int(spans[i, 0]), int(spans[i, 1]))
         entry = {"row": row, "patient": int(predictions.patient[i]), **applied.judge(difference)}
         if run.config.aggregate != "none":
-            entry["patient_probability"] = of_patient[entry["patient"]]
+            judged = of_patient.get(entry["patient"], {"probability": None, "positive": None})
+            entry |= {f"patient_{key}": value for key, value in judged.items()}
         table.append(entry | _remarks(masks[i], applied.seen.warnings(float(rates[i]), span, masks[i], deviation[i], values[i])))
     return table
 
 
-def predict_files(run: Run, files: Sequence[Path], covariates: Path | None = None) -> Table:
+def predict_files(run: Run, files: Sequence[Path], covariates: Path | None = None, say: Callable[[str], None] = print) -> Table:
     """Predict vendor XML files; a row for each, in their order. A file that cannot be used has its reason in `status`.
 
-    `covariates` is a CSV with a column `file` (as given, or the file's name) and one for each covariate that the run needs; what it does not
-    say is missing. Raises InputError for a CSV that is not that, StoreError for a damaged run.
+    `covariates` is a CSV with a column `file` (as given, or the file's name where no other file has it) and one for each covariate that the
+    run needs; what it does not say is missing. Raises InputError for a CSV that is not that, StoreError for a damaged run.
     """
     applied = Applied.of(run)
-    known = read_covariates(covariates, run.config.tabular) if covariates else {}
+    known = covariates_of_files(covariates, files, run.config.tabular, say) if covariates else {}
+    unknown = np.full(len(run.config.tabular), np.nan, np.float32)
     recorded = run.recorded["store"]
     target = Conformity(int(recorded["sample_rate_hz"]), int(recorded["n_samples"]))
     table: Table = []
     for start in range(0, len(files), BATCH):
         some = files[start : start + BATCH]
         read = [_read(path, target) for path in some]
-        values = [_covariates_of(path, known, len(run.config.tabular)) for path in some]
+        values = [known.get(path, unknown) for path in some]
         usable = [(row, value) for row, value in zip(read, values, strict=True) if isinstance(row, Row)]
         differences = _score(applied, usable)
         for path, row, value in zip(some, read, values, strict=True):
@@ -206,12 +211,30 @@ def _value(text: str | None, name: str, where: str) -> float:
         raise InputError(f"{where}, column {name}: not a number. Leave it empty where it is not known.") from None
 
 
-def _covariates_of(path: Path, known: dict[str, NDArray[np.float32]], n: int) -> NDArray[np.float32]:
-    return known.get(str(path), known.get(path.name, np.full(n, np.nan, np.float32)))
+def covariates_of_files(
+    path: Path, files: Sequence[Path], names: Sequence[str], say: Callable[[str], None] = print
+) -> dict[Path, NDArray[np.float32]]:
+    """Return {file: values (K,)} of a CSV of covariates, and say how many lines and files found no partner.
+
+    A line may hold a file's bare name where only one of the files has it: in another folder it may be another patient's. Raises InputError.
+    """
+    known = read_covariates(path, names)
+    of_name = Counter(file.name for file in set(files))
+    if any(name in known and n > 1 for name, n in of_name.items()):
+        raise InputError(
+            f"{path.name}: a line holds a bare file name that several of the files have, so it is not known whose values these are. Write the paths "
+            "as they are given to `predict`."
+        )
+    keys = {file: next((key for key in (str(file), file.name) if key in known), None) for file in files}
+    used, without = set(keys.values()) - {None}, sum(key is None for key in keys.values())
+    unused = len(known) - len(used)
+    if unused or without:
+        say(f"{path.name}: {unused:,} of {len(known):,} lines name none of the files; {without:,} of {len(keys):,} files have no line.")
+    return {file: known[key] for file, key in keys.items() if key is not None}
 
 
 def write_predictions(table: Table, path: Path | None) -> None:
-    """Write a table as CSV, to a file that only its owner may read (file names may name patients), or to standard output."""
+    """Write a table as CSV, to a file that only its owner may read (file names may name patients), or to standard output: docs/predict.md."""
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, list(table[0]), lineterminator="\n")
     writer.writeheader()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ecgfit.compare import SMALLEST_COUNT
 from ecgfit.config import TrainConfig
+from ecgprep.counts import SMALLEST_COUNT
 
 AUTHORS, REST = "To be written by the authors.", "The rest is to be written by the authors."
 ANSWERED, PARTLY, OPEN = "answered", "partly", "authors"
@@ -87,7 +87,10 @@ def calibration_in_words(facts: Facts) -> str:
 def missing_in_words(facts: Facts) -> str:
     """Say what happens to recordings that lack leads."""
     if facts.config.missing == "drop":
-        return "Recordings that lack any of the eight leads were left out, and are refused at use."
+        return (
+            "Recordings that lack any of the eight leads were left out; at use they are predicted with a warning and take no part in their "
+            "patient's result."
+        )
     return "Recordings that lack leads were kept: a missing lead is zero and marked as missing in a channel of the input."
 
 

@@ -133,10 +133,20 @@ def train(store: Path, outdir: Path | None, config: Path | None, check: bool, as
 @click.option("--run", "run_dir", type=click.Path(path_type=Path), help="Run folder.  [default: the newest run under runs/ trained on STORE]")
 @click.option("--split", help="train, val, test or all.  [default: test; all with --external]")
 @click.option("--external", is_flag=True, help="STORE is another one, no patient of which was in the run's: an external test. Needs --run.")
+@click.option("--trained-on", type=click.Path(path_type=Path), help="With --external: the run's own store, whose recordings STORE must not hold.")
 @click.option("--aggregate", type=click.Choice(["mean", "max", "first", "last", "none"]), help="A patient's recordings.  [default: the run's]")
 @click.option("--each-lead", is_flag=True, help="Also evaluate with each lead taken away in turn.")
 @json_option
-def evaluate(store: Path, run_dir: Path | None, split: str | None, external: bool, aggregate: str | None, each_lead: bool, as_json: bool) -> None:
+def evaluate(
+    store: Path,
+    run_dir: Path | None,
+    split: str | None,
+    external: bool,
+    trained_on: Path | None,
+    aggregate: str | None,
+    each_lead: bool,
+    as_json: bool,
+) -> None:
     """Evaluate a run, per patient, calibrated and called as validation decided.
 
     Example: ecgfit eval --store cohort.zarr --run runs/baseline
@@ -144,7 +154,9 @@ def evaluate(store: Path, run_dir: Path | None, split: str | None, external: boo
     if external and run_dir is None:
         raise click.UsageError("--external needs --run: no run was trained on this store.")
     split = split or ("all" if external else "test")
-    run, metrics = run_evaluation(store, run_dir, split, external=external, aggregate=aggregate, each_lead=each_lead)
+    if trained_on is not None and not external:
+        raise click.UsageError("--trained-on goes with --external.")
+    run, metrics = run_evaluation(store, run_dir, split, external=external, trained_on=trained_on, aggregate=aggregate, each_lead=each_lead)
     print_metrics(run, metrics, as_json)
 
 
@@ -152,21 +164,27 @@ def evaluate(store: Path, run_dir: Path | None, split: str | None, external: boo
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--run", "run_dir", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--store", type=click.Path(path_type=Path), help="Predict a store's recordings instead of files.")
-@click.option("--split", default="all", show_default=True, help="With --store: train, val, test or all.")
+@click.option("--split", help="With --store: train, val, test or all.  [default: all]")
 @click.option("--covariates", type=click.Path(path_type=Path), help="CSV with a column `file` and one for each covariate the run needs.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV to write (readable by you only).  [default: standard output]")
 @json_option
 def predict(
-    files: tuple[Path, ...], run_dir: Path, store: Path | None, split: str, covariates: Path | None, output: Path | None, as_json: bool
+    files: tuple[Path, ...], run_dir: Path, store: Path | None, split: str | None, covariates: Path | None, output: Path | None, as_json: bool
 ) -> None:
     """Give the probability of each recording: vendor XML files, or the rows of a store, labelled or not.
 
-    A file that cannot be used has its reason in `status`; the exit code is then 3.
+    A file that cannot be used has its reason in `status`; the exit code is then 3. The columns are those of docs/predict.md.
 
     Example: ecgfit predict --run runs/baseline new/*.xml -o predictions.csv
     """
     if bool(files) == (store is not None):
         raise click.UsageError("Give FILES or --store, one of the two.")
+    if store is not None and covariates is not None:
+        raise click.UsageError("--covariates goes with FILES; a store holds its own (ecgprep build --covariates).")
+    if store is None and split is not None:
+        raise click.UsageError("--split goes with --store.")
+    if output is not None and not output.parent.is_dir():
+        raise click.UsageError(f"-o: there is no folder {output.parent} to write to.")
     try:
         from ecgfit.apply import predict_files, predict_store, write_predictions
         from ecgfit.run import Run
@@ -175,7 +193,10 @@ def predict(
     from ecgprep.store import Store
 
     run = Run(run_dir)
-    table = predict_files(run, files, covariates) if store is None else predict_store(run, Store(store), split)
+    if store is None:
+        table = predict_files(run, files, covariates, lambda line: click.echo(line, err=True))
+    else:
+        table = predict_store(run, Store(store), split or "all")
     if output is not None:
         write_predictions(table, output)
     elif as_json:
@@ -331,7 +352,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run_evaluation(store: Path, run_dir: Path | None, split: str, **how: Any) -> tuple[Run, dict[str, Any]]:
+def run_evaluation(store: Path, run_dir: Path | None, split: str, *, trained_on: Path | None = None, **how: Any) -> tuple[Run, dict[str, Any]]:
     """Evaluate a run, or the newest of this store."""
     try:
         from ecgfit.evaluate import evaluate_run
@@ -342,7 +363,7 @@ def run_evaluation(store: Path, run_dir: Path | None, split: str, **how: Any) ->
 
     opened = Store(store)
     run = newest_run(RUNS, opened) if run_dir is None else Run(run_dir)
-    return run, evaluate_run(run, opened, split, **how)
+    return run, evaluate_run(run, opened, split, trained_on=None if trained_on is None else Store(trained_on), **how)
 
 
 def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
@@ -371,11 +392,25 @@ def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
         console.print(_lead_table(metrics["lead_removal"]))
     cells = ", ".join(f"{name} {metrics['confusion'][name]:,}" for name in ("tp", "fp", "fn", "tn"))
     chosen_on = run.read_json("threshold.json")["chosen_on"]
-    click.echo(f"threshold {metrics['threshold']:.4f} ({run.config.threshold} on {chosen_on}); {cells}")
+    chosen = f"{metrics['threshold']:.4f} ({run.config.threshold} on {chosen_on})" if metrics["threshold"] is not None else "each fold's own"
+    click.echo(f"threshold {chosen}; {cells}")
+    for line in _remarks(metrics):
+        click.echo(line)
     counts = metrics.get("count_baseline", {}).get("auroc", {}).get("value")
     if counts is not None:
         click.echo(f"the number of a patient's recordings alone has an AUROC of {counts:.3f}")
     click.echo(f"run folder: {run.path}")
+
+
+def _remarks(metrics: dict[str, Any]) -> list[str]:
+    """Return what must be known to read the metrics."""
+    found = [f"note: {metrics['note']}"] if metrics["note"] else []
+    if metrics.get("external", {}).get("shared_recordings", 0) is None:
+        found.append("not looked at: whether these recordings trained the run; --trained-on STORE looks for them")
+    if "folds" in metrics:
+        cells = (f"{name.upper()} {value['mean']:.3f} (SD {value['sd']:.3f})" for name, value in metrics["folds"].items() if name != "each")
+        found.append("mean over the folds, each judged by its own model: " + ", ".join(cells))
+    return found
 
 
 def _lead_table(removal: dict[str, Any]) -> Any:

@@ -24,9 +24,8 @@ from ecgfit.metrics import (
     threshold_metrics,
     with_intervals,
 )
+from ecgprep.counts import SMALLEST_COUNT
 
-SMALLEST_COUNT = 10
-"""Counts below are not shown: they could point at a person."""
 SUBGROUP_METRICS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
 N_BOOTSTRAP_SUBGROUP = 500
 
@@ -35,8 +34,8 @@ def paired_difference(
     label: Ints,
     probability_a: Floats,
     probability_b: Floats,
-    threshold_a: float,
-    threshold_b: float,
+    threshold_a: float | Floats,
+    threshold_b: float | Floats,
     seed: int,
     n_bootstrap: int = N_BOOTSTRAP,
     cluster: Ints | None = None,
@@ -82,7 +81,7 @@ def _number(value: float) -> float | None:
 def subgroups(
     label: Ints,
     probability: Floats,
-    threshold: float,
+    threshold: float | Floats,
     groups: Mapping[str, NDArray[Any]],
     seed: int,
     n_bootstrap: int = N_BOOTSTRAP_SUBGROUP,
@@ -109,7 +108,8 @@ def subgroups(
             if group["suppressed"] is None:
                 here = names == name
                 part = None if cluster is None else cluster[here]
-                group["metrics"] = _subgroup_metrics(label[here], probability[here], threshold, seed, n_bootstrap, part)
+                own = np.broadcast_to(threshold, label.shape)[here]
+                group["metrics"] = _subgroup_metrics(label[here], probability[here], own, seed, n_bootstrap, part)
     return result
 
 
@@ -130,7 +130,7 @@ def suppress(counts: Mapping[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _subgroup_metrics(label: Ints, probability: Floats, threshold: float, seed: int, n_bootstrap: int, cluster: Ints | None) -> dict[str, Any]:
+def _subgroup_metrics(label: Ints, probability: Floats, threshold: Floats, seed: int, n_bootstrap: int, cluster: Ints | None) -> dict[str, Any]:
     def compute(weight: Floats) -> Columns:
         values = curve_metrics(label, probability, weight) | threshold_metrics(label, probability, threshold, weight)
         return {name: values[name] for name in SUBGROUP_METRICS}

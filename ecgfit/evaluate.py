@@ -16,7 +16,7 @@ from ecgfit.config import TrainConfig
 from ecgfit.curves import decision_curve, reliability_curve
 from ecgfit.data import select_rows
 from ecgfit.metrics import calibration_metrics, evaluate
-from ecgfit.predict import Aggregate, Ensemble, Predictions, load_ensemble, predict_rows, without_lead
+from ecgfit.predict import UNCALIBRATED, Aggregate, Ensemble, Predictions, load_ensemble, predict_rows, without_lead
 from ecgfit.run import Run
 from ecgfit.thresholds import threshold_with_interval
 from ecgfit.trainer import pick_device, use_amp
@@ -29,7 +29,13 @@ AGE_BANDS = (50, 65, 75)
 """Lower bounds of the age groups after the first, in years."""
 MOST_CATEGORIES = 5
 """A covariate with at most so many values is shown by value, any other cut at its median."""
-UNCALIBRATED = Calibration("none", 1.0, 0.0)
+NOTES = {
+    "train": "the model was trained on these recordings: the numbers are far better than elsewhere",
+    "val": "epoch, calibration and threshold were chosen on these patients: the numbers are better than elsewhere",
+    "all": "most of these recordings trained the model: the numbers are far better than elsewhere",
+    "oof": "each patient is judged by the model that neither trained nor was selected on them, at that model's own calibration and threshold",
+}
+"""What a reader must know of results on these rows; none is needed for test rows, nor for another store."""
 
 
 def operating_point(predictions: Predictions, config: TrainConfig, chosen_on: str) -> tuple[Calibration, dict[str, Any]]:
@@ -37,7 +43,7 @@ def operating_point(predictions: Predictions, config: TrainConfig, chosen_on: st
     patients = predictions.by_patient(config.aggregate)
     try:
         calibration = fit_calibration(config.calibration, patients.difference(), patients.label)
-        cluster = patients.patient if config.aggregate == "none" else None
+        cluster = clusters(patients, config.aggregate)
         chosen = threshold_with_interval(patients.label, calibration.apply(patients.difference()), config.threshold, config.seed, cluster=cluster)
     except ValueError as error:
         raise InputError(f"The threshold cannot be chosen on {chosen_on}: {error} Use another --threshold.") from None
@@ -49,30 +55,43 @@ def level(how: Aggregate) -> str:
     return "recording" if how == "none" else "patient"
 
 
+def clusters(items: Predictions, how: Aggregate) -> NDArray[np.int64] | None:
+    """Return each entry's patient where entries are recordings: who is drawn together; None where an entry is a patient."""
+    return items.patient if how == "none" else None
+
+
 def report(
-    predictions: Predictions, name: str, store: Store, calibration: Calibration, threshold: float, how: Aggregate, seed: int
+    predictions: Predictions,
+    name: str,
+    store: Store,
+    calibration: Calibration,
+    threshold: float,
+    how: Aggregate,
+    seed: int,
+    raw: Predictions | None = None,
 ) -> dict[str, Any]:
-    """Return the content of metrics_<name>.json: see docs/metrics.md."""
+    """Return the content of metrics_<name>.json: see docs/metrics.md. `raw` are the logits before calibration, where `predictions` are not."""
     patients = predictions.by_patient(how)
-    probability = calibration.apply(patients.difference())
-    cluster = patients.patient if how == "none" else None
-    uncalibrated = UNCALIBRATED.apply(patients.difference())
+    probability, called_at = patients.judge(calibration, threshold)
+    cluster = clusters(patients, how)
+    uncalibrated = UNCALIBRATED.apply((raw or predictions).by_patient(how).difference())
     one = np.ones((1, len(patients.label)))
     before = {key: _or_none(float(value[0])) for key, value in calibration_metrics(patients.label, uncalibrated, one).items()}
     result = {
         "split": name,
+        "note": NOTES.get(name),
         "level": level(how),
         "aggregation": how,
         "n_records": len(predictions.rows),
         "n_positive_records": int((predictions.label == 1).sum()),
         "n_mixed_patients": _n_mixed(predictions),
-        **evaluate(patients.label, probability, threshold, seed, cluster=cluster),
+        **evaluate(patients.label, probability, called_at, seed, cluster=cluster),
         "calibration": calibration.to_json(),
         "before_calibration": before,
         "reliability_curve": reliability_curve(patients.label, probability),
         "reliability_curve_before": reliability_curve(patients.label, uncalibrated),
         "decision_curve": decision_curve(patients.label, probability),
-        "subgroups": subgroups(patients.label, probability, threshold, groups_of(store, predictions, patients), seed, cluster=cluster),
+        "subgroups": subgroups(patients.label, probability, called_at, groups_of(store, predictions, patients), seed, cluster=cluster),
     }
     if how != "none":
         result["count_baseline"] = count_baseline(patients.label, predictions.n_recordings(), seed)
@@ -118,49 +137,81 @@ def covariate_groups(name: str, values: NDArray[np.float32]) -> NDArray[np.str_]
 
 
 def evaluate_run(
-    run: Run, store: Store, split: str, *, external: bool = False, aggregate: str | None = None, each_lead: bool = False
+    run: Run,
+    store: Store,
+    split: str,
+    *,
+    external: bool = False,
+    trained_on: Store | None = None,
+    aggregate: str | None = None,
+    each_lead: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a finished run on a split of the store it was trained on, or with `external` on another store.
 
-    Writes metrics_<name>.json and predictions_<name>.csv into the run, where name is the split, or external_<start of content_sha256>.
-    Statistics, calibration and threshold are the run's. Raises InputError, StoreError.
+    Writes metrics_<name>.json and predictions_<name>.csv into the run, where name is the split, or external_<start of content_sha256>; with
+    another `aggregate` than the run's the metrics are metrics_<name>_<aggregate>.json, beside its own. Statistics, calibration and threshold
+    are the run's. `trained_on`, the run's own store, lets an external store be searched for its recordings. Raises InputError, StoreError.
     """
-    if external and run.content_sha256 == store.content_sha256:
-        raise StoreError(f"{store.path} is the store that {run.path} was trained on: it is no external test. Leave --external out.")
-    if external:
-        run.check_layout(store)
-    else:
-        run.check_store(store)
-    if run.config.folds and run.config.fold < 0 and not external and split != "test":
-        raise InputError(
-            f"{run.path} was cross-validated: its models were trained on the {split} rows that they would be judged by. "
-            "Its metrics_oof.json judges each patient by the model that did not see it; evaluate the test split, or another store."
-        )
+    _check_judge(run, store, split, external)
     how = cast(Aggregate, aggregate or run.config.aggregate)
     name = f"external_{store.content_sha256[:12]}" if external else split
     torch.set_num_threads(run.config.threads)
     device = pick_device(run.config.device)
     ensemble, amp = load_ensemble(run.members, device), use_amp(run.config.amp, device)
     rows = select_rows(store, split, run.config.missing)
+    shared = check_apart(run, trained_on, store, rows) if external else None
     predictions = predict_rows(ensemble, store, rows, run.config.tabular, amp)
     try:
         metrics = report(predictions, name, store, run.calibration, run.threshold, how, run.config.seed)
     except ValueError as error:
         raise InputError(f"{store.path}: the {split} rows cannot be evaluated: {error}") from None
     if external:
-        metrics["external"] = {"store": store.path.name, "content_sha256": store.content_sha256, "rows": split}
+        metrics["external"] = {"store": store.path.name, "content_sha256": store.content_sha256, "rows": split, "shared_recordings": shared}
     if each_lead:
         metrics["lead_removal"] = lead_removal(ensemble, run, store, predictions, how, amp)
     predictions.save(run.path / f"predictions_{name}.csv", run.calibration)
-    write_json(run.path / f"metrics_{name}.json", metrics)
+    write_json(run.path / f"metrics_{name}{'' if how == run.config.aggregate else f'_{how}'}.json", metrics)
     return metrics
+
+
+def _check_judge(run: Run, store: Store, split: str, external: bool) -> None:
+    """Refuse rows that cannot judge the run: another store that is not said to be one, or rows that its folds trained on."""
+    if external and run.content_sha256 == store.content_sha256:
+        raise StoreError(f"{store.path} is the store that {run.path} was trained on: it is no external test. Leave --external out.")
+    if external:
+        run.check_layout(store)
+        return
+    run.check_store(store)
+    if run.config.folds and split != "test":
+        raise InputError(
+            f"{run.path} was cross-validated within train and val, whose rows trained it: {split} rows cannot judge it. Its metrics_oof.json "
+            "judges each patient by a model that did not see them; evaluate the test split, or another store."
+        )
+
+
+def check_apart(run: Run, trained_on: Store | None, store: Store, rows: NDArray[np.int64]) -> int | None:
+    """Return 0 when no recording at `rows` of an external store trained or selected the run; None where that was not looked at.
+
+    Equal waveforms are found by their checksums: the same recording exported again in other bits is not. Raises StoreError.
+    """
+    if trained_on is None:
+        return None
+    run.check_store(trained_on)
+    known = [trained_on.array("crc32c")[select_rows(trained_on, split, "mask")] for split in ("train", "val")]
+    shared = rows[np.isin(store.array("crc32c")[rows], np.concatenate(known))]
+    if len(shared):
+        raise StoreError(
+            f"{store.path}: {len(shared):,} recordings trained or selected {run.path} (store rows {', '.join(map(str, shared[:8]))}): this is no "
+            "external test. Build the store without these patients."
+        )
+    return 0
 
 
 def lead_removal(ensemble: Ensemble, run: Run, store: Store, whole: Predictions, how: Aggregate, amp: bool) -> dict[str, Any]:
     """Return, for each lead, what its absence in all recordings does to the metrics: paired by patient, with intervals."""
     result = {}
     patients = whole.by_patient(how)
-    cluster = patients.patient if how == "none" else None
+    cluster = clusters(patients, how)
     probability = run.calibration.apply(patients.difference())
     for lead in LEADS:
         lacking = predict_rows(ensemble, store, whole.rows, run.config.tabular, amp, without_lead(lead)).by_patient(how)

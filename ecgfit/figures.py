@@ -106,6 +106,11 @@ def _point(axes: Any, x: float | None, y: float | None) -> None:
         axes.plot(x, y, "o", color=THRESHOLD, markersize=6, label="at the threshold", clip_on=False, zorder=5)
 
 
+def _in_use(axes: Any, threshold: float | None) -> None:
+    if threshold is not None:
+        axes.axvline(threshold, color=THRESHOLD, linewidth=1, linestyle="--", label="threshold in use")
+
+
 @drawn
 def roc(curve: dict[str, list[Any]], sensitivity: float | None, specificity: float | None) -> Any:
     """Sensitivity over the false positive rate."""
@@ -166,14 +171,14 @@ def _bars(axes: Any, histogram: dict[str, list[Any]]) -> None:
 
 
 @drawn
-def decision(curve: dict[str, list[float]], threshold: float) -> Any:
+def decision(curve: dict[str, list[float]], threshold: float | None) -> Any:
     """Net benefit over risk thresholds, against treating all and none (Vickers & Elkin 2006)."""
     figure = _figure(4.4, 4.2)
     axes = figure.subplots()
     axes.plot(curve["threshold"], curve["treat_all"], color=QUIET, linewidth=1.2, linestyle="-.", label="treat all")
     axes.axhline(0, color="#5a6675", linewidth=1.2, linestyle=":", label="treat none")
     axes.plot(curve["threshold"], curve["model"], color=MODEL, label="model")
-    axes.axvline(threshold, color=THRESHOLD, linewidth=1, linestyle="--", label="threshold in use")
+    _in_use(axes, threshold)
     top = max(*curve["model"], *curve["treat_all"], 0.01)
     axes.set(xlim=(0, 1), ylim=(-0.15 * top, 1.1 * top), xlabel="risk at which one would act", ylabel="net benefit per patient")
     axes.legend(loc="upper right")
@@ -181,12 +186,12 @@ def decision(curve: dict[str, list[float]], threshold: float) -> Any:
 
 
 @drawn
-def histograms(histogram: dict[str, list[Any]], threshold: float) -> Any:
+def histograms(histogram: dict[str, list[Any]], threshold: float | None) -> Any:
     """Probabilities of each class, positives above and negatives below the line, and the threshold."""
     figure = _figure(4.4, 4.2)
     axes = figure.subplots()
     _bars(axes, histogram)
-    axes.axvline(threshold, color=THRESHOLD, linewidth=1, linestyle="--", label="threshold in use")
+    _in_use(axes, threshold)
     axes.set(xlabel="predicted probability", ylabel="share of each class")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.2)
     return figure

@@ -76,21 +76,25 @@ def curve_metrics(label: Ints, score: Floats, weight: Floats) -> Columns:
     return {"auroc": np.where(defined, auroc, np.nan), "auprc": np.where(defined, auprc, np.nan)}
 
 
-def threshold_metrics(label: Ints, probability: Floats, threshold: float, weight: Floats) -> Columns:
+def threshold_metrics(label: Ints, probability: Floats, threshold: float | Floats, weight: Floats) -> Columns:
     """Return what follows from calling `probability >= threshold` positive, for each row of `weight` (R, n). NaN where a denominator is 0.
+
+    `threshold` is one for all or one for each entry (n,).
 
     Net benefit (Vickers & Elkin 2006) takes the threshold as the risk at which one would act: a false positive costs t / (1 - t).
     """
-    tp, fp, fn, tn = (weight @ cell.astype(np.float64) for cell in _cells(label, probability >= threshold))
+    cells = [cell.astype(np.float64) for cell in _cells(label, probability >= threshold)]
+    tp, fp, fn, tn = (weight @ cell for cell in cells)
     n = tp + fp + fn + tn
-    odds = threshold / (1 - threshold) if 0 <= threshold < 1 else math.nan
+    risk = np.broadcast_to(threshold, label.shape)
+    odds = np.where((risk >= 0) & (risk < 1), risk / np.where(risk < 1, 1 - risk, 1), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "sensitivity": tp / (tp + fn),
             "specificity": tn / (tn + fp),
             "ppv": tp / (tp + fp),
             "npv": tn / (tn + fn),
-            "net_benefit": tp / n - fp / n * odds,
+            "net_benefit": tp / n - weight @ (cells[1] * odds) / n,
             "ruled_out": (tn + fn) / n,
             "accuracy": (tp + tn) / n,
             "f1": 2 * tp / (2 * tp + fp + fn),
@@ -203,7 +207,7 @@ def _newton_step(x: Floats, residual: Floats, curvature: Floats, fit_slope: bool
     return np.asarray(np.stack([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0], axis=1) / determinant[:, None])
 
 
-def all_metrics(label: Ints, probability: Floats, threshold: float, weight: Floats) -> Columns:
+def all_metrics(label: Ints, probability: Floats, threshold: float | Floats, weight: Floats) -> Columns:
     """Return every metric of `METRICS`, in that order, for each row of `weight` (R, n)."""
     values = curve_metrics(label, probability, weight) | calibration_metrics(label, probability, weight)
     values |= threshold_metrics(label, probability, threshold, weight)
@@ -218,12 +222,13 @@ def auroc_auprc(label: Ints, score: Floats) -> tuple[float | None, float | None]
 
 
 def evaluate(
-    label: Ints, probability: Floats, threshold: float, seed: int, n_bootstrap: int = N_BOOTSTRAP, cluster: Ints | None = None
+    label: Ints, probability: Floats, threshold: float | Floats, seed: int, n_bootstrap: int = N_BOOTSTRAP, cluster: Ints | None = None
 ) -> dict[str, Any]:
     """Return every metric with a 95 % percentile interval over `n_bootstrap` resamples of patients.
 
     `label`, `probability` and `cluster` are (n,), an entry per patient; or per recording, when `cluster` gives the patient's number: a patient
-    is then drawn with all recordings. An entry is called positive at `probability >= threshold`. Replicates in which a metric is undefined
+    is then drawn with all recordings. An entry is called positive at `probability >= threshold`, one for all or one
+    for each entry (n,); `threshold` is then None in the result. Replicates in which a metric is undefined
     are left out and counted. Raises ValueError for no entries, labels other than 0 and 1, and probabilities outside [0, 1].
     """
     check(label, probability)
@@ -239,7 +244,7 @@ def evaluate(
         "n_items": len(label),
         "n_positive_items": int((label == 1).sum()),
         "prevalence": float((label == 1).mean()),
-        "threshold": threshold,
+        "threshold": threshold if isinstance(threshold, float | int) else None,
         "confusion": {"tp": tp, "fp": fp, "fn": fn, "tn": tn},
         "metrics": with_intervals(compute, len(label), seed, n_bootstrap, cluster),
         "delong": delong_summary(label, probability, cluster),

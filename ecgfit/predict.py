@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from ecgprep.store import Store
 BATCH = 64
 """Recordings at a time outside training."""
 Aggregate = Literal["mean", "max", "first", "last", "none"]
+UNCALIBRATED = Calibration("none", 1.0, 0.0)
+_HEADER = ["row", "patient", "label", "logit_0", "logit_1", "probability", "threshold"]
 
 
 class Scorer(nn.Module):
@@ -70,12 +72,17 @@ def load_ensemble(members: Sequence[Run], device: str) -> Ensemble:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One entry per recording: store row, patient number, label (-1 = not known), and logits (n, 2) float64."""
+    """One entry per recording: store row, patient number, label (-1 = not known), and logits (n, 2) float64.
+
+    Out of fold each patient is judged by one of several models: their logits are then calibrated already, and `threshold` (n,) is that
+    model's own.
+    """
 
     rows: NDArray[np.int64]
     patient: NDArray[np.int64]
     label: NDArray[np.int64]
     logits: NDArray[np.float64]
+    threshold: NDArray[np.float64] | None = None
 
     def by_patient(self, how: Aggregate = "mean") -> Predictions:
         """Return one entry per patient, or all of them with `none`; a patient is positive when any recording is.
@@ -95,7 +102,18 @@ class Predictions:
             key = self.difference() if how == "max" else self.rows if how == "last" else -self.rows
             order = np.lexsort((key, index))
             logits = self.logits[order[np.cumsum(count) - 1]]
-        return Predictions(self.rows[first], patient, label, logits)
+        return Predictions(self.rows[first], patient, label, logits, None if self.threshold is None else self.threshold[first])
+
+    def judge(self, calibration: Calibration, threshold: float) -> tuple[NDArray[np.float64], float | NDArray[np.float64]]:
+        """Return the probability of each entry and the threshold that it is called by: the run's, or those that the entries bring along."""
+        if self.threshold is None:
+            return calibration.apply(self.difference()), threshold
+        return UNCALIBRATED.apply(self.difference()), self.threshold
+
+    def calibrated(self, calibration: Calibration, threshold: float) -> Predictions:
+        """Return predictions that bring along their calibration, in the logits, and their threshold."""
+        half = (calibration.slope * self.difference() + calibration.intercept) / 2
+        return replace(self, logits=np.stack([-half, half], axis=1), threshold=np.full(len(self.rows), threshold))
 
     def n_recordings(self) -> NDArray[np.int64]:
         """Return how many recordings each patient has, in the order of `by_patient`."""
@@ -107,14 +125,28 @@ class Predictions:
 
     def labelled(self) -> Predictions:
         """Return the recordings whose label is known."""
-        keep = self.label >= 0
-        return Predictions(self.rows[keep], self.patient[keep], self.label[keep], self.logits[keep])
+        return self.at(self.label >= 0)
+
+    def at(self, index: Any) -> Predictions:
+        """Return some of the entries: `index` (an array) holds positions, or says of each whether it is wanted."""
+        threshold = None if self.threshold is None else self.threshold[index]
+        return Predictions(self.rows[index], self.patient[index], self.label[index], self.logits[index], threshold)
+
+    @staticmethod
+    def joined(parts: Sequence[Predictions]) -> Predictions:
+        """Return the recordings of several, in the order of the store's rows."""
+        rows, patient, label, logits = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "patient", "label", "logits"))
+        thresholds = [part.threshold for part in parts if part.threshold is not None]
+        whole = Predictions(rows, patient, label, logits, np.concatenate(thresholds) if thresholds else None)
+        return whole.at(np.argsort(whole.rows))
 
     def save(self, path: Path, calibration: Calibration) -> None:
-        """Write predictions as CSV: numbers only, no identifier."""
-        columns = (self.rows, self.patient, self.label, self.logits[:, 0], self.logits[:, 1], calibration.apply(self.difference()))
-        table = [[int(r), int(p), int(y), f"{a:.9g}", f"{b:.9g}", f"{q:.9g}"] for r, p, y, a, b, q in zip(*columns, strict=True)]
-        write_table(path, ["row", "patient", "label", "logit_0", "logit_1", "probability"], table)
+        """Write predictions as CSV: numbers only, no identifier. The column `threshold` is there where entries have their own."""
+        whole = (self.rows, self.patient, self.label)
+        probability, threshold = self.judge(calibration, 0.0)
+        real = [self.logits[:, 0], self.logits[:, 1], probability, *([threshold] if isinstance(threshold, np.ndarray) else [])]
+        table = [[*map(int, row[:3]), *(f"{value:.9g}" for value in row[3:])] for row in zip(*whole, *real, strict=True)]
+        write_table(path, _HEADER[: 3 + len(real)], table)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -122,7 +154,7 @@ class Predictions:
         try:
             table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, dtype=np.float64)
             rows, patient, label = table[:, :3].astype(np.int64).T
-            return cls(rows, patient, label, table[:, 3:5])
+            return cls(rows, patient, label, table[:, 3:5], table[:, 6] if table.shape[1] > len(_HEADER) - 1 else None)
         except (OSError, ValueError, IndexError):
             raise InputError(f"{path} is missing or damaged. Run `ecgfit eval` again.") from None
 

@@ -32,14 +32,14 @@ from ecgfit.checklist import (
     threshold_in_words,
     training_in_words,
 )
-from ecgfit.compare import SMALLEST_COUNT
 from ecgfit.curves import pr_curve, probability_histogram, roc_curve
 from ecgfit.data import select_rows
-from ecgfit.evaluate import MOST_CATEGORIES, UNCALIBRATED
+from ecgfit.evaluate import MOST_CATEGORIES
 from ecgfit.figures import ForestRow
 from ecgfit.metrics import METRICS, curve_metrics
-from ecgfit.predict import Aggregate, Predictions
+from ecgfit.predict import UNCALIBRATED, Aggregate, Predictions
 from ecgfit.run import CURVES, THRESHOLD, Run
+from ecgprep.counts import HIDDEN, Counts
 from ecgprep.durable import PRIVATE, write_file
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
@@ -49,7 +49,6 @@ N_MISTAKES = 3
 """Of each kind, of as many patients."""
 FEW = 20
 """With fewer patients of a class than this, intervals are too short and everything is uncertain: the report says so."""
-HIDDEN = "–"
 _COLUMNS = ("train", "oof", "val", "test", "all")
 NAMES = {
     "auroc": ("AUROC", "1 is best, 0.5 chance"),
@@ -88,7 +87,7 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
     """Collect everything the report shows; counts are text, so that the template cannot show a small one by mistake."""
     if store is not None:
         run.check_store(store)
-    show = Show(exact)
+    show = Counts(exact)
     main = Evaluation.load(run, split)
     externals = [Evaluation.load(run, path.stem.removeprefix("metrics_")) for path in sorted(run.path.glob("metrics_external_*.json"))]
     columns = [main if name == split else Evaluation.load(run, name) for name in _COLUMNS if (run.path / f"metrics_{name}.json").is_file()]
@@ -112,32 +111,6 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
     }
 
 
-@dataclass(frozen=True)
-class Show:
-    """Formats counts, hiding small ones unless `exact`."""
-
-    exact: bool
-
-    def count(self, n: int) -> str:
-        """Return a count, or "<10" for one from 1 to 9."""
-        return f"<{SMALLEST_COUNT}" if self.hides(n) else f"{n:,}"
-
-    def hides(self, n: int) -> bool:
-        """Say whether a count is too small to be shown."""
-        return not self.exact and 0 < n < SMALLEST_COUNT
-
-    def parts(self, counts: Mapping[str, int]) -> dict[str, str]:
-        """Return counts that add up to a known total; beside a single small one the next smallest is withheld, too: the rest would give it away."""
-        small = [name for name, n in counts.items() if self.hides(n)]
-        others = sorted((n, name) for name, n in counts.items() if n and name not in small)
-        beside = {others[0][1]} if len(small) == 1 and others else set()
-        return {name: HIDDEN if name in beside else self.count(n) for name, n in counts.items()}
-
-    def share(self, n: int, total: int) -> str:
-        """Return a proportion in percent, unless it would give a small count away."""
-        return HIDDEN if not total or self.hides(n) or self.hides(total - n) else f"{100 * n / total:.1f} %"
-
-
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What `ecgfit eval` left of one split: the metrics, and the predictions they were made of."""
@@ -155,7 +128,8 @@ class Evaluation:
                 f"{run.path} has no metrics_{name}.json (evaluated so far: {has}). Run `ecgfit eval --store STORE --run {run.path} --split {name}` "
                 "first, or name another with --split."
             )
-        metrics, records = run.read_json(f"metrics_{name}.json"), Predictions.load(run.path / f"predictions_{name}.csv").labelled()
+        metrics = run.read_json(f"metrics_{name}.json")
+        records = Predictions.load(run.path / f"predictions_{metrics.get('split')}.csv").labelled()
         found = cls(name, metrics, records)
         try:
             counts = (metrics["n_records"], metrics["n_items"], metrics["n_positive_items"])
@@ -169,7 +143,7 @@ class Evaluation:
         except (KeyError, TypeError):
             agree = False
         if not agree:
-            raise InputError(f"{run.path}: metrics_{name}.json and predictions_{name}.csv are not of one evaluation. Run `ecgfit eval` again.")
+            raise InputError(f"{run.path}: metrics_{name}.json and its predictions are not of one evaluation. Run `ecgfit eval` again.")
         return found
 
     @property
@@ -199,18 +173,19 @@ def _with_interval(evaluation: Evaluation, metric: str) -> str:
     return number(entry["value"]) + (f" ({inside})" if inside else "")
 
 
-def _summary(run: Run, evaluation: Evaluation, show: Show) -> str:
+def _summary(run: Run, evaluation: Evaluation, show: Counts) -> str:
     """Say the main results in a paragraph."""
     m = evaluation.metrics
     n, positive = m["n_patients"], m["n_positive"]
+    classes = show.parts({"positive": positive, "negative": n - positive})
     chance = "the prevalence" if show.hides(positive) or show.hides(n - positive) else f"the prevalence, {m['prevalence']:.3f}"
-    chosen = split_name(str(run.read_json(THRESHOLD).get("chosen_on", "val")))
+    chosen = split_name(str(run.read_json(THRESHOLD).get("chosen_on", "val"))) if m["threshold"] is not None else "validation"
     unit = "recordings" if m["level"] == "recording" else "patients"
     said = {name: _with_interval(evaluation, name) for name in METRICS}
     text = (
-        f"In the {split_name(evaluation.name)} data ({show.count(n)} patients, {show.count(positive)} of them positive), the AUROC is "
+        f"In the {split_name(evaluation.name)} data ({show(n)} patients, {classes['positive']} of them positive), the AUROC is "
         f"{said['auroc']} and the AUPRC {said['auprc']}; a model that knows nothing would reach 0.5 and {chance}. At the threshold "
-        f"{m['threshold']:.3f} ({rule_in_words(run.config.threshold)}, chosen on the {chosen} data), sensitivity is {said['sensitivity']}, "
+        f"{called_at(m)} ({rule_in_words(run.config.threshold)}, chosen on the {chosen} data), sensitivity is {said['sensitivity']}, "
         f"specificity {said['specificity']} and the negative predictive value {said['npv']}; {_percent(evaluation.value('ruled_out'))} of the "
         f"{unit} are called negative. The calibration slope is {said['calibration_slope']} (ideal: 1) and the intercept "
         f"{said['calibration_intercept']} (ideal: 0)."
@@ -219,6 +194,11 @@ def _summary(run: Run, evaluation: Evaluation, show: Show) -> str:
     if baseline.get("value") is not None:
         text += f" The mere number of a patient's recordings reaches an AUROC of {number(baseline['value'])} ({between(baseline)})."
     return text + " Intervals are 95 %, by bootstrap over patients."
+
+
+def called_at(m: Mapping[str, Any]) -> str:
+    """Return the threshold that entries were called by."""
+    return "of each fold's own model" if m["threshold"] is None else f"{m['threshold']:.4f}"
 
 
 def _percent(value: float | None) -> str:
@@ -232,11 +212,8 @@ def _warnings(run: Run, main: Evaluation) -> list[str]:
             f"Fewer than {FEW} patients of one class in the {split_name(main.name)} data: every number here is uncertain, and intervals are "
             "somewhat too short."
         )
-    if main.name in ("val", "train"):
-        found.append(
-            f"Epoch, calibration and threshold were chosen with these data ({split_name(main.name)}): the numbers are better than they will "
-            "be elsewhere."
-        )
+    if m["note"]:
+        found.append(f"{split_name(main.name).capitalize()} data: {m['note']}.")
     note = run.read_json(THRESHOLD).get("note")
     if note:
         found.append(f"Threshold: {note}")
@@ -268,17 +245,17 @@ def _table_row(label: str, reading: str, cells: Sequence[tuple[float | None, str
     return {"label": label, "reading": reading, "cells": [{"value": number(value), "ci": ci} for value, ci in cells]}
 
 
-def _sections(run: Run, evaluation: Evaluation, show: Show) -> dict[str, Any]:
+def _sections(run: Run, evaluation: Evaluation, show: Counts) -> dict[str, Any]:
     """Return figures and tables of one evaluation."""
     m, items = evaluation.metrics, evaluation.items
-    probability = run.calibration.apply(items.difference())
+    probability, _ = items.judge(run.calibration, run.threshold)
     return {
         "name": split_name(evaluation.name),
         "figures": _figures(evaluation, probability, UNCALIBRATED.apply(items.difference())),
         "confusion": _confusion(m, show),
         "unit": "recordings" if m["level"] == "recording" else "patients",
         "before": _before_after(m),
-        "threshold": f"{m['threshold']:.4f}",
+        "threshold": called_at(m),
         "subgroups": _subgroups(evaluation),
         "leads": _leads(m.get("lead_removal")),
         "table": metric_table([evaluation]),
@@ -324,14 +301,14 @@ def _figures(evaluation: Evaluation, probability: NDArray[np.float64], before: N
     return [{"title": title, "caption": caption, "svg": svg} for title, caption, svg in shown]
 
 
-def _confusion(m: dict[str, Any], show: Show) -> list[dict[str, str]]:
-    """Return both classes with their calls; the two cells of a class hide one another, since their sum is known."""
-    rows = []
+def _confusion(m: dict[str, Any], show: Counts) -> list[dict[str, str]]:
+    """Return both classes with their calls; the two cells of a class, and the two classes, hide one another, since their sums are known."""
+    rows, c = [], m["confusion"]
+    totals = show.parts({"positive": c["tp"] + c["fn"], "negative": c["fp"] + c["tn"]})
     for name, called, other in (("positive", "tp", "fn"), ("negative", "fp", "tn")):
-        cells = {key: m["confusion"][key] for key in (called, other)}
-        total, texts = sum(cells.values()), show.parts(cells)
+        texts = show.parts({key: c[key] for key in (called, other)}) if totals[name] != HIDDEN else {called: HIDDEN, other: HIDDEN}
         right = "tp" if name == "positive" else "tn"
-        rows.append({"name": name, "called_positive": texts[called], "called_negative": texts[other], "total": show.count(total), "right": right})
+        rows.append({"name": name, "called_positive": texts[called], "called_negative": texts[other], "total": totals[name], "right": right})
     return rows
 
 
@@ -415,8 +392,8 @@ def worst_mistakes(run: Run, evaluation: Evaluation, n: int = N_MISTAKES) -> lis
     Of a patient's recordings the one that misled most is named.
     """
     items, records = evaluation.items, evaluation.records
-    probability, each = run.calibration.apply(items.difference()), run.calibration.apply(records.difference())
-    threshold, found = evaluation.metrics["threshold"], []
+    (probability, threshold), (each, _) = (part.judge(run.calibration, run.threshold) for part in (items, records))
+    found = []
     for kind, label, sign in (("false positive", 0, -1.0), ("false negative", 1, 1.0)):
         wrong = np.flatnonzero((items.label == label) & ((probability >= threshold) == (label == 0)))
         wrong = wrong[np.argsort(sign * probability[wrong], kind="stable")]
@@ -449,12 +426,12 @@ def _mistakes(run: Run, store: Store, main: Evaluation) -> list[dict[str, str]]:
     return shown
 
 
-def table_one(store: Store, run: Run, show: Show) -> dict[str, Any]:
+def table_one(store: Store, run: Run, show: Counts) -> dict[str, Any]:
     """Describe the splits: usable labelled recordings, and of how many patients; covariates are those of a patient's first recording."""
     splits = [name for name in SPLITS if _has_rows(store, name)]
     rows = [select_rows(store, name, "mask") for name in splits]
     first = [own[np.unique(store.array("patient")[own], return_index=True)[1]] for own in rows]
-    lines = [_line("Patients", [show.count(len(own)) for own in first])]
+    lines = [_line("Patients", [show(len(own)) for own in first])]
     lines += _classes(store, rows, first, show)
     for column, name in enumerate(store.covariate_names):
         lines += _covariate(name, [store.array("covariates")[own, column] for own in first], show)
@@ -479,26 +456,26 @@ def _line(label: str, cells: Iterable[str], *, inner: bool = False) -> dict[str,
     return {"label": label, "cells": list(cells), "inner": inner}
 
 
-def _classes(store: Store, rows: Sequence[NDArray[np.int64]], first: Sequence[NDArray[np.int64]], show: Show) -> list[dict[str, Any]]:
+def _classes(store: Store, rows: Sequence[NDArray[np.int64]], first: Sequence[NDArray[np.int64]], show: Counts) -> list[dict[str, Any]]:
     """Return lines of positive patients, recordings and positive recordings."""
     label, patient = store.array("label"), store.array("patient")
     patients = [len(np.unique(patient[own[label[own] == 1]])) for own in rows]
     records = [int((label[own] == 1).sum()) for own in rows]
     return [
         _line("Positive patients, n (%)", [_n_percent(show, n, len(own)) for n, own in zip(patients, first, strict=True)], inner=True),
-        _line("Recordings", [show.count(len(own)) for own in rows]),
+        _line("Recordings", [show(len(own)) for own in rows]),
         _line("Positive recordings, n (%)", [_n_percent(show, n, len(own)) for n, own in zip(records, rows, strict=True)], inner=True),
     ]
 
 
-def _n_percent(show: Show, n: int, total: int) -> str:
+def _n_percent(show: Counts, n: int, total: int) -> str:
     """Return n (%), hidden where n or the rest is small."""
     text = show.parts({"n": n, "rest": total - n})["n"]
     share = show.share(n, total)
     return text if HIDDEN in (text, share) else f"{text} ({share})"
 
 
-def _covariate(name: str, values: Sequence[NDArray[np.float32]], show: Show) -> list[dict[str, Any]]:
+def _covariate(name: str, values: Sequence[NDArray[np.float32]], show: Counts) -> list[dict[str, Any]]:
     """Return the lines of a covariate: by value where there are few, else median [quartiles]; and how many lack it."""
     known = [own[~np.isnan(own)] for own in values]
     levels = np.unique(np.concatenate(known)) if known else np.array([])
@@ -512,13 +489,13 @@ def _covariate(name: str, values: Sequence[NDArray[np.float32]], show: Show) -> 
     )
 
 
-def _quartiles(values: NDArray[np.float32], show: Show) -> str:
+def _quartiles(values: NDArray[np.float32], show: Counts) -> str:
     if not len(values) or show.hides(len(values)):
         return HIDDEN
     return "{1:g} [{0:g}, {2:g}]".format(*np.round(np.quantile(values.astype(np.float64), (0.25, 0.5, 0.75)), 2))
 
 
-def _levels(names: Iterable[str], counts: Sequence[Mapping[str, int]], show: Show) -> list[dict[str, Any]]:
+def _levels(names: Iterable[str], counts: Sequence[Mapping[str, int]], show: Counts) -> list[dict[str, Any]]:
     """Return a line for each of several counts that add up to all."""
     shown = [show.parts(own) for own in counts]
     lines = []
@@ -531,7 +508,7 @@ def _levels(names: Iterable[str], counts: Sequence[Mapping[str, int]], show: Sho
     return lines
 
 
-def _leads_and_rates(store: Store, rows: Sequence[NDArray[np.int64]], show: Show) -> list[dict[str, Any]]:
+def _leads_and_rates(store: Store, rows: Sequence[NDArray[np.int64]], show: Counts) -> list[dict[str, Any]]:
     whole = [store.array("lead_mask")[own].all(axis=1) for own in rows]
     leads = [{"some missing": int((~own).sum()), "all eight": int(own.sum())} for own in whole]
     rates = np.unique(np.concatenate([store.array("rate_hz")[own] for own in rows])) if rows else np.array([])
@@ -545,8 +522,9 @@ def _leads_and_rates(store: Store, rows: Sequence[NDArray[np.int64]], show: Show
     ]
 
 
-def _facts(run: Run, main: Evaluation, show: Show, has_store: bool, externals: int) -> Facts:
+def _facts(run: Run, main: Evaluation, show: Counts, has_store: bool, externals: int) -> Facts:
     n, positive = main.metrics["n_patients"], main.metrics["n_positive"]
+    classes = show.parts({"positive": positive, "negative": n - positive})
     return Facts(
         config=run.config,
         recorded=run.recorded,
@@ -554,7 +532,7 @@ def _facts(run: Run, main: Evaluation, show: Show, has_store: bool, externals: i
         calibration=run.calibration.to_json(),
         seen=_seen(run),
         split=main.name,
-        summary=f"Evaluated on the {split_name(main.name)} data: {show.count(n)} patients, {show.count(positive)} positive.",
+        summary=f"Evaluated on the {split_name(main.name)} data: {show(n)} patients, {classes['positive']} positive.",
         n_members=len(run.members),
         has_store=has_store,
         has_lead_removal="lead_removal" in main.metrics,

@@ -43,7 +43,8 @@ EVENTS = "events.out.tfevents.ecgfit"
 
 
 _LEFTOVER = re.compile(rf"\..+\.\d+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}")
-_RESULT = re.compile(r"(metrics_.+\.json|predictions_.+\.csv)".replace(".+", r"(train|val|test|all|oof|external_[0-9a-f]{12})"))
+_ROWS = r"(train|val|test|all|oof|external_[0-9a-f]{12})"
+_RESULT = re.compile(rf"metrics_{_ROWS}(_(mean|max|first|last|none))?\.json|predictions_{_ROWS}\.csv")
 
 
 class Run:

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 import torch
 
 from ecgfit.augment import AUGMENTATIONS, Draws
+from ecgfit.calibration import Calibration
 from ecgfit.config import RECORDED, TrainConfig
-from ecgfit.data import Batch, NormStats, make_loader, select_rows
+from ecgfit.data import Batch, NormStats, make_loader
 from ecgfit.distributed import Ranks, start
 from ecgfit.evaluate import operating_point, report
 from ecgfit.models import count_macs, count_parameters
-from ecgfit.predict import Predictions, load_ensemble, predict_rows
+from ecgfit.predict import UNCALIBRATED, Predictions, load_ensemble, predict_rows
 from ecgfit.run import (
     BEST,
     CALIBRATION,
@@ -47,6 +49,9 @@ from ecgprep.store import SPLITS, Store
 
 FEW_EVENTS = 20
 """Positive validation patients below which selection by them is a matter of luck."""
+
+OF_SINGLE_MODELS = "fitted to the single models' predictions out of fold, used on their mean logit"
+CURVE_METRICS = ("auroc", "auprc")
 
 Say = Callable[[str], None]
 
@@ -196,25 +201,20 @@ def _decide(trainer: Trainer, outdir: Path) -> None:
     predictions = {name: trainer.predict(best, name) for name in ("val", "scored") if name in trainer.rows}
     if not trainer.ranks.is_first:
         return
-    _write_decisions(outdir, trainer.config, trainer.store, predictions["val"], "val")
-    if "scored" in predictions:
-        run = Run(outdir)
-        _write_results(run, predictions["scored"], "oof", trainer.store)
+    config, store = trainer.config, trainer.store
+    calibration, threshold = operating_point(predictions["val"], config, "val")
+    for rows, found in predictions.items():
+        name = "oof" if rows == "scored" else rows
+        found.save(outdir / f"predictions_{name}.csv", calibration)
+        metrics = report(found, name, store, calibration, threshold["value"], config.aggregate, config.seed)
+        write_json(outdir / f"metrics_{name}.json", metrics)
+    _finish(outdir, calibration, threshold)
 
 
-def _write_decisions(outdir: Path, config: TrainConfig, store: Store, predictions: Predictions, name: str) -> None:
-    """Write calibration, results on what they were chosen on, and last the threshold, which marks a run as finished."""
-    calibration, threshold = operating_point(predictions, config, name)
+def _finish(outdir: Path, calibration: Calibration, threshold: dict[str, Any]) -> None:
+    """Write how the run is to be used; the threshold, which marks a run as finished, last."""
     write_json(outdir / CALIBRATION, calibration.to_json())
-    predictions.save(outdir / f"predictions_{name}.csv", calibration)
-    write_json(outdir / f"metrics_{name}.json", report(predictions, name, store, calibration, threshold["value"], config.aggregate, config.seed))
     write_json(outdir / THRESHOLD, threshold)
-
-
-def _write_results(run: Run, predictions: Predictions, name: str, store: Store) -> None:
-    predictions.save(run.path / f"predictions_{name}.csv", run.calibration)
-    metrics = report(predictions, name, store, run.calibration, run.threshold, run.config.aggregate, run.config.seed)
-    write_json(run.path / f"metrics_{name}.json", metrics)
 
 
 def _train_members(
@@ -248,7 +248,8 @@ def _train_members(
         say(f"member {name} of {', '.join(members)}")
         _train_one(member, store, folder, ranks, resume, False, say, stop)
     if ranks.is_first:
-        _decide_together(config, [Run(outdir / MEMBERS / name) for name in members], store, outdir)
+        decide = _decide_out_of_fold if config.folds else _decide_together
+        decide(config, [Run(outdir / MEMBERS / name) for name in members], store, outdir)
     ranks.wait()
 
 
@@ -266,18 +267,46 @@ def _check_same_config(outdir: Path, config: TrainConfig, store: Store, ranks: R
 
 
 def _decide_together(config: TrainConfig, members: list[Run], store: Store, outdir: Path) -> None:
-    """Write what validation, or the predictions out of fold, decide for the members' mean logit."""
-    if config.folds:
-        parts = [Predictions.load(member.path / "predictions_oof.csv") for member in members]
-        joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "patient", "label", "logits")]
-        order = np.argsort(joined[0])
-        _write_decisions(outdir, config, store, Predictions(*(values[order] for values in joined)), "oof")
-        return
+    """Write what validation decides for the members' mean logit, and how they do there."""
     make_deterministic(config)
     device = pick_device(config.device)
     scorer = load_ensemble(members, device)
     rows = training_rows(members[0].config, store)["val"]
-    _write_decisions(outdir, config, store, predict_rows(scorer, store, rows, config.tabular, use_amp(config.amp, device)), "val")
+    predictions = predict_rows(scorer, store, rows, config.tabular, use_amp(config.amp, device))
+    calibration, threshold = operating_point(predictions, config, "val")
+    predictions.save(outdir / "predictions_val.csv", calibration)
+    write_json(outdir / "metrics_val.json", report(predictions, "val", store, calibration, threshold["value"], config.aggregate, config.seed))
+    _finish(outdir, calibration, threshold)
+
+
+def _decide_out_of_fold(config: TrainConfig, members: list[Run], store: Store, outdir: Path) -> None:
+    """Write how each patient is judged by the model that did not see them, and what that decides for the models' mean logit.
+
+    The results use each model's own calibration and threshold, chosen on another fold than the one it is judged by. The mean logit, which is
+    for other patients, gets one calibration and threshold from all predictions out of fold, as scikit-learn's CalibratedClassifierCV
+    (ensemble=False) does: no patient is left on which the mean itself could be calibrated.
+    """
+    parts = [Predictions.load(member.path / "predictions_oof.csv") for member in members]
+    raw = Predictions.joined(parts)
+    calibration, threshold = operating_point(raw, config, "oof")
+    calibration = replace(calibration, note="; ".join(filter(None, (calibration.note, OF_SINGLE_MODELS))))
+    judged = Predictions.joined([part.calibrated(member.calibration, member.threshold) for part, member in zip(parts, members, strict=True)])
+    judged.save(outdir / "predictions_oof.csv", UNCALIBRATED)
+    identity = replace(UNCALIBRATED, note="each fold's own, in the logits")
+    metrics = report(judged, "oof", store, identity, threshold["value"], config.aggregate, config.seed, raw)
+    write_json(outdir / "metrics_oof.json", metrics | {"folds": fold_results(members)})
+    _finish(outdir, calibration, threshold)
+
+
+def fold_results(members: list[Run]) -> dict[str, Any]:
+    """Return each fold's own results, and their mean and standard deviation over the folds: predictions of different models are not pooled."""
+    found = {member.path.name: member.read_json("metrics_oof.json") for member in members}
+    each = {
+        name: {**{key: own[key] for key in ("n_patients", "n_positive", "threshold")}, **{key: own["metrics"][key]["value"] for key in CURVE_METRICS}}
+        for name, own in found.items()
+    }
+    values = {key: np.array([own[key] for own in each.values()]) for key in CURVE_METRICS}
+    return {"each": each, **{key: {"mean": float(value.mean()), "sd": float(value.std(ddof=1))} for key, value in values.items()}}
 
 
 def _check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) -> None:
@@ -323,15 +352,16 @@ def _macs(trainer: Trainer) -> int:
 
 
 def preflight(trainer: Trainer) -> list[str]:
-    """Check what a long run relies on, on one batch of each split, and return a line on each check. Raises StoreError."""
+    """Check what a long run relies on, on one batch of the rows that train and of those that select. Raises StoreError.
+
+    Returns a line on each check. Test rows are not read.
+    """
     store, config = trainer.store, trainer.config
     if tuple(store.attributes["lead_names"]) != LEADS:
         raise StoreError(f"{store.path}: the lead order is not {', '.join(LEADS)}.")
     shape = (trainer.scorer.model_input.n_channels, store.n_samples)
-    present = [split for split in SPLITS if (store.array("split") == SPLITS.index(split)).any()]
-    for split in present:
-        rows = trainer.rows["train"] if split == "train" else select_rows(store, split, config.missing)
-        _check_batch(trainer, split, next(iter(make_loader(store, rows, config.batch, covariates=config.tabular))), shape)
+    for name, rows in trainer.rows.items():
+        _check_batch(trainer, name, next(iter(make_loader(store, rows, config.batch, covariates=config.tabular))), shape)
     used = [SPLITS.index("train")] + [SPLITS.index("val")] * (config.fold >= 0)  # cross-validation trains on both, never on test
     if (
         not np.isin(store.array("split")[trainer.rows["train"]], used).all()
@@ -340,7 +370,7 @@ def preflight(trainer: Trainer) -> list[str]:
         raise StoreError("The normalisation statistics do not come from train rows only.")
     _check_augmentation(store.n_samples)
     lines = [
-        f"checked: tensors of {', '.join(present)} are finite and (B, {shape[0]}, {shape[1]}); leads are {', '.join(LEADS)}",
+        f"checked: tensors of {', '.join(trainer.rows)} are finite and (B, {shape[0]}, {shape[1]}); leads are {', '.join(LEADS)}",
         f"checked: statistics come from {len(trainer.rows['train']):,} train recordings only; augmentation keeps length and lead synchrony",
         f"{config.model}: {count_parameters(trainer.model):,} parameters to train, {_macs(trainer) / 1e9:.3f} GMAC a recording, on {trainer.device} "
         f"with {config.threads} threads" + (f" in each of {trainer.ranks.world} processes" if trainer.ranks.world > 1 else ""),
@@ -358,17 +388,17 @@ def _events(trainer: Trainer) -> list[str]:
     return [line + (advice if n_positive < FEW_EVENTS else "")]
 
 
-def _check_batch(trainer: Trainer, split: str, batch: Batch, shape: tuple[int, int]) -> None:
-    augmentations = trainer.config.aug if split == "train" else ()
-    draws = Draws(torch.Generator(trainer.device).manual_seed(0), len(batch.rows)) if split == "train" else None
+def _check_batch(trainer: Trainer, name: str, batch: Batch, shape: tuple[int, int]) -> None:
+    augmentations = trainer.config.aug if name == "train" else ()
+    draws = Draws(torch.Generator(trainer.device).manual_seed(0), len(batch.rows)) if name == "train" else None
     tensors = (t.to(trainer.device) for t in (batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates))
     x, tabular = trainer.scorer.model_input(*tensors, augmentations, draws)
     if x.shape != (len(batch.rows), *shape) or x.dtype != torch.float32:
-        raise StoreError(f"The {split} split gives tensors {tuple(x.shape)} {x.dtype}; (B, {shape[0]}, {shape[1]}) float32 is needed.")
+        raise StoreError(f"The {name} rows give tensors {tuple(x.shape)} {x.dtype}; (B, {shape[0]}, {shape[1]}) float32 is needed.")
     finite = torch.isfinite(x).flatten(1).all(dim=1) & (True if tabular is None else torch.isfinite(tabular).all(dim=1))
     if not finite.all():
         bad = batch.rows[~finite.cpu().numpy()]
-        raise StoreError(f"The {split} split gives values that are not finite (store rows {', '.join(map(str, bad[:8]))}).")
+        raise StoreError(f"The {name} rows give values that are not finite (store rows {', '.join(map(str, bad[:8]))}).")
 
 
 def _check_augmentation(n_samples: int) -> None:

@@ -67,6 +67,11 @@ MAX_COMPARED = 1_000_000
 """Recordings among which re-exported ones are looked for: the time grows with the square, and is 4 hours here."""
 
 
+NO_RECORD = "its build record is missing or unreadable, so what it was built from is not known"
+OTHER_RECORD = "its build record belongs to another store"
+OTHER_REGISTRY = "the registry is missing, or is not the one it was built with"
+
+
 def stale_reason(
     store: Path, manifest: Manifest, settings: BuildSettings, registry_path: Path, test_patients: frozenset[str] = frozenset()
 ) -> str | None:
@@ -77,9 +82,9 @@ def stale_reason(
     opened = Store(store)
     record = read_build_record(store)
     if record is None:
-        return "its build record is missing or unreadable, so what it was built from is not known"
+        return NO_RECORD
     if record["content_sha256"] != opened.content_sha256:
-        return "its build record belongs to another store"
+        return OTHER_RECORD
     if opened.attributes["settings"] != settings.recorded(manifest.covariate_names):
         return "the settings differ"
     if opened.attributes["software"] != software_versions():
@@ -89,7 +94,7 @@ def stale_reason(
     if record["tested_sha256"] != _sha256_of(test_patients):
         return "the list of patients to test has changed"
     if not _registry_agrees(opened, manifest, settings, registry_path, record):
-        return "the registry is missing, or is not the one it was built with"
+        return OTHER_REGISTRY
     if len(record["sources"]) != len(manifest):
         return "its build record is damaged"
     recorded = map(_stamp, record["sources"])
@@ -513,12 +518,33 @@ class Standing:
             rows.messages[int(row)] = message
 
 
-def ensure_store(manifest: Path, store: Path, settings: BuildSettings, progress: Progress | None = None) -> tuple[Store, str]:
-    """Return the store of a manifest, built when it is absent or stale, and a line that says which it was."""
+_GIVEN = {"sample_rate_hz", "n_samples", "resampler", "split_seed", "covariates"}
+"""Settings by which `ensure_store` may replace a store; a store that differs in others was made on purpose, by other means."""
+_KEEP = "Train on it with `ecgfit train --store {store}`, or move it away."
+
+
+def ensure_store(
+    manifest: Path, store: Path, settings: BuildSettings, covariates: tuple[str, ...] = (), progress: Progress | None = None
+) -> tuple[Store, str]:
+    """Return the store of a manifest, built when it is absent or stale, and a line that says which it was.
+
+    Covariates that a store has are kept beside those asked for. Raises TargetExists for a store that was built with options that are not
+    given here, such as exclusions or a split by column, or by another registry or from files that are not known.
+    """
     recover(store)
-    rows = read_manifest(manifest)
+    if store.exists():
+        recorded = Store(store).attributes["settings"]
+        covariates = (*recorded["covariates"], *(name for name in covariates if name not in recorded["covariates"]))
+        wanted = settings.recorded(covariates)
+        if other := sorted(key for key in wanted if key not in _GIVEN and recorded[key] != wanted[key]):
+            raise TargetExists(
+                f"{store} was built with options of `ecgprep build` that are not given here ({', '.join(other)}). {_KEEP.format(store=store)}"
+            )
+    rows = read_manifest(manifest, covariates=covariates)
     stale = stale_reason(store, rows, settings, default_registry(manifest)) if store.exists() else "it does not exist yet"
     if stale is None:
         return Store(store), f"{store} is up to date"
+    if stale in (NO_RECORD, OTHER_RECORD, OTHER_REGISTRY):
+        raise TargetExists(f"{store} would be built again, but {stale}: its splits could change. {_KEEP.format(store=store)}")
     built = build_store(rows, store, settings, registry_path=default_registry(manifest), replace=True, progress=progress)
     return built, f"{store} was built: {stale}"

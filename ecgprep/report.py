@@ -8,7 +8,6 @@ as "<10" unless asked for exactly; the ECGs make the file health data all the sa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.build import read_build_record
+from ecgprep.counts import Counts
 from ecgprep.durable import PRIVATE, write_file
 from ecgprep.errors import STATUS_CODE, STATUSES
 from ecgprep.leads import LEADS
@@ -23,25 +23,9 @@ from ecgprep.origin import WARN_ABOVE, probe_origin
 from ecgprep.store import SPLITS, Store
 from ecgprep.summary import summarise
 
-SMALL = 10
-"""Smaller counts are shown as "<10": a reader who knows one patient must not find the others."""
 _MM_PER_SECOND, _MM_PER_MV, _ROW_MM = 25.0, 10.0, 20.0
 _DRAWN_HZ = 250
 _EXCLUDED_LATER = ("duplicate", "conflict", "quality")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Formats counts, hiding small ones unless `exact`."""
-
-    exact: bool
-
-    def __call__(self, n: int) -> str:
-        return f"<{SMALL}" if self.hides(n) else f"{n:,}"
-
-    def hides(self, n: int) -> bool:
-        """Say whether a count is too small to be shown."""
-        return not self.exact and 0 < n < SMALL
 
 
 def write_report(store: Store, out: Path, n_ecgs: int = 12, exact: bool = False) -> None:

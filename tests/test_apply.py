@@ -11,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build
+from click.testing import CliRunner
+from conftest import build, changed_store, quick, silent
 
-from ecgfit.apply import Seen, predict_files, predict_store, read_covariates, write_predictions
+from ecgfit.apply import Seen, covariates_of_files, predict_files, predict_store, read_covariates, write_predictions
+from ecgfit.cli import cli
 from ecgfit.config import make_config
 from ecgfit.data import SeenRange
+from ecgfit.evaluate import evaluate_run
+from ecgfit.predict import Predictions
 from ecgfit.run import Run
 from ecgfit.train import train
 from ecgprep.build import build_store
@@ -73,6 +77,27 @@ def test_patients_of_a_store_get_the_calibrated_mean_logit(run, store):
         expected = calibration.apply(np.mean([logit(entry["probability"]) for entry in own]))
         assert own[0]["patient_probability"] == pytest.approx(float(expected), abs=1e-9)
         assert all(entry["positive"] == int(entry["probability"] >= run.threshold) for entry in own)
+
+
+@pytest.mark.parametrize("how", ["mean", "max", "last"])
+def test_patients_get_what_evaluation_gives_them(small_store, tmp_path, how):
+    """With missing=drop a recording that lacks a lead takes no part in its patient's result, in `predict` as in `eval`."""
+    tested, mask = np.flatnonzero(small_store.array("split")[:] == 2), np.array(small_store.array("lead_mask"))
+    mask[tested[::3], 4] = False
+    small_store = changed_store(small_store, tmp_path / "m.zarr", lead_mask=mask)
+    run = train(quick(epochs=1, aggregate=how), small_store, tmp_path / "r", say=silent)
+    evaluate_run(run, small_store, "test")
+    judged = Predictions.load(run.path / "predictions_test.csv").by_patient(how)
+    expected = dict(zip(judged.patient.tolist(), run.calibration.apply(judged.difference()), strict=True))
+    table = predict_store(run, small_store, "test")
+    assert any(entry["missing_leads"] for entry in table)
+    found = {entry["patient"]: entry["patient_probability"] for entry in table}
+    assert found.keys() > expected.keys()
+    for patient, probability in found.items():
+        assert probability == (pytest.approx(expected[patient], abs=1e-7) if patient in expected else None)
+    for entry in table:
+        p = entry["patient_probability"]
+        assert entry["patient_positive"] == (None if p is None else int(p >= run.threshold))
 
 
 def test_a_cohort_without_labels_is_predicted(run, store, corpus, manifest, tmp_path):
@@ -161,6 +186,30 @@ def test_ages_over_89_become_90_as_in_a_store(tmp_path):
     known = read_covariates(tmp_path / "c.csv", ["age", "other"])
     assert known["a.xml"].tolist() == [90, 93]
     assert np.isnan(known["b.xml"][0])
+
+
+def test_a_bare_file_name_is_taken_only_where_one_file_has_it(tmp_path):
+    (tmp_path / "c.csv").write_text("file,age\na/1.xml,40\n2.xml,50\n9.xml,60\n")
+    files, said = [Path("a/1.xml"), Path("b/1.xml"), Path("b/2.xml")], []
+    known = covariates_of_files(tmp_path / "c.csv", files, ["age"], said.append)
+    assert {str(path): values.tolist() for path, values in known.items()} == {"a/1.xml": [40], "b/2.xml": [50]}
+    assert said == ["c.csv: 1 of 3 lines name none of the files; 1 of 3 files have no line."]
+    with pytest.raises(InputError, match="several of the files have"):
+        covariates_of_files(tmp_path / "c.csv", [*files, Path("a/2.xml")], ["age"], said.append)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--store", "s.zarr", "--covariates", "c.csv"], "--covariates goes with FILES"),
+        (["a.xml", "--split", "test"], "--split goes with --store"),
+        (["a.xml", "-o", "absent/p.csv"], "no folder absent to write to"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(words, message):
+    result = CliRunner().invoke(cli, ["predict", "--run", "r", *words])
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 def test_a_written_table_is_for_its_owner_only(run, corpus, manifest, tmp_path):

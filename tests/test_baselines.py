@@ -16,8 +16,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ecgfit.data import select_rows
-from ecgfit.evaluate import UNCALIBRATED
-from ecgfit.predict import Predictions
+from ecgfit.predict import UNCALIBRATED, Predictions
 from ecgprep.leads import LEADS
 from ecgprep.store import Store
 from ecgprep.synth import simulator

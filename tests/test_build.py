@@ -248,6 +248,29 @@ def test_ensure_store_builds_once_and_again_when_stale(corpus, tmp_path):
     opened, note = ensure_store(manifest, store, BuildSettings(Conformity(n_samples=2500)))
     assert "the settings differ" in note
     assert opened.n_samples == 2500
+    opened, _ = ensure_store(manifest, store, BuildSettings(), ("age",))
+    assert opened.covariate_names == ["age"]
+    opened, note = ensure_store(manifest, store, BuildSettings())
+    assert (opened.covariate_names, note.endswith("is up to date")) == (["age"], True)
+    opened, _ = ensure_store(manifest, store, BuildSettings(), ("sex",))
+    assert opened.covariate_names == ["age", "sex"]
+
+
+def test_ensure_store_keeps_what_was_built_by_other_means(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "c")
+    manifest, store = tmp_path / "c" / "manifest.csv", tmp_path / "c" / "manifest.zarr"
+    build(manifest, store, BuildSettings(exclude_quality=("flat",), duplicates="exact"))
+    with pytest.raises(TargetExists, match=r"not given here \(duplicates, exclude_quality\)"):
+        ensure_store(manifest, store, BuildSettings())
+    shutil.rmtree(store)
+    build(manifest, store, registry_path=tmp_path / "elsewhere.csv")
+    kept = Store(store).content_sha256
+    with pytest.raises(TargetExists, match="registry is missing.*splits could change"):
+        ensure_store(manifest, store, BuildSettings())
+    private_path(store, "build.json").unlink()
+    with pytest.raises(TargetExists, match="build record is missing"):
+        ensure_store(manifest, store, BuildSettings())
+    assert Store(store).content_sha256 == kept
 
 
 def test_unlabelled_cohort_goes_to_test(folder):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import DECIDED, changed_store, quick, same_results, same_weights, silent
+from scipy.special import expit
 
 import ecgfit.trainer as trainer_module
 from ecgfit.config import read_config
@@ -136,9 +137,11 @@ def test_run_of_folds(folds, small_store):
     rows = np.sort(np.concatenate([select_rows(small_store, name, "drop") for name in ("train", "val")]))
     table = pd.read_csv(folds.path / "predictions_oof.csv")
     assert table.row.tolist() == rows.tolist()
-    parts = [pd.read_csv(member.path / "predictions_oof.csv") for member in folds.members]
+    parts = [pd.read_csv(member.path / "predictions_oof.csv").assign(threshold=member.threshold) for member in folds.members]
     joined = pd.concat(parts).sort_values("row").reset_index(drop=True)
-    np.testing.assert_array_equal(table[["row", "patient", "label", "logit_0", "logit_1"]], joined[["row", "patient", "label", "logit_0", "logit_1"]])
+    columns = ["row", "patient", "label", "probability", "threshold"]  # each model's own calibration and threshold, whatever the run's are
+    np.testing.assert_allclose(table[columns], joined[columns], rtol=1e-7)
+    np.testing.assert_allclose(expit(table.logit_1 - table.logit_0), table.probability, rtol=1e-6)
     metrics = json.loads((folds.path / "metrics_oof.json").read_bytes())
     assert (metrics["split"], metrics["n_records"], metrics["n_patients"]) == ("oof", len(rows), table.patient.nunique())
     assert folds.read_json("threshold.json")["chosen_on"] == "oof"
@@ -147,7 +150,31 @@ def test_run_of_folds(folds, small_store):
         assert member.read_json("threshold.json")["chosen_on"] == "val"
         assert member.read_json("metrics_oof.json")["threshold"] == member.threshold
     assert not (folds.path / "metrics_val.json").exists()
+    assert "mean logit" in folds.calibration.note
     assert evaluate_run(folds, small_store, "test")["n_records"] == len(select_rows(small_store, "test", "drop"))
+
+
+def test_results_out_of_fold_are_those_of_each_fold_s_own_model(folds):
+    metrics, each = folds.read_json("metrics_oof.json"), [member.read_json("metrics_oof.json") for member in folds.members]
+    assert metrics["threshold"] is None
+    assert metrics["confusion"] == {cell: sum(own["confusion"][cell] for own in each) for cell in ("tp", "fp", "fn", "tn")}
+    n = sum(own["n_patients"] for own in each)
+    for name in ("accuracy", "brier", "net_benefit"):  # means over patients, so those of the folds add up
+        parts = [own["metrics"][name]["value"] * own["n_patients"] / n for own in each]
+        assert metrics["metrics"][name]["value"] == pytest.approx(sum(parts), abs=1e-6)
+    aurocs = [own["metrics"]["auroc"]["value"] for own in each]
+    assert metrics["folds"]["auroc"] == pytest.approx({"mean": np.mean(aurocs), "sd": np.std(aurocs, ddof=1)})
+    assert metrics["folds"]["each"]["1"]["threshold"] == folds.members[1].threshold
+    assert "that model's own calibration" in metrics["note"]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "all"])
+def test_rows_that_trained_folds_cannot_judge_them_nor_one_of_them(folds, small_store, split):
+    before = (folds.members[0].path / "metrics_val.json").read_bytes()
+    for run in (folds, folds.members[0]):
+        with pytest.raises(InputError, match="whose rows trained it"):
+            evaluate_run(run, small_store, split)
+    assert (folds.members[0].path / "metrics_val.json").read_bytes() == before
 
 
 def test_fold_alone_is_the_member(folds, small_store, tmp_path):

@@ -19,12 +19,14 @@ from ecgfit.comparison import compare_runs
 from ecgfit.evaluate import covariate_groups, evaluate_run, groups_of
 from ecgfit.models import build_model
 from ecgfit.predict import Predictions
+from ecgfit.report import Evaluation
 from ecgfit.run import BEST, Run, load_checkpoint
 from ecgfit.train import train
 from ecgprep.conform import Conformity
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
 from ecgprep.plan import BuildSettings
+from ecgprep.splits import SplitPlan
 from ecgprep.store import Store
 from ecgprep.synth import write_corpus
 
@@ -97,6 +99,38 @@ def test_external_test_uses_what_the_run_has_decided(run, elsewhere):
     assert metrics["calibration"]["slope"] == calibration["slope"]
     assert (metrics["split"], metrics["n_records"]) == (name, len(elsewhere))
     assert metrics == json.loads((run.path / f"metrics_{name}.json").read_bytes())
+
+
+def test_recordings_that_trained_the_run_are_found_in_another_store(run, small_store, elsewhere, corpus, tmp_path):
+    """A store of some of the same patients: those of the run's test split do no harm, those that trained it do."""
+    name = f"metrics_external_{elsewhere.content_sha256[:12]}.json"
+    assert evaluate_run(run, elsewhere, "all", external=True)["external"]["shared_recordings"] is None
+    assert evaluate_run(run, elsewhere, "all", external=True, trained_on=small_store)["external"]["shared_recordings"] == 0
+    assert run.read_json(name)["external"]["shared_recordings"] == 0
+    with pytest.raises(StoreError, match="was trained on another store"):
+        evaluate_run(run, elsewhere, "all", external=True, trained_on=elsewhere)
+    lines = (corpus / "manifest.csv").read_text().splitlines()
+    tested = small_store.array("split")[:] == 2
+    for which, n in ((tested, 0), (np.arange(len(tested)) < 25, int((~tested[:25]).sum()))):
+        part = corpus / f"part{n}.csv"
+        part.write_text("\n".join([lines[0], *(line for line, keep in zip(lines[1:], which, strict=True) if keep), ""]))
+        settings = BuildSettings(Conformity(100, 1000), SplitPlan((0, 0, 100), allow_missing_class=True))
+        shared = build(part, tmp_path / f"{n}.zarr", settings, covariates=("age", "sex"))
+        if n:
+            with pytest.raises(StoreError, match=f"{n} recordings trained or selected"):
+                evaluate_run(run, shared, "all", external=True, trained_on=small_store)
+        else:
+            assert evaluate_run(run, shared, "all", external=True, trained_on=small_store)["external"]["shared_recordings"] == 0
+
+
+def test_another_aggregate_leaves_the_run_s_own_results_alone(run, small_store, tmp_path):
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "run")))
+    evaluate_run(copy, small_store, "test", each_lead=True)
+    before = {name: (copy.path / name).read_bytes() for name in ("metrics_test.json", "predictions_test.csv")}
+    assert evaluate_run(copy, small_store, "test", aggregate="none")["level"] == "recording"
+    assert copy.read_json("metrics_test_none.json")["aggregation"] == "none"
+    assert {name: (copy.path / name).read_bytes() for name in before} == before
+    assert Evaluation.load(copy, "test_none").metrics["level"] == "recording"
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "first", "last", "none"])

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from conftest import build, write_manifest
 
+from ecgprep.counts import Counts
 from ecgprep.plan import BuildSettings
-from ecgprep.report import Counts, draw_svg, report_content, write_report
+from ecgprep.report import draw_svg, report_content, write_report
 from ecgprep.splits import SplitPlan
 from ecgprep.synth.simulator import Heart, simulate
 from ecgprep.synth.vendors import muse

@@ -21,9 +21,10 @@ from ecgfit.evaluate import evaluate_run
 from ecgfit.figures import ForestRow, forest, histograms
 from ecgfit.metrics import METRICS
 from ecgfit.predict import Predictions
-from ecgfit.report import Evaluation, Show, between, number, report_content, table_one, worst_mistakes, write_run_report
+from ecgfit.report import Evaluation, _confusion, _summary, between, number, report_content, table_one, worst_mistakes, write_run_report
 from ecgfit.run import Run
 from ecgfit.train import train
+from ecgprep.counts import Counts
 from ecgprep.errors import InputError, StoreError
 from ecgprep.plan import BuildSettings
 from ecgprep.splits import SplitPlan
@@ -161,6 +162,20 @@ def test_no_small_count_is_shown(run, own_store):
 
 
 @pytest.mark.parametrize(
+    ("cells", "shown"), [((5, 40, 2, 30), ["<10", "<10", "<10", "–", "–", "–"]), ((50, 4, 30, 3), ["–", "–", "–", "<10", "<10", "<10"])]
+)
+def test_a_small_class_is_not_the_rest_of_what_is_shown(run, cells, shown):
+    """The number of patients is shown, so that of the other class must not be: neither as a total, nor as a sum, nor in a sentence."""
+    confusion = dict(zip(("tp", "fp", "fn", "tn"), cells, strict=True))
+    rows = _confusion({"confusion": confusion}, Counts(exact=False))
+    assert [row[key] for row in rows for key in ("called_positive", "called_negative", "total")] == shown
+    main = Evaluation.load(run, "test")
+    main.metrics.update(n_patients=sum(cells), n_positive=cells[0] + cells[2])
+    text = _summary(run, main, Counts(exact=False))
+    assert f"({sum(cells)} patients, {shown[2]} of them positive)" in text
+
+
+@pytest.mark.parametrize(
     ("counts", "shown"),
     [
         ({"a": 3, "b": 97}, ["<10", "–"]),
@@ -170,12 +185,12 @@ def test_no_small_count_is_shown(run, own_store):
     ],
 )
 def test_what_would_give_a_small_count_away_is_withheld(counts, shown):
-    assert list(Show(exact=False).parts(counts).values()) == shown
-    assert list(Show(exact=True).parts(counts).values()) == [f"{n:,}" for n in counts.values()]
+    assert list(Counts(exact=False).parts(counts).values()) == shown
+    assert list(Counts(exact=True).parts(counts).values()) == [f"{n:,}" for n in counts.values()]
 
 
 def test_table_one_is_that_of_the_store(run, own_store):
-    rows = {row["label"]: row["cells"] for row in table_one(own_store, run, Show(exact=True))["rows"]}
+    rows = {row["label"]: row["cells"] for row in table_one(own_store, run, Counts(exact=True))["rows"]}
     split, patient, label = (np.array(own_store.array(name)) for name in ("split", "patient", "label"))
     used = [(split == k) & (patient >= 0) & (label >= 0) for k in range(3)]
     assert rows["Patients"] == [f"{len(set(patient[own])):,}" for own in used]
@@ -215,7 +230,7 @@ def test_without_an_evaluation_it_says_what_to_do(copied):
     with pytest.raises(InputError, match=r"no metrics_test\.json \(evaluated so far: val\)\. Run `ecgfit eval --store STORE"):
         report_content(copied)
     content = report_content(copied, split="val")
-    assert any("chosen with these data" in line for line in content["warnings"])
+    assert any("were chosen on these patients" in line for line in content["warnings"])
 
 
 def test_metrics_and_predictions_of_different_evaluations_are_refused(copied):
