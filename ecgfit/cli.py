@@ -263,7 +263,7 @@ def export(run_dir: Path, output: Path, as_json: bool) -> None:
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="The store that the run was trained on.")
 @click.option("--split", default="test", show_default=True, help="train, val, test or all.")
-@click.option("--n", default=100, show_default=True, help="Recordings of a group at most.")
+@click.option("--n", default=100, show_default=True, help="Patients of a group at most, with one recording each.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.  [default: RUN/explain]")
 @json_option
 def explain(run_dir: Path, store: Path, split: str, n: int, output: Path | None, as_json: bool) -> None:

@@ -18,6 +18,13 @@ RECORDED = "recorded"
 MAX_CONFIG_BYTES = 100_000
 
 
+def usable_cores() -> int:
+    """Return the cores that this process may use: those that a scheduler left it, shared with the other processes of torchrun here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, cores // max(1, int(here) if here.isdecimal() else 1))
+
+
 def _not_bool(value: Any) -> Any:
     """YAML reads `no` and `on` as booleans, which would pass for 0 and 1."""
     if isinstance(value, bool):
@@ -45,7 +52,10 @@ def _model_args(value: Any) -> Any:
         pairs = [item.split("=", 1) for item in value.replace(" ", ",").split(",") if item not in ("", "none")]
         if any(len(pair) != 2 for pair in pairs) or len({pair[0] for pair in pairs}) < len(pairs):
             raise ValueError("must look like width=2,depth=2, each name once")
-        return {name.strip(): float(number) for name, number in pairs}
+        try:
+            return {name.strip(): float(number) for name, number in pairs}
+        except ValueError:
+            raise ValueError("must give each name a number, as in width=2,depth=2") from None
     return {} if value is None else value
 
 
@@ -111,8 +121,8 @@ class TrainConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "on", "off"] = "auto"
     """bfloat16 autocast; `auto` means on a GPU only."""
-    threads: Annotated[Integer, Field(ge=1, le=1024)] = Field(default_factory=lambda: os.cpu_count() or 1)
-    """CPU threads: part of what fixes a result to the bit."""
+    threads: Annotated[Integer, Field(ge=1, le=1024)] = Field(default_factory=usable_cores)
+    """CPU threads of a process: part of what fixes a result to the bit."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
@@ -125,7 +135,7 @@ class TrainConfig(BaseModel):
         if self.folds and (self.folds < 3 or self.seeds or self.fold >= self.folds):
             raise ValueError("folds: at least 3 (one is scored, one selects, the rest trains), not together with seeds, and fold below folds")
         if self.fold >= 0 and not self.folds:
-            raise ValueError("fold: needs folds")
+            raise ValueError("fold: needs folds, of how many it is one, such as --folds 5 --fold 0")
         if self.tabular_only and not self.tabular:
             raise ValueError("tabular_only: needs tabular, the names of covariates")
         return self
@@ -177,8 +187,11 @@ def make_config(values: dict[str, Any], where: str) -> TrainConfig:
     try:
         return TrainConfig(**values)
     except ValidationError as error:
-        faults = "; ".join(_fault(item) for item in error.errors(include_url=False, include_input=False))
+        faults = "; ".join(dict.fromkeys(_fault(item) for item in error.errors(include_url=False, include_input=False)))
         raise InputError(f"Config ({where}): {faults}.") from None
+
+
+_MUST_BE = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
 
 
 def _fault(item: Any) -> str:
@@ -187,6 +200,10 @@ def _fault(item: Any) -> str:
     key = str(item["loc"][0])
     if item["type"] == "extra_forbidden":
         return f"{key[:40]}: unknown key; allowed are {', '.join(TrainConfig.model_fields)}"
+    if key == "class_weights":
+        return "class_weights: must be auto, none, or two positive numbers for label 0 and 1, such as 1.0,2.2"
+    if item["type"] in _MUST_BE:
+        return f"{key}: must be {_MUST_BE[item['type']]}"
     message = item["msg"].removeprefix("Value error, ").removesuffix(".")
     return f"{key}: {message[:1].lower()}{message[1:]}"
 

@@ -38,6 +38,16 @@ def select_rows(store: Store, split: str, missing: Missing, *, labelled: bool = 
 
     Rows without a label are left out unless `labelled` is False. Raises InputError for an unknown split and StoreError when no row is left.
     """
+    rows = usable_rows(store, split, missing, labelled=labelled)
+    if not rows.size:
+        hint = " with all eight leads; --missing mask keeps the others" if missing == "drop" else ""
+        which = "store" if split == "all" else f"{split} split"
+        raise StoreError(f"{store.path}: the {which} has no usable {'labelled ' if labelled else ''}recording{hint}.")
+    return rows
+
+
+def usable_rows(store: Store, split: str, missing: Missing, *, labelled: bool = True) -> NDArray[np.int64]:
+    """Return what `select_rows` does, or no rows where there is none."""
     if split not in (*SPLITS, "all"):
         raise InputError(f"--split (={split}) must be one of {', '.join(SPLITS)}, all")
     keep = store.array("status") == STATUS_CODE["ok"]
@@ -47,12 +57,7 @@ def select_rows(store: Store, split: str, missing: Missing, *, labelled: bool = 
         keep &= store.array("label") >= 0
     if missing == "drop":
         keep &= store.array("lead_mask").all(axis=1)
-    rows = np.flatnonzero(keep)
-    if not rows.size:
-        hint = " with all eight leads; --missing mask keeps the others" if missing == "drop" else ""
-        which = "store" if split == "all" else f"{split} split"
-        raise StoreError(f"{store.path}: the {which} has no usable {'labelled ' if labelled else ''}recording{hint}.")
-    return rows
+    return np.flatnonzero(keep)
 
 
 def fold_rows(store: Store, missing: Missing, folds: int, fold: int, seed: int) -> dict[str, NDArray[np.int64]]:

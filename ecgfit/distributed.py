@@ -17,6 +17,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ecgprep.errors import InputError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -61,9 +63,18 @@ class Ranks:
 
 
 def start(device: str) -> Ranks:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), with gloo on CPUs and nccl on GPUs; else a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), with gloo on CPUs and nccl on GPUs; else a single process.
+
+    Raises InputError where the environment is not that of torchrun.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if not world.isdecimal():
+        raise InputError("WORLD_SIZE is not a whole number: start several processes with torchrun, or unset it.")
+    if int(world) == 1:
         return Ranks()
+    absent = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if absent:
+        raise InputError(f"WORLD_SIZE is set, but not {', '.join(absent)}: start several processes with torchrun, or unset WORLD_SIZE.")
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         if device == "cuda":

@@ -66,8 +66,9 @@ def explain_run(
 ) -> dict[str, Any]:
     """Explain a run on a split of its store; write pictures, attributions.npz and explain.json into `out` and return the last.
 
-    Recordings are called at the run's threshold, each on its own; of more than `n` in a group, `n` are drawn with the run's seed. Of a group
-    with fewer than 10 patients nothing is written but that. Raises InputError, StoreError, and EcgError where an extra is not installed.
+    Recordings are called at the run's threshold, each on its own; of each patient in a group one is drawn, of more than `n` patients `n`, with
+    the run's seed. Of a group with fewer than 10 patients nothing is written but that. Raises InputError, StoreError, and EcgError where an
+    extra is not installed.
     """
     _require()
     run.check_store(store)
@@ -135,11 +136,16 @@ def _summary(found: Explained | None, n_called: int) -> dict[str, Any]:
 
 
 def called_positive(run: Run, store: Store, ensemble: Ensemble, split: str, amp: bool, n: int) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of each group, ascending, at most `n`: recordings whose own probability is at or above the threshold."""
+    """Return the rows of each group, ascending: of at most `n` patients one recording each whose own probability is at or above the threshold."""
     predictions = predict_rows(ensemble, store, select_rows(store, split, run.config.missing), run.config.tabular, amp)
     positive = run.calibration.apply(predictions.difference()) >= run.threshold
     generator = np.random.Generator(np.random.PCG64(run.config.seed))
-    return {name: np.sort(generator.permutation(predictions.rows[positive & (predictions.label == label)])[:n]) for name, label in GROUPS.items()}
+    chosen = {}
+    for name, label in GROUPS.items():
+        drawn = generator.permutation(np.flatnonzero(positive & (predictions.label == label)))
+        _, first = np.unique(predictions.patient[drawn], return_index=True)  # a patient who was recorded often counts no more than another
+        chosen[name] = np.sort(predictions.rows[drawn[np.sort(first)[:n]]])
+    return chosen
 
 
 def _window(rate_hz: float) -> tuple[int, int]:

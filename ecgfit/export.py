@@ -259,7 +259,9 @@ def safetensors_bytes(run: Run) -> bytes:
         for key, tensor in scorer.get_submodule("model").state_dict().items()
     }
     stats = {name: member.read_json(NORM_STATS) for name, member in zip(names, run.members, strict=True)}
-    metadata = describe(run) | {"config": _json(run.config.model_dump(mode="json")), "norm_stats": _json(stats)}
+    for own in stats.values():
+        del own["seen"]  # least and greatest values, each of which is one patient's
+    metadata = describe(run) | {"config": _json(run.shown_settings()), "norm_stats": _json(stats)}
     return _sorted_header(save(tensors, metadata))
 
 

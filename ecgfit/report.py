@@ -33,7 +33,7 @@ from ecgfit.checklist import (
     training_in_words,
 )
 from ecgfit.curves import pr_curve, probability_histogram, roc_curve
-from ecgfit.data import select_rows
+from ecgfit.data import usable_rows
 from ecgfit.evaluate import MOST_CATEGORIES
 from ecgfit.figures import ForestRow
 from ecgfit.metrics import METRICS, curve_metrics
@@ -106,7 +106,7 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
         "table1": None if store is None else table_one(store, run, show),
         "checklist": checklist(facts),
         "card": _card(run, facts),
-        "settings": {key: _plain(value) for key, value in run.config.model_dump(mode="json").items()},
+        "settings": {key: _plain(value) for key, value in run.shown_settings().items()},
         "has_store": store is not None,
     }
 
@@ -428,8 +428,8 @@ def _mistakes(run: Run, store: Store, main: Evaluation) -> list[dict[str, str]]:
 
 def table_one(store: Store, run: Run, show: Counts) -> dict[str, Any]:
     """Describe the splits: usable labelled recordings, and of how many patients; covariates are those of a patient's first recording."""
-    splits = [name for name in SPLITS if _has_rows(store, name)]
-    rows = [select_rows(store, name, "mask") for name in splits]
+    usable = {name: usable_rows(store, name, "mask") for name in SPLITS}
+    splits, rows = zip(*((name, own) for name, own in usable.items() if len(own)), strict=True)
     first = [own[np.unique(store.array("patient")[own], return_index=True)[1]] for own in rows]
     lines = [_line("Patients", [show(len(own)) for own in first])]
     lines += _classes(store, rows, first, show)
@@ -443,13 +443,6 @@ def table_one(store: Store, run: Run, show: Counts) -> dict[str, Any]:
         ]
         lines.append(_line("Recordings this run can use", [show.parts(counts)["used"] for counts in used]))
     return {"columns": [split_name(name) for name in splits], "rows": lines}
-
-
-def _has_rows(store: Store, split: str) -> bool:
-    try:
-        return len(select_rows(store, split, "mask")) > 0
-    except StoreError:
-        return False
 
 
 def _line(label: str, cells: Iterable[str], *, inner: bool = False) -> dict[str, Any]:

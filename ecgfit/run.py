@@ -18,7 +18,7 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,11 @@ class Run:
             raise StoreError(f"{self.path}/{name} is missing or damaged. Train again.")
         return value
 
+    def shown_settings(self) -> dict[str, Any]:
+        """Return the settings as others may see them: of the path to other weights, which can name a person or a machine, the last part."""
+        values = self.config.model_dump(mode="json")
+        return values | {"init_from": Path(values["init_from"]).name}
+
     @property
     def content_sha256(self) -> str:
         """Identity of the store that the run was trained on."""
@@ -132,6 +137,12 @@ def config_values(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         raise StoreError(f"{path}/{CONFIG} is damaged. Train again.") from None
     return dict(values)
+
+
+def differing_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Name the settings that are not what they were, with both values where these are not paths; empty where all are the same."""
+    changed = sorted(key for key in wanted if saved.get(key) != wanted[key])
+    return ", ".join(key if key == "init_from" else f"{key}: {saved.get(key)}, now {wanted[key]}" for key in changed)
 
 
 def looks_like_run(path: Path) -> bool:

@@ -17,7 +17,7 @@ import torch
 from ecgfit.augment import AUGMENTATIONS, Draws
 from ecgfit.calibration import Calibration
 from ecgfit.config import RECORDED, TrainConfig
-from ecgfit.data import Batch, NormStats, make_loader
+from ecgfit.data import Batch, NormStats, make_loader, usable_rows
 from ecgfit.distributed import Ranks, start
 from ecgfit.evaluate import operating_point, report
 from ecgfit.models import count_macs, count_parameters
@@ -33,6 +33,7 @@ from ecgfit.run import (
     Run,
     config_values,
     delete_run,
+    differing_settings,
     is_leftover,
     load_checkpoint,
     looks_like_run,
@@ -106,7 +107,7 @@ def _train_one(
     config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, resume: bool, overwrite: bool, say: Say, stop: Callable[[], bool]
 ) -> None:
     trainer = Trainer.prepare(config, store, ranks)
-    for line in preflight(trainer):
+    for line in preflight(trainer, test=False):
         say(line)
     resumed = resume and (outdir / LAST).exists()
     loaded = None
@@ -259,11 +260,10 @@ def _check_same_config(outdir: Path, config: TrainConfig, store: Store, ranks: R
     recorded = values.pop(RECORDED)
     wanted = config.model_dump(mode="json") | {"processes": ranks.world}
     values["processes"] = recorded.get("processes")
-    changed = sorted(key for key in wanted if values.get(key) != wanted[key])
     if recorded["store"]["content_sha256"] != store.content_sha256:
         raise StoreError(f"{outdir} was trained on another store. Resume it with its own store, or start another run.")
-    if changed:
-        raise StoreError(f"{outdir} was started with other settings ({', '.join(changed)}). Resume with the same, or start another run.")
+    if changed := differing_settings(values, wanted):
+        raise StoreError(f"{outdir} was started with other settings ({changed}). Resume with the same, or start another run.")
 
 
 def _decide_together(config: TrainConfig, members: list[Run], store: Store, outdir: Path) -> None:
@@ -310,7 +310,9 @@ def fold_results(members: list[Run]) -> dict[str, Any]:
 
 
 def _check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) -> None:
-    """Refuse a folder that is in use, before anything in it is touched."""
+    """Refuse weights that are not there, and a folder that is in use, before anything in it is touched."""
+    if init_from and not Path(init_from).exists():
+        raise StoreError(f"init_from {init_from}: there is no such run folder or file of weights.")
     if overwrite and init_from and Path(init_from).resolve().is_relative_to(outdir.resolve()):
         raise InputError("--overwrite would delete the weights that --init-from names. Use another --outdir.")
     if resume and overwrite:
@@ -351,16 +353,18 @@ def _macs(trainer: Trainer) -> int:
     return count_macs(trainer.model, model_input.n_channels, trainer.store.n_samples, model_input.n_covariates)
 
 
-def preflight(trainer: Trainer) -> list[str]:
-    """Check what a long run relies on, on one batch of the rows that train and of those that select. Raises StoreError.
+def preflight(trainer: Trainer, *, test: bool = True) -> list[str]:
+    """Check what a long run relies on, on one batch of each split, and return a line on each check. Raises StoreError.
 
-    Returns a line on each check. Test rows are not read.
+    Training itself asks for no `test`, and so reads no test row; `ecgfit train --check` looks whether those tensors are finite, too.
     """
     store, config = trainer.store, trainer.config
     if tuple(store.attributes["lead_names"]) != LEADS:
         raise StoreError(f"{store.path}: the lead order is not {', '.join(LEADS)}.")
     shape = (trainer.scorer.model_input.n_channels, store.n_samples)
-    for name, rows in trainer.rows.items():
+    looked_at = trainer.rows | ({"test": usable_rows(store, "test", config.missing)} if test else {})
+    looked_at = {name: rows for name, rows in looked_at.items() if len(rows)}
+    for name, rows in looked_at.items():
         _check_batch(trainer, name, next(iter(make_loader(store, rows, config.batch, covariates=config.tabular))), shape)
     used = [SPLITS.index("train")] + [SPLITS.index("val")] * (config.fold >= 0)  # cross-validation trains on both, never on test
     if (
@@ -370,7 +374,7 @@ def preflight(trainer: Trainer) -> list[str]:
         raise StoreError("The normalisation statistics do not come from train rows only.")
     _check_augmentation(store.n_samples)
     lines = [
-        f"checked: tensors of {', '.join(trainer.rows)} are finite and (B, {shape[0]}, {shape[1]}); leads are {', '.join(LEADS)}",
+        f"checked: tensors of {', '.join(looked_at)} are finite and (B, {shape[0]}, {shape[1]}); leads are {', '.join(LEADS)}",
         f"checked: statistics come from {len(trainer.rows['train']):,} train recordings only; augmentation keeps length and lead synchrony",
         f"{config.model}: {count_parameters(trainer.model):,} parameters to train, {_macs(trainer) / 1e9:.3f} GMAC a recording, on {trainer.device} "
         f"with {config.threads} threads" + (f" in each of {trainer.ranks.world} processes" if trainer.ranks.world > 1 else ""),

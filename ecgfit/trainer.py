@@ -28,7 +28,7 @@ from ecgfit.losses import batch_weight, class_weights, row_losses
 from ecgfit.metrics import auroc_auprc
 from ecgfit.models import Network, build_model
 from ecgfit.predict import Predictions, Scorer, predict_rows
-from ecgfit.run import BEST, MEMBERS, load_checkpoint
+from ecgfit.run import BEST, MEMBERS, differing_settings, load_checkpoint
 from ecgfit.transfer import Ema, Loaded, freeze_backbone, load_matching, parameter_groups, train_mode
 from ecgprep.errors import InputError, StoreError
 from ecgprep.store import Store
@@ -251,11 +251,8 @@ class Trainer:
                 raise StoreError(f"{path.parent.parent} was trained on another store. Resume it with its own store, or start another run.")
             config = self.config.model_dump(mode="json") | {"processes": self.ranks.world}
             saved = state["config"] | {"processes": state["world"]}
-            changed = sorted(key for key in config if saved.get(key) != config[key])
-            if changed:
-                raise StoreError(
-                    f"{path.parent.parent} was started with other settings ({', '.join(changed)}). Resume with the same, or start another run."
-                )
+            if changed := differing_settings(saved, config):
+                raise StoreError(f"{path.parent.parent} was started with other settings ({changed}). Resume with the same, or start another run.")
             self.model.load_state_dict(state["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])

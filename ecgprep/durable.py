@@ -57,8 +57,11 @@ def write_file(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
                 file.flush()
                 os.fsync(fd)
             os.replace(temporary, path)
-        except BaseException:  # Ctrl-C included: whatever ends the write takes its leftover with it
-            temporary.unlink(missing_ok=True)
+        except BaseException as error:  # Ctrl-C included: whatever ends the write takes its leftover with it
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                error.filename, error.filename2 = str(path), None  # what was asked for, not the file beside it
             raise
         fsync_dir(path.parent)
 

@@ -14,6 +14,7 @@ FLOORS = {
     "ecgprep": 0,
     "ecgprep.errors": 0,
     "ecgprep.leads": 0,
+    "ecgprep.counts": 0,
     "ecgprep.mapping": 0,
     "ecgprep.durable": 1,
     "ecgprep.store": 2,
@@ -86,7 +87,16 @@ FLOORS = {
     "ecgfit.report": 9,
     "ecgfit.cli": 10,
 }
-ECGFIT_MAY_USE = {"ecgprep", "ecgprep.store", "ecgprep.errors", "ecgprep.leads", "ecgprep.durable", "ecgprep.console", "ecgprep.plot"}
+ECGFIT_MAY_USE = {
+    "ecgprep",
+    "ecgprep.store",
+    "ecgprep.errors",
+    "ecgprep.leads",
+    "ecgprep.counts",
+    "ecgprep.durable",
+    "ecgprep.console",
+    "ecgprep.plot",
+}
 FOR_PREDICTION = {"ecgprep.readers", "ecgprep.conform", "ecgprep.manifest"}
 XML_PARSERS = {"xml", "lxml", "defusedxml", "xmltodict", "html"}
 

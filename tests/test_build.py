@@ -367,3 +367,9 @@ def test_store_says_nothing_of_the_private_side(corpus, store):
     assert not [secret for secret in secrets if secret in content or secret in names]
     record = json.loads(private_path(store.path, "build.json").read_bytes())
     assert set(record["dialects"]) == {"muse", "aecg", "cardiosoft"}
+
+
+def test_a_write_that_fails_names_what_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        ecgprep.durable.write_file(tmp_path / "absent" / "p.csv", b"")
+    assert caught.value.filename == str(tmp_path / "absent" / "p.csv")

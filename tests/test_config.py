@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import click
@@ -52,16 +53,18 @@ def test_augmentations(value, expected):
     ("text", "expected"),
     [
         ("learning_rate: 1\n", "learning_rate: unknown key; allowed are model, model_args, tabular"),
-        ("lr: fast\n", "lr: input should be a valid number"),
+        ("lr: fast\n", "lr: must be a number\\.$"),
         ("lr: 0\n", "lr: input should be greater than 0"),
         ("lr: .nan\n", "lr: input should be"),
         ("seed: no\n", "seed: .*must be a number, not yes or no"),
-        ("epochs: 1.5\n", "epochs: input should be a valid integer"),
+        ("epochs: 1.5\n", "epochs: must be a whole number\\.$"),
         ("loss: focal\n", "loss: input should be 'ce' or 'bce'"),
         ("aug: noise,flip\n", "aug: input should be 'noise', 'scale', 'shift' or 'leadmask'"),
         ("class_weights: 1\n", "class_weights"),
+        ("class_weights: a,b\n", r": class_weights: must be auto, none, or two positive numbers for label 0 and 1, such as 1.0,2.2\.$"),
         ("class_weights: [1, -1]\n", "class_weights"),
         ("model: lstm\n", "model: input should be 'resnet1d'"),
+        ("model_args: width=a\n", "model_args: must give each name a number"),
         ("model_args: width\n", "model_args: must look like width=2,depth=2"),
         ("model_args: width=1,width=2\n", "model_args: must look like width=2,depth=2, each name once"),
         ("model_args: {width: 9}\n", "model_args: resnet1d does not take `width`"),
@@ -73,11 +76,12 @@ def test_augmentations(value, expected):
         ("aggregate: median\n", "aggregate: input should be"),
         ("seeds: [1]\n", "seeds: give two or more different seeds"),
         ("seeds: 1,1\n", "seeds: give two or more different seeds"),
-        ("seeds: 1,x\n", "seeds: input should be a valid integer"),
+        ("seeds: 1,x\n", "seeds: must be a whole number\\.$"),
+        ("seeds: a,b\n", "Config .*: seeds: must be a whole number\\.$"),
         ("folds: 2\n", "folds: at least 3"),
         ("folds: 5\nseeds: 0,1\n", "folds: .*not together with seeds"),
         ("folds: 5\nfold: 5\n", "folds: .*fold below folds"),
-        ("fold: 1\n", "fold: needs folds"),
+        ("fold: 1\n", "fold: needs folds, .*--folds 5 --fold 0"),
         ("tabular_only: true\n", "tabular_only: needs tabular"),
         ("ema: 1\n", "ema: input should be less than 1"),
         ("label_smoothing: 1\n", "label_smoothing: input should be less than 1"),
@@ -154,3 +158,12 @@ def test_members_differ_in_seed_or_fold_only():
     assert {name: (member.fold, member.folds, member.seed) for name, member in folds.items()} == {str(k): (k, 3, 5) for k in range(3)}
     assert make_config({"folds": 3, "fold": 1}, "x").member_configs() == {}
     assert all(not member.member_configs() for member in (*seeds.values(), *folds.values()))
+
+
+@pytest.mark.parametrize(("cores", "here", "expected"), [(8, None, 8), (8, "4", 2), (2, "4", 1)])
+def test_threads_are_the_cores_that_this_process_may_use(monkeypatch, cores, here, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if here:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert make_config({}, "test").threads == expected

@@ -16,7 +16,7 @@ from conftest import quick, silent
 from torch import nn
 
 import ecgfit.trainer as trainer_module
-from ecgfit.distributed import Ranks, running_statistics
+from ecgfit.distributed import Ranks, running_statistics, start
 from ecgfit.train import train
 from ecgfit.trainer import Progress, Trainer
 from ecgprep.errors import InputError, StoreError
@@ -97,7 +97,7 @@ def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
     assert names[0] == names[1]
     rows = np.loadtxt(tmp_path / "r/predictions_val.csv", delimiter=",", skiprows=1)[:, 0]
     assert rows.tolist() == np.loadtxt(alone.path / "predictions_val.csv", delimiter=",", skiprows=1)[:, 0].tolist()
-    with pytest.raises(StoreError, match=r"other settings \(processes\)"):
+    with pytest.raises(StoreError, match=r"other settings \(processes: 2, now 1\)"):
         train(quick(epochs=2), small_store, tmp_path / "r", resume=True, say=silent)
 
 
@@ -139,6 +139,19 @@ def test_shares_are_the_whole_once_and_even(n, world):
 def test_more_processes_than_a_batch_feeds_are_refused(small_store):
     with pytest.raises(InputError, match="batch: each of the 9 processes needs two recordings"):
         Trainer.prepare(quick(batch=16), small_store, Ranks(0, 9))
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [({"WORLD_SIZE": "2"}, "not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"), ({"WORLD_SIZE": "two"}, "not a whole number")],
+)
+def test_an_environment_that_is_not_torchruns_is_refused(monkeypatch, environment, message):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        start("cpu")
 
 
 def test_statistics_of_frozen_parts_are_not_averaged():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,27 @@ def test_results_out_of_fold_are_those_of_each_fold_s_own_model(folds):
     assert metrics["folds"]["auroc"] == pytest.approx({"mean": np.mean(aurocs), "sd": np.std(aurocs, ddof=1)})
     assert metrics["folds"]["each"]["1"]["threshold"] == folds.members[1].threshold
     assert "that model's own calibration" in metrics["note"]
+
+
+def keys_of(value: object, named_by_data: int = 0) -> set[str]:
+    """Return every key of nested JSON; of `subgroups`, `lead_removal` and `folds.each` not the names of groups, leads and folds."""
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value))
+    if not isinstance(value, dict):
+        return set()
+    inner = {"subgroups": 2, "lead_removal": 1, "each": 1}
+    below = (keys_of(item, named_by_data - 1 if named_by_data else inner.get(key, 0)) for key, item in value.items())
+    return (set() if named_by_data else set(value)).union(*below)
+
+
+def test_every_number_is_documented(folds, ensemble, small_store):
+    names = re.findall(r"`([a-z0-9_.]+)`", (Path(__file__).parent.parent / "docs/metrics.md").read_text())
+    documented = {part for name in names for part in name.split(".")}
+    values = [evaluate_run(ensemble, small_store, "test", each_lead=True), folds.read_json("metrics_oof.json")]
+    values += [ensemble.read_json(name) for name in ("threshold.json", "calibration.json")]
+    found = keys_of(values)
+    assert {"frac", "treat_all", "sd", "value_b", "suppressed"} <= found
+    assert found <= documented
 
 
 @pytest.mark.parametrize("split", ["train", "val", "all"])

@@ -146,7 +146,7 @@ def test_same_again_to_the_byte_and_chosen_by_label(explained, run, store, tmp_p
     rows = explain_module.called_positive(run, store, ensemble, "all", False, 12)
     for name, label in explain_module.GROUPS.items():
         assert (store.array("label")[rows[name]] == label).all()
-        assert len(rows[name]) == 12
+        assert len(rows[name]) == 12 == len(np.unique(store.array("patient")[rows[name]]))
         assert rows[name].tolist() == explain_module.called_positive(run, store, ensemble, "all", False, 12)[name].tolist()
 
 

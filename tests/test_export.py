@@ -214,7 +214,9 @@ def test_safetensors_hold_all_members_and_give_the_first_back(ensemble_run, tmp_
     with safe_open(path, framework="pt") as file:
         said, names = file.metadata(), set(file.keys())
     assert names == {f"member.{member}.{key}" for member in (3, 4) for key in first}
-    assert set(json.loads(said["norm_stats"])) == {"3", "4"}
+    stats = json.loads(said["norm_stats"])
+    assert set(stats) == {"3", "4"}
+    assert "seen" not in stats["3"]  # the least and greatest value of a covariate is a patient's
     assert json.loads(said["config"])["tabular"] == ["age", "sex"]
     found = weights_of(path, "9")
     assert set(found) == set(first)

@@ -81,7 +81,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(store, tmp_path, mon
 
 def test_resume_refuses_other_settings_and_other_stores(run, store, tmp_path):
     copy = shutil.copytree(run.path, tmp_path / "run")
-    with pytest.raises(StoreError, match=r"other settings \(lr\)"):
+    with pytest.raises(StoreError, match=r"other settings \(lr: 0\."):
         train(quick(lr=0.1), store, copy, resume=True, say=silent)
     state = load_checkpoint(copy / LAST)
     torch.save(state | {"content_sha256": "x"}, copy / LAST)
@@ -229,6 +229,15 @@ def test_loss_that_is_not_finite_stops_with_the_rows(store, tmp_path):
 def test_preflight_checks_every_split(store):
     lines = preflight(Trainer.prepare(quick(missing="mask"), store))
     assert "tensors of train, val, test are finite and (B, 9, 1000)" in lines[0]
+    assert "tensors of train, val are finite" in preflight(Trainer.prepare(quick(), store), test=False)[0]
+
+
+def test_a_store_without_usable_test_rows_trains(store, tmp_path):
+    status = np.array(store.array("status"))
+    status[store.array("split")[:] == 2] = 1
+    said = []
+    train(quick(epochs=1), changed_store(store, tmp_path / "s.zarr", status=status), tmp_path / "r", say=said.append)
+    assert "tensors of train, val are finite" in said[0]
 
 
 def test_preflight_finds_statistics_of_other_rows(store):

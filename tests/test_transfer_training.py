@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import torch
 from conftest import quick, silent
 
 import ecgfit.trainer as trainer_module
+from ecgfit.evaluate import evaluate_run
+from ecgfit.export import export_run
+from ecgfit.report import write_run_report
 from ecgfit.run import BEST, LAST, Run, load_checkpoint
 from ecgfit.train import train
 from ecgfit.trainer import Trainer, weights_of
@@ -62,6 +66,18 @@ def test_weights_that_are_none_or_of_another_network_are_refused(source, small_s
         with pytest.raises(StoreError, match=message):
             train(quick(init_from=str(path)), small_store, tmp_path / "r", say=silent)
         assert not (tmp_path / "r").exists()
+
+
+def test_a_path_to_weights_stays_in_the_run_folder(source, small_store, tmp_path):
+    folder = tmp_path / "dr_jane_doe"
+    shutil.copytree(source.path, folder / "w")
+    run = train(quick(epochs=1, init_from=str(folder / "w")), small_store, tmp_path / "r", say=silent)
+    assert run.shown_settings()["init_from"] == "w"
+    evaluate_run(run, small_store, "test")
+    write_run_report(run, tmp_path / "r.html")
+    export_run(run, tmp_path / "m.safetensors")
+    for path in (tmp_path / "r.html", tmp_path / "m.safetensors"):
+        assert b"jane_doe" not in path.read_bytes()
 
 
 def test_average_starts_from_the_loaded_weights(source, small_store):

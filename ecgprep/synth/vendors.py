@@ -46,7 +46,8 @@ def _muse_waveform(kind: str, uv: Signal, rate_hz: int, leads: Sequence[str]) ->
         parts.append(
             f"<LeadData>\n<LeadByteCountTotal>{len(data)}</LeadByteCountTotal>\n<LeadTimeOffset>0</LeadTimeOffset>\n"
             f"<LeadSampleCountTotal>{len(data) // 2}</LeadSampleCountTotal>\n"
-            f"<LeadAmplitudeUnitsPerBit>{MUSE_UV_PER_COUNT}</LeadAmplitudeUnitsPerBit>\n<LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits>\n<LeadID>{lead}</LeadID>\n<FirstSampleBaseline>0</FirstSampleBaseline>\n"
+            f"<LeadAmplitudeUnitsPerBit>{MUSE_UV_PER_COUNT}</LeadAmplitudeUnitsPerBit>\n<LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits>\n"
+            f"<LeadID>{lead}</LeadID>\n<FirstSampleBaseline>0</FirstSampleBaseline>\n"
             f"<LeadSampleSize>2</LeadSampleSize>\n<LeadDataCRC32>{zlib.crc32(data)}</LeadDataCRC32>\n"
             f"<WaveFormData>\n{base64.encodebytes(data).decode()}</WaveFormData>\n</LeadData>\n"
         )
