@@ -15,9 +15,10 @@ import torch
 
 from ecgfit.augment import AUGMENTATIONS, Draws
 from ecgfit.config import RECORDED, TrainConfig
-from ecgfit.data import Batch, NormStats, make_loader, select_rows
+from ecgfit.data import NormStats, select_rows
 from ecgfit.distributed import Ranks, start
 from ecgfit.evaluate import operating_point, report
+from ecgfit.loader import Batch, make_loader
 from ecgfit.models import count_macs, count_parameters
 from ecgfit.predict import Predictions, load_ensemble, predict_rows
 from ecgfit.run import (
