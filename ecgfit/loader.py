@@ -8,13 +8,13 @@ the same cores train, it would only take turns with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import repeat
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,9 +32,10 @@ _RING = 3
 _LOOKED_UP_TOGETHER = 4096
 """Recordings whose labels, masks and so on are looked up at once: for each batch alone it would take up to a third of the copy's time, most of
 it waiting for memory, since a gather empties the processor's caches."""
-_ANNOUNCED = 2
-"""Batches that are announced before they are read."""
+_ANNOUNCED = 512
+"""Recordings that the disk knows of before they are read, at least."""
 _END = object()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +89,9 @@ class Batches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         order, ring = self.order()[self.first_step :], self._take_ring()
         cold = not self.store.is_resident(self.rows)
-        batches = self._made(order, ring, announce=cold)
-        yield from made_ahead(batches, self.pin) if cold or self.pin else batches
+        announced = ahead(self._announced(order), max(2, _ANNOUNCED // self.batch_size)) if cold else repeat(None)
+        batches = self._made(order, announced, ring)
+        yield from ahead(batches, 1, self.pin) if cold or self.pin else batches
         oldest = len(order) % _RING  # the last two batches stay whole into the next iteration
         self._spare = ring[oldest:] + ring[:oldest]
 
@@ -101,14 +103,15 @@ class Batches(IterableDataset[Batch]):
         shape = (_RING, n, len(LEADS), self.store.n_samples)
         return ring or list(torch.empty(shape, dtype=torch.int16, pin_memory=True) if self.pin else torch.from_numpy(np.empty(shape, np.int16)))
 
-    def _made(self, order: list[NDArray[np.int64]], ring: list[Tensor], announce: bool) -> Iterator[Batch]:
-        """Make one batch after the other, each in the next buffer; the disk is told of the two after it, where there is need."""
-        coming = (all_rows[self._share(len(all_rows))] for all_rows in (order if announce else ()))
-        for rows in islice(coming, _ANNOUNCED):
-            self.store.announce(rows)
-        for i, (rows, *rest) in enumerate(self._looked_up(order)):
-            for later in islice(coming, 1):
-                self.store.announce(later)
+    def _announced(self, order: list[NDArray[np.int64]]) -> Iterator[None]:
+        """Tell the disk of one batch after the other; it makes us wait when it has enough to do."""
+        for all_rows in order:
+            self.store.announce(all_rows[self._share(len(all_rows))])
+            yield
+
+    def _made(self, order: list[NDArray[np.int64]], announced: Iterable[None], ring: list[Tensor]) -> Iterator[Batch]:
+        """Make one batch after the other, each in the next buffer."""
+        for i, ((rows, *rest), _) in enumerate(zip(self._looked_up(order), announced, strict=False)):
             waveforms = ring[i % _RING][: len(rows)]
             self.store.gather(rows, waveforms.numpy())
             yield Batch(waveforms, *rest)
@@ -127,11 +130,11 @@ class Batches(IterableDataset[Batch]):
             yield from zip(parts, *columns, parts, load, (share.start for share in shares), strict=True)
 
 
-def made_ahead(batches: Iterator[Batch], pin: bool) -> Iterator[Batch]:
-    """Yield batches that a thread makes one ahead of those asked for; what goes wrong there is raised here.
+def ahead(items: Iterator[T], depth: int, pin: bool = False) -> Iterator[T]:
+    """Yield items that a thread makes, `depth` of them before they are asked for; what goes wrong there is raised here.
 
-    Asking for a batch gives back the buffer of the one before the last. With `pin` it is not filled before the GPU has done what it had been
-    asked until then: its copy from that buffer may not even have begun.
+    With `pin` none is begun before the GPU has done what it had been asked until then: its copy out of a buffer that is to be filled again
+    may not even have begun.
     """
     asked: SimpleQueue[Any] = SimpleQueue()
     made: SimpleQueue[Any] = SimpleQueue()
@@ -141,21 +144,22 @@ def made_ahead(batches: Iterator[Batch], pin: bool) -> Iterator[Batch]:
             while (event := asked.get()) is not _END:
                 if event is not None:
                     event.synchronize()
-                made.put(next(batches, _END))
+                made.put(next(items, _END))
         except BaseException as error:
             made.put(error)
 
-    thread = Thread(target=make, name="batches", daemon=True)
+    thread = Thread(target=make, name="loader", daemon=True)
     thread.start()
     try:
-        asked.put(None)
+        for _ in range(depth):
+            asked.put(None)
         while True:
             asked.put(torch.cuda.current_stream().record_event() if pin else None)
-            if (batch := made.get()) is _END:
+            if (item := made.get()) is _END:
                 return
-            if isinstance(batch, BaseException):
-                raise batch
-            yield batch
+            if isinstance(item, BaseException):
+                raise item
+            yield item
     finally:
         asked.put(_END)
         thread.join()

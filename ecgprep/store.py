@@ -54,6 +54,8 @@ QUALITY_FLAGS = ("flat", "clipped", "lead_off", "baseline_wander", "mains_hum", 
 """Bit k of `quality` is QUALITY_FLAGS[k] (their meaning: quality.py). This list only grows; a store names those it was built with."""
 
 _METADATA_LIMIT_BYTES = 1_000_000
+_ADDED_AT_ONCE = 8192
+"""Rows whose moments are added in one go: 1 MB stays in the processor's cache, and memory does not grow with the rows."""
 _SAMPLE = 512
 """Rows that `is_resident` looks at, at most: 5 ms where each is in a file of its own."""
 
@@ -339,7 +341,11 @@ class Store:
         """The waveform chunks: one virtual array where the platform can map files side by side, else one array per file."""
         shape = self.layout.chunk_shape("waveforms")
         files = [self.path / name for name in self.layout.chunk_files("waveforms")]
-        return [mapped.view("<i2").reshape(-1, *shape[1:]) for mapped in map_files(files, self.layout.chunk_bytes("waveforms"))]
+        try:
+            return [mapped.view("<i2").reshape(-1, *shape[1:]) for mapped in map_files(files, self.layout.chunk_bytes("waveforms"))]
+        except OSError as error:
+            limits = "On Linux `sysctl vm.max_map_count` says how many files a process may map, `ulimit -v` how much."
+            raise StoreError(f"{self.path}: its {len(files):,} chunk files cannot be mapped ({error.strerror}). {limits}") from None
 
     @property
     def waveforms(self) -> NDArray[np.int16]:
@@ -398,15 +404,16 @@ class Store:
         A lead that is present in none of the rows gets mean 0 and deviation 0.
         """
         index = np.asarray(rows, dtype=np.int64)
-        moments = np.asarray(self.array("moments")[index])
-        span = self.array("valid_span")[index].astype(np.int64)
-        counts = (span[:, 1] - span[:, 0]) @ self.array("lead_mask")[index].astype(np.int64)
-        # A sum of int64 overflows at 1.7 million full-scale rows: add the high and low halves apart, join them as Python integers.
-        high, low = (moments >> 32).sum(axis=0), (moments & 0xFFFFFFFF).sum(axis=0)
+        moments, spans, masks = (self.array(name) for name in ("moments", "valid_span", "lead_mask"))
+        sums, counts = np.zeros((len(LEADS), 2), object), np.zeros(len(LEADS), np.int64)
+        at_once = min(_ADDED_AT_ONCE, 2**33 // self.n_samples)  # the squares of so many full-scale rows add up to less than 2^63
+        for part in (index[i : i + at_once] for i in range(0, len(index), at_once)):
+            sums += moments.take(part, axis=0).sum(axis=0)  # Python integers have no largest one
+            span = spans.take(part, axis=0).astype(np.int64)
+            counts += (span[:, 1] - span[:, 0]) @ masks.take(part, axis=0)
         mean, deviation = np.zeros(len(LEADS)), np.zeros(len(LEADS))
         for lead in range(len(LEADS)):
-            n = int(counts[lead])
-            total, squares = ((int(high[lead, power]) << 32) + int(low[lead, power]) for power in (0, 1))
+            n, total, squares = int(counts[lead]), int(sums[lead, 0]), int(sums[lead, 1])
             if n:
                 mean[lead] = total / n
                 deviation[lead] = math.sqrt((n * squares - total * total) / (n * n))
