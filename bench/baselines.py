@@ -31,7 +31,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from ecgfit.data import ModelInput, NormStats, make_loader, select_rows
+from ecgfit.data import ModelInput, NormStats, select_rows
+from ecgfit.loader import make_loader
 from ecgfit.metrics import auroc_auprc
 from ecgfit.predict import UNCALIBRATED, Predictions, Scorer, predict_rows
 from ecgprep.durable import write_json

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from corpus import write_muse_corpus
 
-from ecgfit.data import make_loader
+from ecgfit.loader import make_loader
 from ecgprep.build import build_store
 from ecgprep.manifest import read_manifest
 from ecgprep.plan import BuildSettings

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecgfit.data import Batch, SeenRange, covariate_columns, lead_deviation, select_rows
+from ecgfit.data import SeenRange, covariate_columns, lead_deviation, select_rows
+from ecgfit.loader import Batch
 from ecgfit.predict import BATCH, Ensemble, load_ensemble, predict_rows, score_batch
 from ecgfit.run import Run
 from ecgfit.trainer import pick_device, use_amp

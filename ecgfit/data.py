@@ -1,13 +1,8 @@
-"""From store to batches: which rows, in which order, as which tensors.
-
-The loader runs in the process that trains: a batch is part of one gather from the memory-mapped store into a reused int16 buffer, made one
-gather ahead by a thread. Worker processes would cost more than the work: 0.05-0.07 of a memcpy's speed against 0.64-0.85.
-"""
+"""What training takes from a store: which rows, their statistics, the numbers of chance, and what the model sees of a recording."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,21 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from ecgfit.augment import Draws, augment
-from ecgfit.distributed import Ranks
 from ecgprep.durable import write_json
 from ecgprep.errors import STATUS_CODE, InputError, StoreError
 from ecgprep.leads import LEADS
 from ecgprep.store import SPLITS, Store
 
 Missing = Literal["drop", "mask"]
-_GATHERED_TOGETHER = 256
-"""Recordings in one gather at least, where there are so many: small batches are gathered together."""
-_RING = 3
-"""Buffers in turn: one with the caller, one being filled, one to spare for a caller that keeps the batch before."""
-_ORDER_STREAM, _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1, 2
+ORDER_STREAM, _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1, 2
 
 
 def select_rows(store: Store, split: str, missing: Missing, *, labelled: bool = True) -> NDArray[np.int64]:
@@ -192,109 +181,6 @@ class NormStats:
         if len({len(table.names), len(table.median), len(table.scale), len(stats.seen.covariates)}) != 1:
             raise StoreError("norm_stats.json is damaged. Train again.")
         return stats
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One process's share of a batch. `waveforms` int16 (B, 8, L) µV lies in a reused buffer: valid until two batches later; the other
-    arrays are the caller's. `all_rows` are the store rows of the whole batch, of which this share begins at `first`."""
-
-    waveforms: Tensor
-    lead_mask: Tensor
-    valid_span: Tensor
-    covariates: Tensor
-    label: Tensor
-    rows: NDArray[np.int64]
-    all_rows: NDArray[np.int64]
-    first: int
-
-    def part(self, here: slice, all_rows: NDArray[np.int64], first: int) -> Batch:
-        """Return the share of another batch that lies within this one; views, no copies."""
-        tensors = (self.waveforms[here], self.lead_mask[here], self.valid_span[here], self.covariates[here], self.label[here])
-        return Batch(*tensors, self.rows[here], all_rows, first)
-
-
-class Batches(IterableDataset[Batch]):
-    """Batches of `rows`: in a new order per epoch when `seed` is given, a function of (seed, epoch) alone, else as they are.
-
-    The last batch of a shuffled epoch is left out when a process would get a single recording of it: batch normalisation has no variance of
-    one. `epoch` and `first_step` say where the next iteration begins.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        rows: NDArray[np.int64],
-        batch_size: int,
-        seed: int | None = None,
-        pin: bool = False,
-        covariates: Sequence[str] = (),
-        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
-    ) -> None:
-        self.store, self.rows, self.batch_size, self.seed, self.pin, self.ranks = store, rows, batch_size, seed, pin, ranks
-        self.columns = covariate_columns(store, covariates)
-        self.epoch = self.first_step = 0
-        self._spare: list[Tensor] | None = None
-
-    def __len__(self) -> int:
-        n_full, rest = divmod(len(self.rows), self.batch_size)
-        least = 2 * self.ranks.world if self.seed is not None and n_full else 1
-        return n_full + (rest >= least)
-
-    def order(self) -> list[NDArray[np.int64]]:
-        """Return the rows of every batch of the current epoch."""
-        rows = self.rows if self.seed is None else generator_for(self.seed, self.epoch, 0, _ORDER_STREAM).permutation(self.rows)
-        return [rows[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
-
-    def __iter__(self) -> Iterator[Batch]:
-        order, ring = self.order()[self.first_step :], self._take_ring()
-        together = max(1, _GATHERED_TOGETHER // self.batch_size)
-        loads = [order[i : i + together] for i in range(0, len(order), together)]
-        if not loads:
-            return
-        with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(self._fill, loads[0], ring[0])
-            for i in range(len(loads)):
-                batches = pending.result()
-                if i + 1 < len(loads):
-                    pending = ahead.submit(self._fill, loads[i + 1], ring[(i + 1) % _RING])
-                yield from batches
-        self._spare = ring
-
-    def _take_ring(self) -> list[Tensor]:
-        """Return the buffers of the epoch before, or new ones where another iteration still holds them: touching new pages costs
-        more than the copy into them."""
-        ring, self._spare = self._spare, None
-        shape = (min(max(self.batch_size, _GATHERED_TOGETHER), len(self.rows)), len(LEADS), self.store.n_samples)
-        return ring or [torch.empty(shape, dtype=torch.int16, pin_memory=self.pin) for _ in range(_RING)]
-
-    def _fill(self, load: list[NDArray[np.int64]], buffer: Tensor) -> list[Batch]:
-        """Gather this process's share of a few batches at once: handing over each small one by itself would cost more than its copy."""
-        shares = [self.ranks.share(len(all_rows)) for all_rows in load]
-        rows = np.concatenate([all_rows[share] for all_rows, share in zip(load, shares, strict=True)])
-        self.store.gather(rows, buffer[: len(rows)].numpy())
-        mask, span, label = (torch.from_numpy(self.store.array(name)[rows]) for name in ("lead_mask", "valid_span", "label"))
-        covariates = torch.from_numpy(self.store.array("covariates")[np.ix_(rows, self.columns)])
-        sizes = [share.stop - share.start for share in shares]
-        whole = Batch(buffer[: len(rows)], mask, span, covariates, label.long(), rows, rows, 0)
-        stops = np.cumsum(sizes).tolist()
-        return [
-            whole.part(slice(stop - size, stop), all_rows, share.start)
-            for stop, size, all_rows, share in zip(stops, sizes, load, shares, strict=True)
-        ]
-
-
-def make_loader(
-    store: Store,
-    rows: NDArray[np.int64],
-    batch_size: int,
-    seed: int | None = None,
-    pin: bool = False,
-    covariates: Sequence[str] = (),
-    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
-) -> DataLoader[Batch]:
-    """Return a DataLoader whose items are whole batches, gathered in this process; `loader.dataset.epoch` chooses the order."""
-    return DataLoader(Batches(store, rows, batch_size, seed, pin, covariates, ranks), batch_size=None)
 
 
 def generator_for(seed: int, epoch: int, step: int, stream: int) -> np.random.Generator:

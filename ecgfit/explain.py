@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecgfit.beats import cut_beats, find_beats
-from ecgfit.data import Batch, make_loader, select_rows
+from ecgfit.data import select_rows
+from ecgfit.loader import Batch, make_loader
 from ecgfit.predict import Ensemble, Scorer, load_ensemble, predict_rows
 from ecgfit.run import EXPLAIN, Run
 from ecgfit.trainer import pick_device, use_amp

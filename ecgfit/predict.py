@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ecgfit.calibration import Calibration
-from ecgfit.data import Batch, ModelInput, make_loader
+from ecgfit.data import ModelInput
+from ecgfit.loader import Batch, make_loader
 from ecgfit.models import build_model
 from ecgfit.run import BEST, Run, load_checkpoint, write_table
 from ecgprep.errors import InputError, StoreError

@@ -17,9 +17,10 @@ import torch
 from ecgfit.augment import AUGMENTATIONS, Draws
 from ecgfit.calibration import Calibration
 from ecgfit.config import RECORDED, TrainConfig
-from ecgfit.data import Batch, NormStats, make_loader, usable_rows
+from ecgfit.data import NormStats, usable_rows
 from ecgfit.distributed import Ranks, start
 from ecgfit.evaluate import operating_point, report
+from ecgfit.loader import Batch, make_loader
 from ecgfit.models import count_macs, count_parameters
 from ecgfit.predict import UNCALIBRATED, Predictions, load_ensemble, predict_rows
 from ecgfit.run import (

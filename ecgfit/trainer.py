@@ -22,8 +22,9 @@ from torch import Tensor
 
 from ecgfit.augment import Draws
 from ecgfit.config import TrainConfig
-from ecgfit.data import Batch, Batches, ModelInput, NormStats, fold_rows, make_loader, select_rows, torch_seeds
+from ecgfit.data import ModelInput, NormStats, fold_rows, select_rows, torch_seeds
 from ecgfit.distributed import Ranks, running_statistics, synchronised
+from ecgfit.loader import Batch, Batches, make_loader
 from ecgfit.losses import batch_weight, class_weights, row_losses
 from ecgfit.metrics import auroc_auprc
 from ecgfit.models import Network, build_model

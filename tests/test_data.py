@@ -9,7 +9,6 @@ from conftest import changed_store
 from torch.utils.data import DataLoader
 
 from ecgfit.data import (
-    Batches,
     CovariateStats,
     ModelInput,
     NormStats,
@@ -17,10 +16,10 @@ from ecgfit.data import (
     covariate_columns,
     fold_rows,
     lead_deviation,
-    make_loader,
     select_rows,
 )
 from ecgfit.distributed import Ranks
+from ecgfit.loader import Batches, make_loader
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
 

@@ -14,8 +14,9 @@ from test_ecgfit_cli import ecgfit
 import ecgfit.explain as explain_module
 from ecgfit.beats import cut_beats, find_beats
 from ecgfit.config import make_config
-from ecgfit.data import make_loader, select_rows
+from ecgfit.data import select_rows
 from ecgfit.explain import TOLERANCE, attribute, explain_run
+from ecgfit.loader import make_loader
 from ecgfit.predict import load_ensemble, predict_rows
 from ecgfit.run import Run
 from ecgfit.train import train

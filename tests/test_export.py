@@ -17,8 +17,9 @@ from test_ecgfit_cli import ecgfit
 import ecgfit.export as export_module
 from ecgfit.calibration import Calibration
 from ecgfit.config import make_config
-from ecgfit.data import ModelInput, NormStats, make_loader, select_rows
+from ecgfit.data import ModelInput, NormStats, select_rows
 from ecgfit.export import Standalone, derive, export_run, onnx_session, parity_of, probes, read_safetensors, to_onnx
+from ecgfit.loader import make_loader
 from ecgfit.models import MODELS, build_model
 from ecgfit.predict import Ensemble, Scorer, load_ensemble, predict_rows
 from ecgfit.run import BEST, Run, load_checkpoint
