@@ -1,12 +1,17 @@
-"""A corpus for the benchmarks: simulated MUSE files at 500 Hz, all different, written once per run into a temporary folder."""
+"""What the benchmarks work on: simulated MUSE files at 500 Hz, all different, written once per run into a temporary folder; large stores of zeros."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ecgprep.leads import LEADS
+from ecgprep.store import ARRAYS, FORMAT_VERSION, Layout, Store
 from ecgprep.synth.simulator import Heart, simulate
 from ecgprep.synth.vendors import muse
 
@@ -22,3 +27,27 @@ def write_muse_corpus(folder: Path, n_files: int) -> Path:
     with (folder / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return folder / "manifest.csv"
+
+
+def sparse_store(path: Path, n_records: int, n_samples: int) -> Store:
+    """Write a store of zeros, all status `ok` and train, that takes no room on disk: holes where the values would be."""
+    layout = Layout(n_records, n_samples)
+    for name in ARRAYS:
+        (path / name).mkdir(parents=True)
+        (path / name / "zarr.json").write_text(json.dumps(layout.metadata(name)))
+        for chunk in layout.chunk_files(name):
+            (path / chunk).parent.mkdir(parents=True, exist_ok=True)
+            with (path / chunk).open("wb") as file:
+                file.truncate(layout.chunk_bytes(name))
+    attributes = {"format_version": FORMAT_VERSION, "lead_names": list(LEADS), "sample_rate_hz": 500.0, "n_samples": n_samples}
+    attributes |= {"covariate_names": [], "settings": {}, "software": {}, "content_sha256": ""}
+    (path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}))
+    return Store(path)
+
+
+def fill(store: Store, name: str, values: NDArray[Any]) -> None:
+    """Write one array of a store of `sparse_store`, whole."""
+    (file,) = store.layout.chunk_files(name)
+    assert (values.shape, values.dtype) == (store.layout.shape(name), np.dtype(ARRAYS[name].dtype))
+    with (store.path / file).open("r+b") as out:
+        out.write(values.tobytes())
