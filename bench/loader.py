@@ -1,30 +1,157 @@
 """How fast do batches come? Ratios are taken side by side in one run.
 
-    python bench/loader.py [--records 3072] [--rounds 15]
+    python bench/loader.py [--records 2048] [--rounds 15] [--without-others] [--mosaic-python PYTHON]
 
-Floor: `np.take(..., out=, mode="clip")` of the same rows from a copy in RAM. Goal: `Store.gather`, warm, at no less than 0.6 of it for
-batches of 256; memory beyond the page cache does not grow with the store.
+Warm: against a C loop of memcpy that copies the same rows from memory into as many buffers of the same size. Goals: `Store.gather` at 0.70 of
+it, the loader as iterated at 0.60. Cold, the store's own files evicted: against reading them from one end to the other; goal: 0.9. A store of
+a million records: opening, memory, statistics. Then every other way to keep the same records (alternatives.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import statistics
 import tempfile
 import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpus import write_muse_corpus
+import torch
+from alternatives import compare_others
+from corpus import fill, sparse_store, write_muse_corpus
+from floor import Gather, memcpy_gather
+from numpy.typing import NDArray
 
-from ecgfit.loader import make_loader
+from ecgfit.loader import Batches, ahead, make_loader
 from ecgprep.build import build_store
 from ecgprep.manifest import read_manifest
 from ecgprep.plan import BuildSettings
 from ecgprep.store import Store
 
 BATCHES = (32, 256, 1024)
+_RING = 2
+"""Buffers that the loader fills in turn without a thread."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_rounds(works: dict[str, Callable[[int], object]], rounds: int, before: Callable[[], None] = lambda: None) -> dict[str, list[float]]:
+    """Run every work once a round, each round in another order, and return seconds; a first round is not counted."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for k in range(rounds + 1):
+        for name in np.random.default_rng(k).permutation(list(works)).tolist():
+            before()
+            taken[name].append(seconds(lambda name=name, k=k: works[name](k)))  # type: ignore[misc]
+    return {name: times[1:] for name, times in taken.items()}
+
+
+def ratios(taken: dict[str, list[float]], name: str, floor: str) -> str:
+    """Median and range of a work's speed as a share of the floor's in the same round."""
+    values = [low / time for low, time in zip(taken[floor], taken[name], strict=True)]
+    return f"{statistics.median(values):6.2f} {f'[{min(values):.2f}..{max(values):.2f}]':14s}"
+
+
+def exhaust(items: Iterable[object]) -> None:
+    for _ in items:
+        pass
+
+
+def warm_works(store: Store, copy: NDArray[np.int16], batch: int, floor: Gather) -> dict[str, Callable[[int], object]]:
+    """Return what is timed at one batch size: the same random rows in each."""
+    n = len(store) // batch * batch
+    ring = list(np.ones((_RING, batch, *copy.shape[1:]), np.int16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: the array is read-only
+        mapped = torch.from_numpy(store.waveforms)
+    loader: Any = make_loader(store, np.arange(n), batch, seed=0)
+    threaded = Batches(store, np.arange(n), batch, seed=0)
+
+    def each(gather: Gather) -> Callable[[int], object]:
+        def work(k: int) -> None:
+            for i, rows in enumerate(np.random.default_rng(k).permutation(n).reshape(-1, batch)):
+                gather(copy, rows, ring[i % _RING])
+
+        return work
+
+    def iterate(k: int) -> None:
+        loader.dataset.epoch = k
+        exhaust(loader)
+
+    def iterate_threaded(k: int) -> None:
+        threaded.epoch = k
+        exhaust(ahead(threaded.__iter__(), 1))
+
+    return {
+        "floor": each(floor),
+        "gather": each(lambda _, rows, out: store.gather(rows, out)),
+        "loader": iterate,
+        "with a thread": iterate_threaded,
+        "index_select": each(lambda _, rows, out: torch.index_select(mapped, 0, torch.from_numpy(rows), out=torch.from_numpy(out))),
+        "np.take": each(lambda _, rows, out: np.take(store.waveforms, rows, axis=0, out=out)),
+    }
+
+
+def compare_warm(store: Store, rounds: int, floor: Gather) -> None:
+    """Print records a second and ratios to the floor, for each batch size."""
+    copy = np.array(store.waveforms)
+    torch.set_num_threads(1)  # index_select would start a second thread for every row: a tenth of the speed where others compute, too
+    columns = ("gather", "loader", "with a thread", "index_select", "np.take")
+    print(f"{'batch':>6s} {'floor, rec/s':>13s}" + "".join(f" {name:>21s}" for name in columns))
+    for batch in (size for size in BATCHES if size <= len(store)):
+        taken = in_rounds(warm_works(store, copy, batch, floor), rounds)
+        rate = len(store) // batch * batch / statistics.median(taken["floor"])
+        print(f"{batch:6d} {rate:13,.0f}" + "".join(f" {ratios(taken, name, 'floor')}" for name in columns), flush=True)
+
+
+def evict(path: Path) -> None:
+    """Drop a store's waveforms from the page cache; pages that are mapped anywhere stay."""
+    gc.collect()
+    for name in (store := Store(path)).layout.chunk_files("waveforms"):
+        fd = os.open(store.path / name, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def compare_cold(path: Path, rounds: int) -> None:
+    """Print the speed of random batches from disk as a share of that of reading the files from one end to the other."""
+    n, buffer = len(Store(path)), bytearray(8 << 20)
+
+    def sequential(_: int) -> None:
+        for name in Store(path).layout.chunk_files("waveforms"):
+            with (path / name).open("rb", buffering=0) as file:
+                while file.readinto(buffer):  # type: ignore[attr-defined]
+                    pass
+
+    def random(batch: int) -> Callable[[int], object]:
+        batches = Batches(Store(path), np.arange(n), batch, seed=0)
+        exhaust(batches)  # its buffers are touched, as those of a later epoch are
+
+        def work(k: int) -> None:
+            batches.store, batches.epoch = Store(path), k
+            exhaust(batches)
+            batches.store = Store(path)  # unmapped, or nothing could be evicted
+
+        batches.store = Store(path)
+        return work
+
+    works = {"sequential": sequential} | {f"batches of {size}": random(size) for size in BATCHES if size <= n}
+    evict(path)
+    if not hasattr(os, "RWF_NOWAIT") or Store(path).is_resident(np.arange(n)):
+        print("cold: skipped, files cannot be evicted here (a file system in memory?)")
+        return
+    taken = in_rounds(works, rounds, lambda: evict(path))
+    for name, times in taken.items():
+        print(f"cold: {name:17s} {n / statistics.median(times):9,.0f} rec/s {ratios(taken, name, 'sequential')}", flush=True)
 
 
 def anonymous_mb() -> float:
@@ -33,50 +160,46 @@ def anonymous_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
 
 
-def compare(store: Store, rounds: int) -> None:
-    """Print records a second and the ratio to the floor for gather and for the loader as iterated."""
-    n = len(store)
-    copy = np.array(store.waveforms)
-    print(f"{'batch':>6s} {'floor rec/s':>12s} {'gather':>8s} {'range':>14s} {'loader':>8s} {'range':>14s}")
-    for batch in BATCHES:
-        out = np.empty((batch, 8, store.n_samples), np.int16)
-        floors, gathers, loaders = [], [], []
-        loader: Any = make_loader(store, np.arange(n // batch * batch), batch, seed=0)
-        for k in range(rounds):
-            order = np.random.default_rng(k).permutation(n)[: n // batch * batch]
-            rows = order.reshape(-1, batch)
-            floors.append(timed(lambda rows=rows, out=out: [np.take(copy, r, axis=0, out=out, mode="clip") for r in rows]))
-            gathers.append(timed(lambda rows=rows, out=out: [store.gather(r, out) for r in rows]))
-            loader.dataset.epoch = k
-            loaders.append(timed(lambda loader=loader: [None for _ in loader]))
-        ratios = [[f / x for f, x in zip(floors, xs, strict=True)] for xs in (gathers, loaders)]
-        rate = n / statistics.median(floors)
-        cells = "".join(f" {statistics.median(r):8.2f} {f'[{min(r):.2f}..{max(r):.2f}]':>14s}" for r in ratios)
-        print(f"{batch:6d} {rate:12,.0f}{cells}")
+def measure_large(folder: Path, n_records: int) -> None:
+    """Print what a store of many short records takes to open and to go through once, and its statistics."""
+    store, generator = sparse_store(folder, n_records, n_samples=2), np.random.default_rng(0)
+    mask, total = generator.random((n_records, 8)) < 0.95, generator.integers(-1000, 1000, (n_records, 8))
+    fill(store, "lead_mask", mask)
+    fill(store, "moments", np.stack([total, total**2], axis=2) * mask[:, :, None])
+    fill(store, "valid_span", np.tile(np.array([0, 2], np.int32), (n_records, 1)))
+    n_files, before, most = len(store.layout.chunk_files("waveforms")), anonymous_mb(), 0.0
+    opening = seconds(lambda: Store(folder))
+    mapping = seconds(lambda: store.waveforms)
+    for i, _ in enumerate(make_loader(store, np.arange(n_records), 1024, seed=0)):
+        most = max(most, anonymous_mb() - before) if i % 50 == 0 else most
+    print(
+        f"{n_records:,} records in {n_files:,} chunk files: opened in {opening:.2f} s, mapped in {mapping * 1e3:.0f} ms, an epoch took {most:.0f} MB"
+    )
+    for name, rows in {"all rows": np.arange(n_records), "half of them, at random": generator.permutation(n_records)[: n_records // 2]}.items():
+        times = [seconds(lambda rows=rows: store.lead_statistics(rows)) for _ in range(5)]  # type: ignore[misc]
+        print(f"mean and deviation of {name}: {statistics.median(times) * 1e3:.0f} ms")
 
 
-def timed(work: object) -> float:
-    start = time.perf_counter()
-    work()  # type: ignore[operator]
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    """Build a store and print the table."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build a store and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=3072)
+    parser.add_argument("--records", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = read_manifest(write_muse_corpus(Path(folder), arguments.records))
-        store = build_store(manifest, Path(folder) / "s.zarr", BuildSettings(), registry_path=Path(folder) / "r.csv")
-        before = anonymous_mb()
-        out = np.empty((256, 8, store.n_samples), np.int16)
-        for first in range(0, len(store), 256):
-            rows = np.arange(first, min(first + 256, len(store)))
-            store.gather(rows, out[: len(rows)])
-        print(f"reading {len(store) * 80_000 / 1e6:.0f} MB of waveforms took {anonymous_mb() - before:.0f} MB of memory, the batch included")
-        compare(store, arguments.rounds)
+    parser.add_argument("--large", type=int, default=1_024_000, help="records of the large store")
+    parser.add_argument("--without-others", action="store_true", help="leave the other formats out")
+    parser.add_argument("--mosaic-python", help="an interpreter that has mosaicml-streaming, whose pins need an environment of their own")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifest = read_manifest(write_muse_corpus(folder, arguments.records))
+        store = build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv")
+        floor_name, floor = memcpy_gather(folder)
+        print(f"{arguments.records:,} records of 8 x {store.n_samples}; floor: {floor_name}; median [range] of {arguments.rounds} rounds")
+        compare_cold(store.path, max(1, arguments.rounds // 3))
+        compare_warm(store, arguments.rounds, floor)
+        measure_large(folder / "large.zarr", arguments.large)
+        if not arguments.without_others:
+            compare_others(folder, store.path, max(1, arguments.rounds // 3), arguments.mosaic_python)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """From rows to batches: a DataLoader whose items are whole batches, made in the process that trains.
 
-A batch is one gather from the memory-mapped store into one of three reused int16 buffers. Worker processes would cost more than the work:
-0.05-0.07 of a memcpy's speed. So would larger buffers, filled for several small batches at once: 2.5 MB stay in the processor's cache, 20 MB
-do not, and the copy takes 1.6 times as long. A thread makes batches ahead where there is something to wait for, a GPU or a disk; where
-the same cores train, it would only take turns with them.
+A batch is one gather from the memory-mapped store into one of two or three buffers that are used in turn. Worker processes would cost more
+than the work: 0.05-0.07 of a memcpy's speed. So would larger buffers, filled for several small batches at once: 2.5 MB stay in the processor's
+cache, 20 MB do not, and the copy takes 1.6 times as long. A thread makes batches ahead where there is something to wait for, a GPU or a disk;
+where the same cores train, it would only take turns with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import repeat
@@ -27,8 +28,6 @@ from ecgfit.distributed import Ranks
 from ecgprep.leads import LEADS
 from ecgprep.store import Store
 
-_RING = 3
-"""Buffers in turn: of the batch in hand, of the one before, which are the caller's, and of the one that is being made."""
 _LOOKED_UP_TOGETHER = 4096
 """Recordings whose labels, masks and so on are looked up at once: for each batch alone it would take up to a third of the copy's time, most of
 it waiting for memory, since a gather empties the processor's caches."""
@@ -86,35 +85,37 @@ class Batches(IterableDataset[Batch]):
         rows = self.rows if self.seed is None else generator_for(self.seed, self.epoch, 0, ORDER_STREAM).permutation(self.rows)
         return [rows[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
 
-    def __iter__(self) -> Iterator[Batch]:
-        order, ring = self.order()[self.first_step :], self._take_ring()
-        cold = not self.store.is_resident(self.rows)
-        announced = ahead(self._announced(order), max(2, _ANNOUNCED // self.batch_size)) if cold else repeat(None)
-        batches = self._made(order, announced, ring)
-        yield from ahead(batches, 1, self.pin) if cold or self.pin else batches
-        oldest = len(order) % _RING  # the last two batches stay whole into the next iteration
-        self._spare = ring[oldest:] + ring[:oldest]
+    def __iter__(self) -> Generator[Batch, None, None]:
+        order, cold = self.order()[self.first_step :], not self.store.is_resident(self.rows)
+        by_thread, buffers = cold or self.pin, self._take_buffers()
+        ring, spare = (buffers, []) if by_thread else (buffers[:-1], buffers[-1:])
+        batches = self._made(order, ring, cold)
+        yield from ahead(batches, 1, self.pin) if by_thread else batches
+        oldest = len(order) % len(ring)
+        self._spare = [*spare, *ring[oldest:], *ring[:oldest]]  # the last two batches stay whole into the next iteration
 
-    def _take_ring(self) -> list[Tensor]:
+    def _take_buffers(self) -> list[Tensor]:
         """Return the buffers of the epoch before, or new ones where another iteration still holds them: touching new pages costs
         more than the copy into them."""
-        ring, self._spare = self._spare, None
+        buffers, self._spare = self._spare, None
         n = -(-min(self.batch_size, len(self.rows)) // self.ranks.world)
-        shape = (_RING, n, len(LEADS), self.store.n_samples)
-        return ring or list(torch.empty(shape, dtype=torch.int16, pin_memory=True) if self.pin else torch.from_numpy(np.empty(shape, np.int16)))
+        shape = (3, n, len(LEADS), self.store.n_samples)
+        return buffers or list(torch.empty(shape, dtype=torch.int16, pin_memory=True) if self.pin else torch.from_numpy(np.empty(shape, np.int16)))
 
-    def _announced(self, order: list[NDArray[np.int64]]) -> Iterator[None]:
+    def _announced(self, order: list[NDArray[np.int64]]) -> Generator[None, None, None]:
         """Tell the disk of one batch after the other; it makes us wait when it has enough to do."""
         for all_rows in order:
             self.store.announce(all_rows[self._share(len(all_rows))])
             yield
 
-    def _made(self, order: list[NDArray[np.int64]], announced: Iterable[None], ring: list[Tensor]) -> Iterator[Batch]:
+    def _made(self, order: list[NDArray[np.int64]], ring: list[Tensor], cold: bool) -> Generator[Batch, None, None]:
         """Make one batch after the other, each in the next buffer."""
-        for i, ((rows, *rest), _) in enumerate(zip(self._looked_up(order), announced, strict=False)):
-            waveforms = ring[i % _RING][: len(rows)]
-            self.store.gather(rows, waveforms.numpy())
-            yield Batch(waveforms, *rest)
+        depth = max(2, _ANNOUNCED // self.batch_size)
+        with closing(ahead(self._announced(order), depth)) if cold else nullcontext(repeat(None)) as announced:
+            for i, ((rows, *rest), _) in enumerate(zip(self._looked_up(order), announced, strict=False)):
+                waveforms = ring[i % len(ring)][: len(rows)]
+                self.store.gather(rows, waveforms.numpy())
+                yield Batch(waveforms, *rest)
 
     def _looked_up(self, order: list[NDArray[np.int64]]) -> Iterator[tuple[Any, ...]]:
         """Yield rows and, after them, what a Batch holds besides waveforms."""
@@ -130,7 +131,7 @@ class Batches(IterableDataset[Batch]):
             yield from zip(parts, *columns, parts, load, (share.start for share in shares), strict=True)
 
 
-def ahead(items: Iterator[T], depth: int, pin: bool = False) -> Iterator[T]:
+def ahead(items: Generator[T, None, None], depth: int, pin: bool = False) -> Generator[T, None, None]:
     """Yield items that a thread makes, `depth` of them before they are asked for; what goes wrong there is raised here.
 
     With `pin` none is begun before the GPU has done what it had been asked until then: its copy out of a buffer that is to be filled again
@@ -138,6 +139,9 @@ def ahead(items: Iterator[T], depth: int, pin: bool = False) -> Iterator[T]:
     """
     asked: SimpleQueue[Any] = SimpleQueue()
     made: SimpleQueue[Any] = SimpleQueue()
+
+    def asked_of_the_gpu() -> Any:
+        return torch.cuda.current_stream().record_event() if pin else None
 
     def make() -> None:
         try:
@@ -152,9 +156,9 @@ def ahead(items: Iterator[T], depth: int, pin: bool = False) -> Iterator[T]:
     thread.start()
     try:
         for _ in range(depth):
-            asked.put(None)
+            asked.put(asked_of_the_gpu())
         while True:
-            asked.put(torch.cuda.current_stream().record_event() if pin else None)
+            asked.put(asked_of_the_gpu())
             if (item := made.get()) is _END:
                 return
             if isinstance(item, BaseException):
@@ -163,6 +167,7 @@ def ahead(items: Iterator[T], depth: int, pin: bool = False) -> Iterator[T]:
     finally:
         asked.put(_END)
         thread.join()
+        items.close()
 
 
 class Loader(DataLoader[Batch]):

@@ -408,9 +408,9 @@ class Store:
         sums, counts = np.zeros((len(LEADS), 2), object), np.zeros(len(LEADS), np.int64)
         at_once = min(_ADDED_AT_ONCE, 2**33 // self.n_samples)  # the squares of so many full-scale rows add up to less than 2^63
         for part in (index[i : i + at_once] for i in range(0, len(index), at_once)):
-            sums += moments.take(part, axis=0).sum(axis=0)  # Python integers have no largest one
-            span = spans.take(part, axis=0).astype(np.int64)
-            counts += (span[:, 1] - span[:, 0]) @ masks.take(part, axis=0)
+            sums += moments[part].sum(axis=0)  # Python integers have no largest one
+            span = spans[part].astype(np.int64)
+            counts += (span[:, 1] - span[:, 0]) @ masks[part]
         mean, deviation = np.zeros(len(LEADS)), np.zeros(len(LEADS))
         for lead in range(len(LEADS)):
             n, total, squares = int(counts[lead]), int(sums[lead, 0]), int(sums[lead, 1])

@@ -1,4 +1,4 @@
-"""From store to model input: the right rows in a repeatable order, exact zeros where nothing was measured, speed without leaks."""
+"""From store to model input: the right rows, statistics of the train rows alone, exact zeros where nothing was measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import changed_store
-from torch.utils.data import DataLoader
 
 from ecgfit.data import (
     CovariateStats,
@@ -18,8 +17,7 @@ from ecgfit.data import (
     lead_deviation,
     select_rows,
 )
-from ecgfit.distributed import Ranks
-from ecgfit.loader import Batches, make_loader
+from ecgfit.loader import make_loader
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
 
@@ -52,56 +50,6 @@ def test_split_without_rows_is_refused(store, monkeypatch):
     monkeypatch.setattr(type(store), "array", lambda self, name: np.zeros((3, 8) if name == "lead_mask" else 3, np.int8))
     with pytest.raises(StoreError, match="--missing mask keeps the others"):
         select_rows(store, "train", "drop")
-
-
-def test_loader_is_a_dataloader_and_gives_what_the_store_holds(store):
-    rows = select_rows(store, "train", "mask")
-    loader = make_loader(store, rows, 16)
-    assert isinstance(loader, DataLoader)
-    seen = []
-    for batch in loader:
-        expected = store.gather(batch.rows, np.empty((len(batch.rows), 8, 5000), np.int16))
-        assert torch.equal(batch.waveforms, torch.from_numpy(expected))
-        assert batch.waveforms.dtype == torch.int16
-        assert torch.equal(batch.label, torch.from_numpy(np.array(store.array("label")[batch.rows])).long())
-        seen.extend(batch.rows)
-    assert seen == rows.tolist()
-    assert len(loader) == len(list(loader))
-
-
-def test_batch_stays_whole_while_the_next_is_made(store):
-    rows = select_rows(store, "train", "mask")
-    previous = None
-    for batch in make_loader(store, rows, 4):
-        if previous is not None:
-            np.testing.assert_array_equal(previous.waveforms.numpy(), store.gather(previous.rows, np.empty((4, 8, 5000), np.int16)))
-        previous = batch
-
-
-def test_order_is_a_function_of_seed_and_epoch(store):
-    rows = select_rows(store, "train", "mask")
-
-    def order(seed, epoch):
-        batches = Batches(store, rows, 8, seed)
-        batches.epoch = epoch
-        return np.concatenate(batches.order()).tolist()
-
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) != order(1, 1)
-    assert order(1, 0) != order(2, 0)
-    assert set(order(1, 0)) <= set(rows)
-
-
-@pytest.mark.parametrize(("n", "batch", "expected"), [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (8, 4, [4, 4])])
-def test_single_leftover_record_is_left_out_of_training_only(store, n, batch, expected):
-    assert [len(rows) for rows in Batches(store, np.arange(n), batch, seed=0).order()] == expected
-    assert sum(len(rows) for rows in Batches(store, np.arange(n), batch).order()) == n
-
-
-def test_reading_can_stop_in_the_middle(store):
-    for batch in make_loader(store, np.arange(32), 4):
-        assert len(batch.rows) == 4
-        break
 
 
 def inputs(n: int = 3, n_samples: int = 100) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -153,34 +101,6 @@ def test_norm_stats_survive_the_file(stats, tmp_path):
     for broken in ({}, {**value, "leads": ["I"]}, {**value, "mean_uv": [1]}, {**value, "std_uv": "x"}, {**value, "seen": {}}):
         with pytest.raises(StoreError):
             NormStats.from_json(broken)
-
-
-@pytest.mark.parametrize(("n", "world", "expected"), [(12, 2, [8, 4]), (11, 2, [8]), (13, 2, [8, 5]), (14, 3, [8, 6]), (13, 3, [8])])
-def test_last_batch_is_left_out_where_a_process_would_get_a_single_record(store, n, world, expected):
-    orders = [Batches(store, np.arange(n), 8, 0, ranks=Ranks(rank, world)).order() for rank in range(world)]
-    assert [len(rows) for rows in orders[0]] == expected
-    assert all(np.array_equal(one, other) for order in orders[1:] for one, other in zip(orders[0], order, strict=True))
-
-
-def test_processes_share_every_batch(store):
-    rows = select_rows(store, "train", "mask")
-    whole = list(make_loader(store, rows, 10, 0, covariates=("age",)))
-    shares = [list(make_loader(store, rows, 10, 0, covariates=("age",), ranks=Ranks(rank, 3))) for rank in range(3)]
-    assert len({len(share) for share in shares}) == 1
-    for batch, *parts in zip(whole, *shares, strict=False):
-        assert np.array_equal(np.concatenate([part.rows for part in parts]), batch.rows)
-        assert all(np.array_equal(part.all_rows, batch.rows) for part in parts)
-        assert [part.first for part in parts] == [0, len(parts[0].rows), len(parts[0].rows) + len(parts[1].rows)]
-        torch.testing.assert_close(torch.cat([part.covariates for part in parts]), batch.covariates, equal_nan=True, rtol=0, atol=0)
-
-
-def test_epoch_goes_on_from_any_step(store):
-    batches = Batches(store, select_rows(store, "train", "mask"), 8, seed=3)
-    whole = [batch.rows.tolist() for batch in batches]
-    batches.first_step = 3
-    assert [batch.rows.tolist() for batch in batches] == whole[3:]
-    batches.first_step = len(batches)
-    assert list(batches) == []
 
 
 def test_rows_without_a_label_are_there_only_when_asked_for(store, tmp_path):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import math
+import mmap
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +138,109 @@ def test_gather_is_the_same_where_files_cannot_lie_side_by_side(store, monkeypat
     other = Store(store.path)
     np.testing.assert_array_equal(whole(other), expected)
     assert len(other._chunks) == math.ceil(len(store) / CHUNK_RECORDS)
+
+
+def test_files_of_odd_size_are_mapped_one_by_one_without_descriptors(store, tmp_path):
+    for i in range(3):
+        (tmp_path / str(i)).write_bytes(bytes([i]) * 5000)
+    mapped = ecgprep.mapping.map_files([tmp_path / str(i) for i in range(3)], 5000)
+    assert [(array.size, int(array[0]), int(array[-1])) for array in mapped] == [(5000, i, i) for i in range(3)]
+    assert not any(isinstance(array, np.memmap) for array in mapped)
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_announced_rows_are_those_that_are_read(store, monkeypatch, side_by_side):
+    """The bytes that the system is told of are the rows', to the byte."""
+    monkeypatch.setattr(ecgprep.mapping, "can_map_side_by_side", lambda size: side_by_side)
+    told = []
+    monkeypatch.setattr(ecgprep.store, "will_need", lambda addresses, size: told.extend((address, size) for address in addresses))
+    other, rows = Store(store.path), np.array([7, 0, len(store) - 1])
+    other.announce(rows)
+    for (address, size), waveforms in zip(told, whole(store)[rows], strict=True):
+        assert ctypes.string_at(address, size) == waveforms.tobytes()
+
+
+def test_advice_covers_whole_pages(monkeypatch):
+    calls = []
+    libc = SimpleNamespace(madvise=lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(ecgprep.mapping, "_libc", lambda: libc)
+    page = mmap.PAGESIZE
+    ecgprep.mapping.will_need([10 * page, 20 * page + 100], 80_000)
+    assert calls == [(10 * page, 80_000, mmap.MADV_WILLNEED), (20 * page, 80_100, mmap.MADV_WILLNEED)]
+    monkeypatch.delattr(mmap, "MADV_WILLNEED")
+    ecgprep.mapping.will_need([10 * page], 80_000)
+    assert len(calls) == 2
+
+
+def test_announcing_changes_no_value(store):
+    rows = np.arange(len(store))
+    other = Store(store.path)
+    other.announce(rows[::-1])
+    np.testing.assert_array_equal(whole(other), whole(store))
+    for ask in (other.announce, other.is_resident):
+        with pytest.raises(IndexError):
+            ask(np.array([len(store)]))
+
+
+def test_store_is_resident_when_it_was_read_and_not_when_it_was_evicted(copy):
+    rows = np.arange(0, 40, 3)
+    Store(copy).computed_sha256()
+    assert Store(copy).is_resident(rows)
+    for path in copy.glob("waveforms/c/*/0/0"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if Store(copy).is_resident(rows):
+        pytest.skip("files cannot be evicted here: a file system in memory")
+    assert len(whole(Store(copy))) == len(Store(copy))
+
+
+def test_store_counts_as_cold_where_the_system_does_not_tell(store, monkeypatch):
+    monkeypatch.setattr(os, "preadv", lambda *arguments: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "not supported")))
+    assert not store.is_resident(np.arange(3))
+    monkeypatch.delattr(os, "RWF_NOWAIT")
+    assert not store.is_resident(np.arange(3))
+
+
+MANY_FILES = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import ecgprep.mapping
+from corpus import fill, sparse_store
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+store = sparse_store(Path(sys.argv[1]), 1_024_000, 2)
+ecgprep.mapping.can_map_side_by_side = lambda size: sys.argv[2] == "together"
+with (store.path / "waveforms/c/3999/0/0").open("r+b") as file:
+    file.seek(-32, 2)
+    file.write(np.arange(16, dtype="<i2").tobytes())
+from ecgfit.loader import make_loader
+from loader import anonymous_mb
+before, last = anonymous_mb(), None
+for batch in make_loader(store, np.arange(len(store)), 4096):
+    last = batch
+store.lead_statistics(np.arange(len(store)))
+print(len(store._chunks), last.waveforms[-1].flatten().tolist() == list(range(16)), anonymous_mb() - before < 200)
+"""
+
+
+@pytest.mark.parametrize(("how", "n_arrays"), [("together", 1), ("one by one", 4000)])
+def test_store_of_4000_chunk_files_needs_neither_descriptors_nor_memory(tmp_path, how, n_arrays):
+    """At `ulimit -n 64`, a million records, all of them read: less than 200 MB."""
+    bench = Path(__file__).parent.parent / "bench"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(bench), str(bench.parent)])}
+    command = [sys.executable, "-c", MANY_FILES, tmp_path / "many.zarr", how]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(n_arrays), "True", "True"], done.stderr
+
+
+def test_store_that_cannot_be_mapped_says_which_limit_to_look_at(store, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(ecgprep.store, "map_files", full)
+    with pytest.raises(StoreError, match=r"its 1 chunk files cannot be mapped \(Cannot allocate memory\).*sysctl vm.max_map_count"):
+        Store(store.path).gather(np.arange(1), np.empty((1, 8, 5000), np.int16))
 
 
 def test_waveforms_are_read_only(store):
