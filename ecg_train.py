@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from ecgfit.cli import TwoNumbers, load_config, print_metrics, run_evaluation, run_training, training_options
+from ecgfit.cli import TwoNumbers, let_threads_sleep, load_config, print_metrics, run_evaluation, run_training, training_options
 from ecgprep.console import progress_bar, run_command
 from ecgprep.leads import LEADS
 
@@ -47,4 +47,5 @@ def command(manifest: Path, split_seed: int, leads: str, hz: int, length: int, o
 
 
 if __name__ == "__main__":
+    let_threads_sleep()
     run_command(command)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 NOISE_SIGMA = (0.01, 0.03)
 """Range of the noise's standard deviation, in standard deviations of the lead over the training rows."""
@@ -49,7 +50,7 @@ class Draws:
 def noise(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Add white noise of one strength per record where there is signal."""
     sigma = draws.uniform(*NOISE_SIGMA, len(x), 1, 1)
-    return x + sigma * valid * draws.normal(len(x), *x.shape[1:]), valid
+    return draws.normal(len(x), *x.shape[1:]).mul_(sigma).mul_(valid.float()).add_(x), valid
 
 
 def scale(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -60,17 +61,19 @@ def scale(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
 def shift(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Move all leads of a record together by up to 10 samples either way; what is uncovered is 0 and not signal."""
     n = x.shape[2]
-    by = draws.integers(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES, len(x), 1, 1)
-    source = torch.arange(n, device=x.device) - by
-    inside = (source >= 0) & (source < n)
-    index = source.clamp(0, n - 1).expand(-1, x.shape[1], -1)
-    return x.gather(2, index) * inside, valid.gather(2, index) & inside
+    start = MAX_SHIFT_SAMPLES - draws.integers(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES, len(x))
+    record = torch.arange(len(x), device=x.device)
+
+    def moved(signal: Tensor) -> Tensor:
+        return F.pad(signal, (MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES)).unfold(2, n, 1)[record, :, start]
+
+    return moved(x), moved(valid)
 
 
 def leadmask(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Take each lead away with a probability of 10 %, as if it had not been recorded."""
     kept = draws.uniform(0, 1, len(x), x.shape[1], 1) >= LEAD_DROP
-    return x * kept, valid & kept
+    return x * kept.float(), valid & kept
 
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, Draws], tuple[Tensor, Tensor]]] = {

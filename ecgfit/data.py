@@ -239,7 +239,7 @@ class ModelInput(nn.Module):
         time = torch.arange(waveforms.shape[2], device=waveforms.device, dtype=torch.int32)
         inside = (time >= valid_span[:, :1]) & (time < valid_span[:, 1:])
         valid = inside[:, None, :] & lead_mask[:, :, None]
-        x = (waveforms.float() - self.mean) * self.inverse_std * valid
+        x = (waveforms.float() - self.mean) * self.inverse_std * valid.float()
         if draws is not None:
             x, valid = augment(x, valid, augmentations, draws)
         if self.missing == "mask":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch import Tensor
 from ecgfit.augment import Draws
 from ecgfit.config import TrainConfig
 from ecgfit.data import ModelInput, NormStats, fold_rows, select_rows, torch_seeds
+from ecgfit.device import set_up
 from ecgfit.distributed import Ranks, running_statistics, synchronised
 from ecgfit.loader import Batch, Batches, make_loader
 from ecgfit.losses import batch_weight, class_weights, row_losses
@@ -103,7 +103,7 @@ class Trainer:
         if config.freeze == "backbone":
             freeze_backbone(model)
         scorer = Scorer(model_input, synchronised(model, ranks, device)).to(device)
-        optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, config.weight_decay, config.layer_decay))
+        optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, config.weight_decay, config.layer_decay), fused=True)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE)
         weights = class_weights(config.class_weights, store.array("label")[rows["train"]])
         weights = None if weights is None else weights.to(device)
@@ -326,9 +326,7 @@ def cosine_factor(step: int, n_steps: int) -> float:
 
 def make_deterministic(config: TrainConfig) -> None:
     """Fix threads and kernels, which decide the last bits."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True)
+    set_up(config.threads)
 
 
 def pick_device(asked: str) -> str:

@@ -62,6 +62,7 @@ FLOORS = {
     "ecgfit.calibration": 1,
     "ecgfit.augment": 0,
     "ecgfit.beats": 0,
+    "ecgfit.device": 0,
     "ecgfit.distributed": 0,
     "ecgfit.losses": 0,
     "ecgfit.models.network": 0,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ecgfit.models import MODEL_ARGS, MODELS, build_model, check_model_args, count_macs, count_parameters
-from ecgfit.models.resnet1d import PerLeadConv, Stem
+from ecgfit.models.network import BatchNorm, Dropout, GroupMean, PointwiseConv
+from ecgfit.models.resnet1d import MovingAverage, PerLeadConv, Stem
 from ecgfit.models.tabular import LateFusion, TabularBranch
+
+sys.path.append(str(Path(__file__).parent.parent / "bench"))
+
+from plain_layers import plain
 
 SECOND_LOGIT = 129
 """Parameters that two logits have more than one: 128 weights and a bias. Published sizes are of one output."""
@@ -114,6 +123,52 @@ def test_filters_per_lead_are_a_grouped_convolution():
     dense(x).square().sum().backward()
     grouped(x).square().sum().backward()
     assert torch.allclose(dense.weight.grad, grouped.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("n_samples", [5000, 4996, 1203])
+@pytest.mark.parametrize("n_channels", [8, 9])
+def test_default_network_is_the_one_of_plain_layers(n_channels, n_samples, training):
+    """Logits, every gradient, that of the input too, and running statistics after three steps."""
+    fast = build_model("resnet1d", n_channels, 0, model_args={"dropout": 0}).train(training)
+    fast.head[0].p = 0
+    slow = plain(fast)
+    assert not {type(module) for module in slow.modules()} & {BatchNorm, GroupMean, MovingAverage, PerLeadConv, PointwiseConv}
+    for step in range(3):
+        made = torch.randn(4, n_channels, n_samples, generator=torch.Generator().manual_seed(step)) + 0.5
+        x, same = made.clone().requires_grad_(), made.clone().requires_grad_()
+        logits, expected = fast(x), slow(same)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+        for model, output in ((fast, logits), (slow, expected)):
+            model.zero_grad()
+            F.cross_entropy(output, torch.tensor([0, 1, 0, 1])).backward()
+        for found, wanted in ((x.grad, same.grad), *((p.grad, q.grad) for p, q in zip(fast.parameters(), slow.parameters(), strict=True))):
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+    for (name, found), wanted in zip(fast.named_buffers(), slow.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_batch_norm_is_that_of_pytorch_far_from_zero_and_of_rows_too():
+    generator = torch.Generator().manual_seed(0)
+    for x in (torch.randn(6, 5, 300, generator=generator) * 0.5 + 20, torch.randn(32, 5, generator=generator) * 3 - 7):
+        layer, reference = BatchNorm(5), nn.BatchNorm1d(5).double()
+        torch.testing.assert_close(layer(x).double(), reference(x.double()), rtol=1e-3, atol=1e-3)
+        for name in ("running_mean", "running_var"):
+            torch.testing.assert_close(getattr(layer, name).double(), getattr(reference, name), rtol=1e-3, atol=1e-6)
+        assert layer.num_batches_tracked == 1
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean_and_repeats():
+    layer, x = Dropout(0.3), torch.ones(100, 33, 100)
+    torch.manual_seed(0)
+    y = layer(x)
+    assert (y == 0).float().mean().item() == pytest.approx(0.3, abs=0.003)
+    assert y.mean().item() == pytest.approx(1, abs=0.005)
+    assert y.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert not torch.equal(layer(x), y)
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), y)
+    assert torch.equal(layer.eval()(x), x)
 
 
 def test_the_stem_takes_drift_off_and_leaves_beats():

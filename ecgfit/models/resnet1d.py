@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ecgfit.models.network import WIDTH, Arg, EcgNetwork, mean_and_max, scaled
+from ecgfit.models.network import WIDTH, Arg, BatchNorm, Dropout, EcgNetwork, GroupMean, PointwiseConv, mean_and_max, scaled
 
 N_LEADS = 8
 """Channels that are leads; a ninth, where there is one, is the mask."""
@@ -39,35 +39,65 @@ class Block(nn.Module):
     def __init__(self, c_in: int, c_out: int, kernel: int, dropout: float, stride: int = 2) -> None:
         super().__init__()
         self.conv1 = nn.Conv1d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-        self.norm1 = nn.BatchNorm1d(c_out)
-        self.dropout = nn.Dropout(dropout)
+        self.norm1 = BatchNorm(c_out)
+        self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv1d(c_out, c_out, kernel, 1, kernel // 2, bias=False)
-        self.norm2 = nn.BatchNorm1d(c_out)
+        self.norm2 = BatchNorm(c_out)
         nn.init.zeros_(self.norm2.weight)  # each block starts as its shortcut, which steadies the first epochs
-        project = [nn.Conv1d(c_in, c_out, 1, bias=False), nn.BatchNorm1d(c_out)] if c_in != c_out else []
-        pool = [nn.AvgPool1d(2, ceil_mode=True, count_include_pad=False)] if stride == 2 else []
+        project = [PointwiseConv(c_in, c_out), BatchNorm(c_out)] if c_in != c_out else []
+        pool = [GroupMean(2, rest=True)] if stride == 2 else []
         self.shortcut = nn.Sequential(*pool, *project)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.dropout(F.relu(self.norm1(self.conv1(x))))
-        return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
+        h = self.dropout(F.relu(self.norm1(self.conv1(x)), inplace=True))
+        return F.relu(self.norm2(self.conv2(h)).add_(self.shortcut(x)), inplace=True)
 
 
 class PerLeadConv(nn.Conv1d):
-    """A grouped convolution with a group for each channel, computed as a dense one whose other weights are 0.
+    """A convolution with filters of its own for each channel, as one small matrix product for each: (B, C, n) -> (B, C * filters, n).
 
-    For PyTorch's CPU kernels the gradient of so small groups costs ten times that of the dense convolution.
+    PyTorch's grouped convolution takes 1.3 times as long on a CPU, and ten times where the gradient of the input is asked for.
     """
-
-    diagonal: torch.Tensor
 
     def __init__(self, n_channels: int, filters: int, kernel: int) -> None:
         super().__init__(n_channels, filters * n_channels, kernel, padding=kernel // 2, groups=n_channels, bias=False)
-        self.register_buffer("diagonal", torch.eye(n_channels)[:, None, :, None], persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight.view(self.groups, -1, 1, self.kernel_size[0]) * self.diagonal
-        return F.conv1d(x, weight.view(self.out_channels, self.in_channels, -1), padding=self.padding)
+        n, kernel = x.shape[2], self.kernel_size[0]
+        padded = F.pad(x, (kernel // 2, kernel // 2))
+        windows = torch.stack([padded[:, :, i : i + n] for i in range(kernel)], dim=2)
+        return torch.matmul(self.weight.view(self.groups, -1, kernel), windows).flatten(1, 2)
+
+
+class MovingAverage(nn.Module):
+    """The mean of `width` neighbours, at the ends of those that there are: (B, C, n) -> (B, C, n).
+
+    Sums of 2, 4, 8, … neighbours are made from each other and add up to the width: a tenth of the time of AvgPool1d, which adds all anew
+    for each sample.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, half = x.shape[2], self.width // 2
+        at = torch.arange(n, device=x.device)
+        count = (at + half + 1).clamp(max=n) - (at - half).clamp(min=0)
+        return moving_sum(F.pad(x, (half, half)), self.width) / count
+
+
+def moving_sum(x: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the sums of `width` neighbours: (…, n) -> (…, n - width + 1)."""
+    n, total, start = x.shape[-1] - width + 1, torch.zeros((), dtype=x.dtype, device=x.device), 0
+    sums, size = x, 1  # sums[i] is that of `size` neighbours from i on
+    while size <= width:
+        if width & size:
+            total = total + sums[..., start : start + n]
+            start += size
+        sums = sums[..., :-size] + sums[..., size:]
+        size *= 2
+    return total
 
 
 class Stem(nn.Module):
@@ -75,11 +105,11 @@ class Stem(nn.Module):
 
     def __init__(self, n_channels: int, c_out: int) -> None:
         super().__init__()
-        self.decimate = nn.AvgPool1d(DECIMATION)
-        self.smooth = nn.AvgPool1d(BASELINE_SAMPLES, 1, BASELINE_SAMPLES // 2, count_include_pad=False)
+        self.decimate = GroupMean(DECIMATION, rest=False)
+        self.smooth = MovingAverage(BASELINE_SAMPLES)
         each = FILTERS_PER_LEAD * n_channels
-        self.per_lead = nn.Sequential(PerLeadConv(n_channels, FILTERS_PER_LEAD, 9), nn.BatchNorm1d(each), nn.ReLU())
-        self.mix = nn.Sequential(nn.Conv1d(each, c_out, 1, bias=False), nn.BatchNorm1d(c_out), nn.ReLU())
+        self.per_lead = nn.Sequential(PerLeadConv(n_channels, FILTERS_PER_LEAD, 9), BatchNorm(each), nn.ReLU(inplace=True))
+        self.mix = nn.Sequential(PointwiseConv(each, c_out), BatchNorm(c_out), nn.ReLU(inplace=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.decimate(x)
