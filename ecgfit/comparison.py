@@ -36,9 +36,11 @@ def compare_runs(runs: Sequence[Run], split: str) -> dict[str, Any]:
                 f"{run.path} and {first.path} do not predict the same {split} patients "
                 f"({len(patients.label):,} and {len(label):,}). Were they trained with the same --missing?"
             )
-        ours, theirs = (r.calibration.apply(p.difference()) for r, p in ((first, of_patients[0]), (run, patients)))
-        cluster = patients.patient if first.config.aggregate == "none" else None
-        against[str(run.path)] = paired_difference(label, ours, theirs, first.threshold, run.threshold, first.config.seed, cluster=cluster)
+        (ours, our_threshold), (theirs, their_threshold) = (
+            items.judge(judged.calibration, judged.threshold) for judged, items in ((first, of_patients[0]), (run, patients))
+        )
+        cluster = patients.drawn_together(first.config.aggregate)
+        against[str(run.path)] = paired_difference(label, ours, theirs, our_threshold, their_threshold, first.config.seed, cluster=cluster)
     return {"runs": names, "split": split, "n_patients": len(np.unique(of_patients[0].patient)), "against_first": against}
 
 

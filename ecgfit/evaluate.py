@@ -43,7 +43,7 @@ def operating_point(predictions: Predictions, config: TrainConfig, chosen_on: st
     patients = predictions.by_patient(config.aggregate)
     try:
         calibration = fit_calibration(config.calibration, patients.difference(), patients.label)
-        cluster = clusters(patients, config.aggregate)
+        cluster = patients.drawn_together(config.aggregate)
         chosen = threshold_with_interval(patients.label, calibration.apply(patients.difference()), config.threshold, config.seed, cluster=cluster)
     except ValueError as error:
         raise InputError(f"The threshold cannot be chosen on {chosen_on}: {error} Use another --threshold.") from None
@@ -53,11 +53,6 @@ def operating_point(predictions: Predictions, config: TrainConfig, chosen_on: st
 def level(how: Aggregate) -> str:
     """Return what one entry of the metrics is."""
     return "recording" if how == "none" else "patient"
-
-
-def clusters(items: Predictions, how: Aggregate) -> NDArray[np.int64] | None:
-    """Return each entry's patient where entries are recordings: who is drawn together; None where an entry is a patient."""
-    return items.patient if how == "none" else None
 
 
 def report(
@@ -73,7 +68,7 @@ def report(
     """Return the content of metrics_<name>.json: see docs/metrics.md. `raw` are the logits before calibration, where `predictions` are not."""
     patients = predictions.by_patient(how)
     probability, called_at = patients.judge(calibration, threshold)
-    cluster = clusters(patients, how)
+    cluster = patients.drawn_together(how)
     uncalibrated = UNCALIBRATED.apply((raw or predictions).by_patient(how).difference())
     one = np.ones((1, len(patients.label)))
     before = {key: _or_none(float(value[0])) for key, value in calibration_metrics(patients.label, uncalibrated, one).items()}
@@ -211,7 +206,7 @@ def lead_removal(ensemble: Ensemble, run: Run, store: Store, whole: Predictions,
     """Return, for each lead, what its absence in all recordings does to the metrics: paired by patient, with intervals."""
     result = {}
     patients = whole.by_patient(how)
-    cluster = clusters(patients, how)
+    cluster = patients.drawn_together(how)
     probability = run.calibration.apply(patients.difference())
     for lead in LEADS:
         lacking = predict_rows(ensemble, store, whole.rows, run.config.tabular, amp, without_lead(lead)).by_patient(how)

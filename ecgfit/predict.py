@@ -116,6 +116,10 @@ class Predictions:
         half = (calibration.slope * self.difference() + calibration.intercept) / 2
         return replace(self, logits=np.stack([-half, half], axis=1), threshold=np.full(len(self.rows), threshold))
 
+    def drawn_together(self, how: Aggregate) -> NDArray[np.int64] | None:
+        """Return each entry's patient where entries are recordings, for resampling; None where an entry is a patient."""
+        return self.patient if how == "none" else None
+
     def n_recordings(self) -> NDArray[np.int64]:
         """Return how many recordings each patient has, in the order of `by_patient`."""
         return np.unique(self.patient, return_counts=True)[1].astype(np.int64)

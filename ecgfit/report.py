@@ -99,6 +99,7 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
         "summary": _summary(run, main, show),
         "warnings": _warnings(run, main),
         "metrics": metric_table(columns),
+        "folds": _folds(columns),
         "main": _sections(run, main, show),
         "externals": [_sections(run, external, show) | {"summary": _summary(run, external, show)} for external in externals],
         "training": _training(run),
@@ -239,6 +240,15 @@ def metric_table(columns: Sequence[Evaluation]) -> dict[str, Any]:
             _table_row(f"Number of recordings alone, {NAMES[name][0]}", "a known shortcut", [(cell["value"], between(cell)) for cell in cells])
         )
     return {"columns": [split_name(column.name) for column in columns], "rows": rows}
+
+
+def _folds(columns: Sequence[Evaluation]) -> dict[str, Any] | None:
+    """Return AUROC and AUPRC of each fold's model on the patients that it did not see, and their mean and deviation."""
+    found = next((column.metrics["folds"] for column in columns if "folds" in column.metrics), None)
+    if found is None:
+        return None
+    rows = [{"fold": name, **{key: number(own[key]) for key in ("auroc", "auprc", "threshold")}} for name, own in found["each"].items()]
+    return {"rows": rows, **{key: f"{number(found[key]['mean'])} (SD {number(found[key]['sd'])})" for key in ("auroc", "auprc")}}
 
 
 def _table_row(label: str, reading: str, cells: Sequence[tuple[float | None, str]]) -> dict[str, Any]:

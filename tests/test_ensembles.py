@@ -13,10 +13,12 @@ from conftest import DECIDED, changed_store, quick, same_results, same_weights, 
 from scipy.special import expit
 
 import ecgfit.trainer as trainer_module
+from ecgfit.comparison import compare_runs
 from ecgfit.config import read_config
 from ecgfit.data import fold_rows, select_rows
 from ecgfit.evaluate import evaluate_run
 from ecgfit.predict import Predictions, load_ensemble, predict_rows
+from ecgfit.report import report_content
 from ecgfit.run import Run, delete_run
 from ecgfit.train import train
 from ecgprep.errors import InputError
@@ -167,6 +169,24 @@ def test_results_out_of_fold_are_those_of_each_fold_s_own_model(folds):
     assert metrics["folds"]["auroc"] == pytest.approx({"mean": np.mean(aurocs), "sd": np.std(aurocs, ddof=1)})
     assert metrics["folds"]["each"]["1"]["threshold"] == folds.members[1].threshold
     assert "that model's own calibration" in metrics["note"]
+
+
+def test_report_of_folds_shows_each_and_judges_by_their_own_thresholds(folds):
+    content = report_content(folds, split="oof")
+    assert [row["fold"] for row in content["folds"]["rows"]] == list("0123")
+    assert content["folds"]["auroc"].startswith(f"{folds.read_json('metrics_oof.json')['folds']['auroc']['mean']:.3f} (SD ")
+    assert "At the threshold of each fold's own model" in content["summary"]
+    assert content["main"]["threshold"] == "of each fold's own model"
+    assert any("the model that neither trained nor was selected on them" in line for line in content["warnings"])
+
+
+def test_runs_of_folds_are_compared_as_they_were_judged(folds, small_store, tmp_path):
+    other = train(quick(folds=FOLDS, epochs=1, seed=1), small_store, tmp_path / "f", say=silent)
+    compared = compare_runs([folds, other], "oof")["against_first"][str(other.path)]["metrics"]
+    for key, run in (("value_a", folds), ("value_b", other)):
+        expected = run.read_json("metrics_oof.json")["metrics"]
+        for name in ("auroc", "brier", "sensitivity", "accuracy", "net_benefit"):
+            assert compared[name][key] == pytest.approx(expected[name]["value"], abs=1e-6)
 
 
 def keys_of(value: object, named_by_data: int = 0) -> set[str]:
