@@ -15,10 +15,10 @@ from ecgprep.plan import BuildSettings
 
 sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
-import alternatives  # noqa: E402 - bench/ is no package
-import corpus  # noqa: E402
-import floor  # noqa: E402
-import loader  # noqa: E402
+import alternatives
+import corpus
+import floor
+import loader
 
 INSTALLED = ["Dataset per item, no workers", "one .npy per record", "zarr, blocks of 256", "zarr, items", "XML, parsed again"]
 
