@@ -254,7 +254,12 @@ def measure(way: Way, source: Source, rounds: int) -> dict[str, Any]:
             gather(copy, some, ring[k % 2])
             yield some, ring[k % 2]
 
-    works: dict[str, Pass] = {"way": there, "loader": lambda: ((part.rows, part.waveforms) for part in loader), "floor": floor}
+    works: dict[str, Pass] = {
+        "way": there,
+        "gather": lambda: ((some, store.gather(some, ring[k % 2])) for k, some in enumerate(rows)),
+        "loader": lambda: ((part.rows, part.waveforms) for part in loader),
+        "floor": floor,
+    }
     rates: dict[str, list[float]] = {name: [] for name in works}
     for k in range(rounds + 1):
         for name in np.random.default_rng(k).permutation(list(works)).tolist():
@@ -276,20 +281,24 @@ def in_own_process(way: Way, python: str, corpus: Path, store: Path, rounds: int
     return found
 
 
+def spread(rates: dict[str, list[float]], name: str, other: str) -> str:
+    """Median and range of the ratio of two speeds in the same round."""
+    values = [one / two for one, two in zip(rates[name], rates[other], strict=True)]
+    digits = 3 if statistics.median(values) < 0.3 else 2 if statistics.median(values) < 3 else 1
+    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}..{max(values):.{digits}f}]"
+
+
 def compare_others(corpus: Path, store: Path, rounds: int, mosaic_python: str | None) -> None:
-    """Print each way's speed, its share of the floor, and how many times faster the loader is."""
-    print(f"\n{'':30s} {'rec/s':>9s} {'of the floor':>20s} {'the loader is faster by':>24s}")
+    """Print each way's speed, its share of the floor, and how many times faster `Store.gather`, the like of it, and the whole loader are."""
+    print(f"\n{'':30s} {'rec/s':>9s} {'of the floor':>20s} {'gather is faster by':>22s} {'the loader is faster by':>24s}")
     for way in WAYS:
         python = mosaic_python if way.package == "streaming" and mosaic_python else sys.executable
         found = in_own_process(way, python, corpus, store, rounds)
         if isinstance(found, str):
             print(f"{way.name:30s} {found}", flush=True)
             continue
-        share = [mine / low for mine, low in zip(found["way"], found["floor"], strict=True)]
-        times = [ours / mine for ours, mine in zip(found["loader"], found["way"], strict=True)]
-        spread = f"{statistics.median(share):.3f} [{min(share):.3f}..{max(share):.3f}]"
-        faster = f"{statistics.median(times):.1f} [{min(times):.1f}..{max(times):.1f}]"
-        print(f"{way.name:30s} {statistics.median(found['way']):9,.0f} {spread:>20s} {faster:>24s}", flush=True)
+        share, gather, whole = (spread(found, *pair) for pair in (("way", "floor"), ("gather", "way"), ("loader", "way")))
+        print(f"{way.name:30s} {statistics.median(found['way']):9,.0f} {share:>20s} {gather:>22s} {whole:>24s}", flush=True)
 
 
 def main() -> None:

@@ -88,11 +88,12 @@ class Batches(IterableDataset[Batch]):
     def __iter__(self) -> Generator[Batch, None, None]:
         order, cold = self.order()[self.first_step :], not self.store.is_resident(self.rows)
         by_thread, buffers = cold or self.pin, self._take_buffers()
-        ring, spare = (buffers, []) if by_thread else (buffers[:-1], buffers[-1:])
+        ring = buffers if by_thread else buffers[::2]
         batches = self._made(order, ring, cold)
         yield from ahead(batches, 1, self.pin) if by_thread else batches
         oldest = len(order) % len(ring)
-        self._spare = [*spare, *ring[oldest:], *ring[:oldest]]  # the last two batches stay whole into the next iteration
+        ring = ring[oldest:] + ring[:oldest]  # so the last batch is not the first to go in the next iteration
+        self._spare = ring if by_thread else [ring[0], buffers[1], ring[1]]
 
     def _take_buffers(self) -> list[Tensor]:
         """Return the buffers of the epoch before, or new ones where another iteration still holds them: touching new pages costs

@@ -387,12 +387,12 @@ class Store:
         will_need((starts[index // per_chunk] + index % per_chunk * size).tolist(), size)
 
     def is_resident(self, rows: NDArray[np.integer[Any]]) -> bool:
-        """Say whether the waveforms of `rows` are in memory, judging by a page of each of 512 of them; False where the system does not tell.
+        """Say whether the waveforms of `rows` are in memory, judging by a page of every eighth, of 512 at most; False where the system does not tell.
 
-        Of rows of which 1 in 100 is not there, the sample holds one with a probability of 0.994. Raises IndexError for a row outside the store.
+        Of many rows of which 1 in 100 is not there, the sample holds one with a probability of 0.994. Raises IndexError for a row outside the store.
         """
         index = self._checked(rows)
-        sample = np.sort(index[:: max(1, math.ceil(len(index) / _SAMPLE))])
+        sample = np.sort(index[:: max(8, math.ceil(len(index) / _SAMPLE))])
         chunk, offset = np.divmod(sample, CHUNK_RECORDS)
         files, size = self.layout.chunk_files("waveforms"), self.layout.chunk_bytes("waveforms") // CHUNK_RECORDS
         return all(is_cached(self.path / files[c], (offset[chunk == c] * size).tolist()) for c in np.unique(chunk))

@@ -36,7 +36,7 @@ def source(tmp_path_factory) -> alternatives.Source:
 def test_every_way_returns_what_the_store_holds(source, name):
     way = next(way for way in alternatives.WAYS if way.name == name)
     rates = alternatives.measure(way, source, 1)
-    assert {key: len(values) for key, values in rates.items()} == {"way": 1, "loader": 1, "floor": 1}
+    assert {key: len(values) for key, values in rates.items()} == {"way": 1, "gather": 1, "loader": 1, "floor": 1}
     assert min(min(values) for values in rates.values()) > 0
 
 
