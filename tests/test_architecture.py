@@ -73,6 +73,7 @@ FLOORS = {
     "ecgfit.transfer": 2,
     "ecgfit.config": 2,
     "ecgfit.data": 3,
+    "ecgfit.resident": 4,
     "ecgfit.run": 4,
     "ecgfit.comparison": 6,
     "ecgfit.predict": 5,
