@@ -1,6 +1,7 @@
 """How fast is training? Forward, backward and optimizer on the same batches, ratios side by side in one run.
 
-    python bench/training.py                        # the CPU table, 2 minutes; torch_ecg and tsai where they are installed
+    python bench/training.py                        # the CPU table, a minute; torch_ecg and tsai where they are installed
+    python bench/training.py --packages FOLDER      # ... or in another environment's site-packages, for they need an older pandas
     python bench/training.py --compile              # and torch.compile, whose warm-up takes a minute or more
     python bench/training.py --device cuda          # the GPU table: streaming and resident, against fixed batch, plain loop and roofline
 
@@ -14,6 +15,7 @@ import argparse
 import importlib.util
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +81,7 @@ def tsai_xresnet() -> nn.Module:
     """tsai's xresnet1d18, narrowed."""
     from tsai.models.XResNet1d import xresnet1d18
 
-    return xresnet1d18(N_CHANNELS, 2, stem_szs=(8, 8, 16), widen=0.25)  # type: ignore[no-any-return]
+    return xresnet1d18(N_CHANNELS, 2, stem_szs=(8, 8, 64), widen=0.125)  # type: ignore[no-any-return]
 
 
 def torch_ecg_resnet() -> nn.Module:
@@ -90,7 +92,7 @@ def torch_ecg_resnet() -> nn.Module:
     from torch_ecg.models.cnn.resnet import ResNet
 
     config = deepcopy(resnet_vanilla_18)
-    config.stem.num_filters = 8
+    config.stem.num_filters = 4
     body = ResNet(N_CHANNELS, **config)
     width = body.compute_output_shape(N_SAMPLES, 1)[1]
     return nn.Sequential(body, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, 2))
@@ -290,7 +292,10 @@ def main() -> None:
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[64, 256, 1024], help="of the GPU table")
     parser.add_argument("--steps", type=int, default=100, help="of the GPU table, after a warm-up")
     parser.add_argument("--records", type=int, default=2048, help="simulated recordings of the GPU table")
+    parser.add_argument("--packages", type=Path, help="site-packages of an environment that holds torch_ecg and tsai")
     a = parser.parse_args()
+    if a.packages:
+        sys.path.append(str(a.packages))  # last: what both hold is ours
     set_up(a.threads)
     if a.rounds:
         cpu_table(a.batch, a.threads, a.rounds, a.compile)
