@@ -76,6 +76,7 @@ bench: .venv/dev
 	$(BIN)/python bench/copies.py
 	$(BIN)/python bench/readers.py
 	$(BIN)/python bench/loader.py
+	$(BIN)/python bench/training.py
 
 benchmark: .venv/dev
 	$(BIN)/python bench/benchmark.py runs/benchmark --ptbxl $(PTBXL) --markdown runs/benchmark/table.md $(BENCHMARK)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt."""
@@ -30,3 +32,25 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _GIB)
         mallopt(_TRIM_THRESHOLD, 2 * _GIB - 1)
+
+
+class Upload:
+    """Copies batches to a device while the device still computes, at most one batch ahead.
+
+    A copy from pinned memory is only begun when the call returns, and the loader fills its buffers anew: so each call first waits for the
+    copy of the call before.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._copied: torch.cuda.Event | None = None
+
+    def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Return the tensors on the device."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        moved = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        if self.device == "cuda":
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+        return moved

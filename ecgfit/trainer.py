@@ -11,27 +11,31 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from ecgfit.augment import Draws
 from ecgfit.config import TrainConfig
 from ecgfit.data import ModelInput, NormStats, fold_rows, select_rows, torch_seeds
-from ecgfit.device import set_up
+from ecgfit.device import Upload, set_up
 from ecgfit.distributed import Ranks, running_statistics, synchronised
 from ecgfit.loader import Batch, Batches, make_loader
 from ecgfit.losses import batch_weight, class_weights, row_losses
 from ecgfit.metrics import auroc_auprc
 from ecgfit.models import Network, build_model
 from ecgfit.predict import Predictions, Scorer, predict_rows
+from ecgfit.resident import fits, resident_loader
 from ecgfit.run import BEST, MEMBERS, differing_settings, load_checkpoint
 from ecgfit.transfer import Ema, Loaded, freeze_backbone, load_matching, parameter_groups, train_mode
 from ecgprep.errors import InputError, StoreError
+from ecgprep.leads import LEADS
 from ecgprep.store import Store
 
 WARMUP_SHARE = 0.05
@@ -45,6 +49,15 @@ SECONDS_BETWEEN_SAVES = 600
 
 class Stopped(Exception):
     """The run was asked to end, and its state has been saved."""
+
+
+class Pending(NamedTuple):
+    """A step whose loss has not been looked at: it still lies on the device."""
+
+    rows: NDArray[np.int64]
+    all_rows: NDArray[np.int64]
+    row_losses: Tensor
+    loss: Tensor
 
 
 @dataclass
@@ -117,15 +130,25 @@ class Trainer:
         assert isinstance(model, Network)
         return model
 
+    @cached_property
+    def upload(self) -> Upload:
+        """The way to the device."""
+        return Upload(self.device)
+
+    @cached_property
+    def batches(self) -> DataLoader[Batch]:
+        """The train rows in batches: streamed from the store, or kept on the device."""
+        rows, config = self.rows["train"], self.config
+        loader = make_loader(self.store, rows, config.batch, config.seed, self.device == "cuda", config.tabular, self.ranks)
+        n_bytes = 2 * len(rows) * len(LEADS) * self.store.n_samples
+        return resident_loader(loader, self.device) if fits(config.resident, n_bytes, self.device) else loader
+
     def loader(self) -> Any:
         """Return a DataLoader of the epoch under way, from its next step."""
-        loader = make_loader(
-            self.store, self.rows["train"], self.config.batch, self.config.seed, self.device == "cuda", self.config.tabular, self.ranks
-        )
-        dataset = loader.dataset
+        dataset = self.batches.dataset
         assert isinstance(dataset, Batches)
         dataset.epoch, dataset.first_step = self.progress.epoch, self.progress.step
-        return loader
+        return self.batches
 
     def train_epoch(self, save: Callable[[], None], stop: Callable[[], bool]) -> float:
         """Take the steps that are left of the epoch under way and return its mean loss.
@@ -135,7 +158,7 @@ class Trainer:
         train_mode(self.model)
         loader = self.loader()
         n_steps, saved = len(loader.dataset), time.monotonic()
-        pending: list[tuple[Batch, Tensor, Tensor]] = []
+        pending: list[Pending] = []
         for batch in loader:
             if self.config.scheduler == "cosine":
                 self._set_lr(cosine_factor(self.progress.epoch * n_steps + self.progress.step, self.config.epochs * n_steps))
@@ -152,7 +175,7 @@ class Trainer:
         self._look_at(pending)
         return float(np.mean(self.progress.losses))
 
-    def _step(self, batch: Batch, pending: list[tuple[Batch, Tensor, Tensor]], stop: bool) -> bool:
+    def _step(self, batch: Batch, pending: list[Pending], stop: bool) -> bool:
         """Take one step; return whether any process was asked to stop, so that all stop at the same one."""
         losses = self._row_losses(batch, *torch_seeds(self.config.seed, self.progress.epoch, self.progress.step))
         all_labels = torch.from_numpy(self.store.array("label")[batch.all_rows].astype(np.int64)).to(self.device)
@@ -168,29 +191,29 @@ class Trainer:
         self.ranks.sum_(running_statistics(self.model), divide_by=self.ranks.world)
         if self.ema is not None:
             self.ema.update(self.model)
-        pending.append((batch, losses.detach(), loss))
+        pending.append(Pending(batch.rows, batch.all_rows, losses.detach(), loss))
         return stop
 
     def _row_losses(self, batch: Batch, augmentation_seed: int, dropout_seed: int) -> Tensor:
         draws = Draws(torch.Generator(self.device).manual_seed(augmentation_seed), len(batch.all_rows), batch.first)
         torch.manual_seed(dropout_seed + self.ranks.rank)
         tensors = (batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates, batch.label)
-        waveforms, lead_mask, span, covariates, label = (t.to(self.device, non_blocking=True) for t in tensors)
+        waveforms, lead_mask, span, covariates, label = self.upload(tensors)
         x, tabular = self.scorer.model_input(waveforms, lead_mask, span, covariates, self.config.aug, draws)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
             logits = self.model(x, tabular)
         return row_losses(logits.float(), label, self.config.loss, self.class_weights, self.config.label_smoothing)
 
-    def _look_at(self, pending: list[tuple[Batch, Tensor, Tensor]]) -> None:
+    def _look_at(self, pending: list[Pending]) -> None:
         """Note the losses of the steps since the last look. Raises InputError naming the rows of one that is not finite."""
-        losses = torch.stack([loss for _, _, loss in pending]).tolist() if pending else []
+        losses = torch.stack([step.loss for step in pending]).tolist() if pending else []
         first = self.progress.step - len(pending) + 1
-        for step, ((batch, rows, _), value) in enumerate(zip(pending, losses, strict=True), start=first):
+        for number, (step, value) in enumerate(zip(pending, losses, strict=True), start=first):
             if not math.isfinite(value):  # for all processes at the same step, since the loss is that of the whole batch
-                bad = self.ranks.gather(batch.rows[~torch.isfinite(rows).cpu().numpy()])
-                listed = ", ".join(map(str, (bad if len(bad) else batch.all_rows)[:8]))
+                bad = self.ranks.gather(step.rows[~torch.isfinite(step.row_losses).cpu().numpy()])
+                listed = ", ".join(map(str, (bad if len(bad) else step.all_rows)[:8]))
                 raise InputError(
-                    f"The loss is {value} at epoch {self.progress.epoch + 1}, step {step} (store rows {listed}). "
+                    f"The loss is {value} at epoch {self.progress.epoch + 1}, step {number} (store rows {listed}). "
                     "Lower --lr, or look at these recordings with `ecgprep report`."
                 )
         self.progress.losses.extend(losses)

@@ -75,6 +75,7 @@ FLOORS = {
     "ecgfit.config": 2,
     "ecgfit.data": 3,
     "ecgfit.loader": 4,
+    "ecgfit.resident": 5,
     "ecgfit.run": 4,
     "ecgfit.comparison": 6,
     "ecgfit.predict": 5,

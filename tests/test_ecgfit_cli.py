@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import build
 
-from ecgfit.cli import cli
+from ecgfit.cli import cli, let_threads_sleep
 from ecgprep.conform import Conformity
 from ecgprep.console import run_command
 from ecgprep.plan import BuildSettings
@@ -162,3 +163,10 @@ def test_permuted_labels_are_not_learnt(corpus, tmp_path):
     metrics = json.loads(ecgfit("eval", "--store", store.path, "--run", "r", "--json", cwd=tmp_path).stdout)["metrics"]
     low, high = metrics["auroc"]["ci95"]
     assert low < 0.5 < high
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")], ids=["default", "user's"])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, given, expected):
+    monkeypatch.setattr(os, "environ", given)
+    let_threads_sleep()
+    assert given == {"OMP_WAIT_POLICY": expected}

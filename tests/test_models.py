@@ -148,6 +148,24 @@ def test_default_network_is_the_one_of_plain_layers(n_channels, n_samples, train
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("name", ["xresnet1d18", "xresnet1d50", "inception1d"])
+def test_published_networks_are_those_of_plain_layers(name):
+    fast = build_model(name, 8, 0, model_args={"width": 0.25, "dropout": 0})
+    slow = plain(fast)
+    assert not {type(module) for module in slow.modules()} & {BatchNorm, GroupMean}
+    x = torch.randn(8, 8, 1003, generator=torch.Generator().manual_seed(0))
+    for model in (fast.train(), slow.train()):
+        F.cross_entropy(model(x), torch.arange(8) % 2).backward()
+    for found, wanted in zip(fast.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=2e-3, atol=1e-3 * float(wanted.grad.abs().max()) + 1e-6)
+    torch.testing.assert_close(fast.eval()(x), slow.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_one_value_is_refused_as_by_pytorch():
+    with pytest.raises(ValueError, match="Expected more than 1 value"):
+        BatchNorm(5)(torch.zeros(1, 5))
+
+
 def test_batch_norm_is_that_of_pytorch_far_from_zero_and_of_rows_too():
     generator = torch.Generator().manual_seed(0)
     for x in (torch.randn(6, 5, 300, generator=generator) * 0.5 + 20, torch.randn(32, 5, generator=generator) * 3 - 7):

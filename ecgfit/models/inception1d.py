@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecgfit.models.network import WIDTH, Arg, EcgNetwork, dense_head, mean_and_max, scaled
+from ecgfit.models.network import WIDTH, Arg, BatchNorm, EcgNetwork, dense_head, mean_and_max, scaled
 
 ARGS = {
     "width": WIDTH,
@@ -30,7 +30,7 @@ class Inception(nn.Module):
         kernels = (length - 1 + length % 2 for length in (kernel, kernel // 2, kernel // 4))
         self.convs = nn.ModuleList(nn.Conv1d(filters, filters, length, padding=length // 2, bias=False) for length in kernels)
         self.pooled = nn.Conv1d(c_in, filters, 1, bias=False)
-        self.norm = nn.BatchNorm1d(4 * filters)
+        self.norm = BatchNorm(4 * filters)
 
     def forward(self, x: Tensor) -> Tensor:
         narrow = self.bottleneck(x)
@@ -45,7 +45,7 @@ class Unit(nn.Module):
         super().__init__()
         c_out = 4 * filters
         self.inceptions = nn.Sequential(*(Inception(c_in if i == 0 else c_out, filters, kernel) for i in range(3)))
-        self.shortcut = nn.Sequential(nn.Conv1d(c_in, c_out, 1, bias=False), nn.BatchNorm1d(c_out))
+        self.shortcut = nn.Sequential(nn.Conv1d(c_in, c_out, 1, bias=False), BatchNorm(c_out))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.inceptions(x) + self.shortcut(x))

@@ -90,9 +90,9 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.device.type != "cpu":
-            return super().forward(x)
         n = x.numel() // x.shape[1]
+        if not self.training or x.device.type != "cpu" or self.momentum is None or n < 2:
+            return super().forward(x)  # which refuses to train on one value
         rows = x if x.ndim == 3 else x.unsqueeze(2)
         with torch.no_grad():
             mean = rows.sum(2, dtype=torch.float32).double().sum(0) / n
@@ -102,8 +102,8 @@ class BatchNorm(nn.BatchNorm1d):
             assert self.running_mean is not None
             assert self.running_var is not None
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.float(), self.momentum or 0.0)
-            self.running_var.lerp_((variance * (n / (n - 1))).float(), self.momentum or 0.0)
+            self.running_mean.lerp_(mean.float(), self.momentum)
+            self.running_var.lerp_((variance * (n / (n - 1))).float(), self.momentum)
         normalised: Tensor = _Normalise.apply(x, self.weight, self.bias, mean.float(), variance.float(), self.eps)  # type: ignore[no-untyped-call]
         return normalised
 

@@ -13,7 +13,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecgfit.models.network import WIDTH, Arg, EcgNetwork, dense_head, mean_and_max, scaled
+from ecgfit.models.network import WIDTH, Arg, BatchNorm, EcgNetwork, GroupMean, dense_head, mean_and_max, scaled
 
 DEPTHS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xresnet1d18": (1, (2, 2, 2, 2)),
@@ -32,7 +32,7 @@ ARGS = {
 
 def conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     """Convolution and batch normalisation: (B, c_in, n) -> (B, c_out, ceil(n / stride))."""
-    return [nn.Conv1d(c_in, c_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm1d(c_out)]
+    return [nn.Conv1d(c_in, c_out, kernel, stride, kernel // 2, bias=False), BatchNorm(c_out)]
 
 
 class Block(nn.Module):
@@ -46,7 +46,7 @@ class Block(nn.Module):
         else:
             layers = [*conv_norm(c_in, inner, 1), nn.ReLU(), *conv_norm(inner, inner, kernel, stride), nn.ReLU(), *conv_norm(inner, c_out, 1)]
         self.convs = nn.Sequential(*layers)
-        pool = [nn.AvgPool1d(2, ceil_mode=True)] if stride == 2 else []
+        pool = [GroupMean(2, rest=True)] if stride == 2 else []
         self.shortcut = nn.Sequential(*pool, *(conv_norm(c_in, c_out, 1) if c_in != c_out else []))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, Block):
         last = module.convs[-1]
-        assert isinstance(last, nn.BatchNorm1d)
+        assert isinstance(last, BatchNorm)
         nn.init.zeros_(last.weight)
 
 

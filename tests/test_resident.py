@@ -1,0 +1,55 @@
+"""Recordings kept on the device: the same batches, the same run, and only where there is room."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import quick, same_results, silent
+
+from ecgfit.data import select_rows
+from ecgfit.distributed import Ranks
+from ecgfit.loader import make_loader
+from ecgfit.resident import ResidentBatches, fits, resident_loader
+from ecgfit.train import train
+from ecgfit.trainer import Trainer
+
+TENSORS = ("waveforms", "lead_mask", "valid_span", "covariates", "label")
+
+
+@pytest.mark.parametrize("ranks", [Ranks(), Ranks(1, 2)], ids=["alone", "second of two"])
+@pytest.mark.parametrize("seed", [3, None], ids=["shuffled", "in order"])
+def test_batches_are_those_of_the_store_to_the_bit(store, seed, ranks):
+    rows = select_rows(store, "train", "mask")[::-1].copy()  # no order is taken for granted
+    streamed = make_loader(store, rows, 8, seed, covariates=("sex", "age"), ranks=ranks)
+    resident = resident_loader(streamed, "cpu")
+    assert isinstance(resident.dataset, ResidentBatches)
+    for epoch, first_step in ((0, 0), (1, 2)):
+        for loader in (streamed, resident):
+            loader.dataset.epoch, loader.dataset.first_step = epoch, first_step
+        assert len(streamed) == len(resident)
+        for one, other in zip(streamed, resident, strict=True):
+            assert all(getattr(one, name).numpy().tobytes() == getattr(other, name).numpy().tobytes() for name in TENSORS)
+            assert all(getattr(one, name).dtype == getattr(other, name).dtype for name in TENSORS)
+            np.testing.assert_array_equal(one.rows, other.rows)
+            np.testing.assert_array_equal(one.all_rows, other.all_rows)
+            assert one.first == other.first
+
+
+def test_a_run_is_the_same_with_and_without(small_store, tmp_path):
+    settings = {"tabular": "age,sex", "missing": "mask"}
+    train(quick(**settings, resident="off"), small_store, tmp_path / "streamed", say=silent)
+    train(quick(**settings, resident="on"), small_store, tmp_path / "resident", say=silent)
+    assert same_results(tmp_path / "streamed", tmp_path / "resident")
+
+
+def test_auto_means_a_gpu_with_room(small_store, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80_000, 100_000))
+    assert fits("auto", 40_000, "cuda")
+    assert not fits("auto", 40_001, "cuda")
+    assert not fits("auto", 1, "cpu")
+    assert fits("on", 10**15, "cpu")
+    assert not fits("off", 1, "cuda")
+    for asked, kept in (("auto", False), ("on", True)):
+        trainer = Trainer.prepare(quick(resident=asked, device="cpu"), small_store)
+        assert isinstance(trainer.loader().dataset, ResidentBatches) == kept

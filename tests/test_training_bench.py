@@ -1,0 +1,44 @@
+"""bench/training.py runs on any machine, says what it leaves out, and counts what its floor needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "bench"))
+
+import training  # noqa: E402 - bench/ is no package
+
+
+def bench(*arguments: str) -> list[str]:
+    command = [sys.executable, str(ROOT / "bench/training.py"), "--threads", "1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_cpu_table_has_the_floor_and_every_form():
+    lines = bench("--batch", "2", "--rounds", "1", "--device", "none")
+    table = {line[:28].strip(): line.split() for line in lines if "[" in line}
+    assert {"plain layers, eager", "ecgfit", "ecgfit --amp on (bfloat16)"} <= table.keys()
+    assert "1.00" in table["plain layers, eager"]
+    assert lines[-1] == "GPU: not measured"
+    for package in training.OTHERS:
+        assert (f"{package} is not installed: left out" in lines) != any(package in name for name in table)
+
+
+def test_device_table_runs_on_a_cpu():
+    lines = bench("--rounds", "0", "--device", "cpu", "--models", "resnet1d", "--batches", "4", "--steps", "2", "--records", "24")
+    assert lines[-1].split()[:2] == ["resnet1d", "4"]
+    assert lines[-1].split()[-1] == "unknown"
+
+
+def test_roofline_is_that_of_flops_or_bytes_by_hand(monkeypatch):
+    monkeypatch.setattr(training, "describe", lambda device: "NVIDIA X1")
+    assert training.roofline("cuda", "xresnet1d101", 5000) is None
+    monkeypatch.setattr(training, "PEAKS", {"X1": (1.0, 6e9, 1e30)})
+    assert training.roofline("cuda", "xresnet1d101", 5000) == pytest.approx(1 / 0.81, rel=0.01)
+    monkeypatch.setattr(training, "PEAKS", {"X1": (1.0, 1e30, 1e9)})
+    assert 1 < training.roofline("cuda", "resnet1d", 5000) < 1e9 / (2 * 8 * 5000)
