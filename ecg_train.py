@@ -31,6 +31,7 @@ from ecgprep.leads import LEADS
 @training_options
 def command(manifest: Path, split_seed: int, leads: str, hz: int, length: int, outdir: Path, resume: bool, overwrite: bool, **overrides: Any) -> None:
     """Build the store of a manifest if needed, train a model on it and evaluate it on the test split."""
+    from ecgfit.train import check_outdir
     from ecgprep.build import ensure_store
     from ecgprep.conform import Conformity
     from ecgprep.plan import BuildSettings
@@ -38,6 +39,7 @@ def command(manifest: Path, split_seed: int, leads: str, hz: int, length: int, o
 
     assert leads == str(len(LEADS))
     config = load_config(None, overrides)
+    check_outdir(outdir, resume, overwrite, config.init_from)  # before a store is built for nothing
     settings = BuildSettings(Conformity(hz, length), SplitPlan(seed=split_seed))
     with progress_bar("Reading") as progress:
         store, note = ensure_store(manifest, manifest.with_suffix(".zarr"), settings, config.tabular, progress)

@@ -220,8 +220,9 @@ def covariates_of_files(
     A line may hold a file's bare name where only one of the files has it: in another folder it may be another patient's. Raises InputError.
     """
     known = read_covariates(path, names)
-    of_name = Counter(file.name for file in set(files))
-    if any(name in known and n > 1 for name, n in of_name.items()):
+    by_name = Counter(file.name for file in set(files) if str(file) not in known and file.name in known)
+    shared = Counter(file.name for file in set(files))
+    if any(shared[name] > 1 for name in by_name):
         raise InputError(
             f"{path.name}: a line holds a bare file name that several of the files have, so it is not known whose values these are. Write the paths "
             "as they are given to `predict`."

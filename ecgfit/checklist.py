@@ -20,7 +20,14 @@ RULES = {
     "net-benefit": "the threshold with the largest net benefit at a risk of {}",
     "fixed": "the threshold {}, fixed in advance",
 }
-SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test", "oof": "out-of-fold", "all": "all rows"}
+SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test", "oof": "out-of-fold", "all": "all rows", "folds": "cross-validated"}
+AGGREGATIONS = {"none": "recordings one by one"}
+
+
+OF_FOLDS = (
+    "In the results out of fold each patient has the calibration and threshold of the model that did not see them, which the fold that selected "
+    "it has chosen. For the mean model, which is for new patients: "
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,9 @@ class Facts:
     has_store: bool
     has_lead_removal: bool
     externals: int
+    aggregation: str
+    of_folds: bool
+    """The results are out of fold, each patient's at their own model's calibration and threshold."""
 
 
 def rule_in_words(rule: str) -> str:
@@ -59,7 +69,9 @@ def rule_in_words(rule: str) -> str:
 
 def split_name(name: str) -> str:
     """Return a split's name for readers."""
-    return SPLIT_NAMES.get(name, "external " + name.removeprefix("external_") if name.startswith("external_") else name)
+    rows, _, how = name.removeprefix("external_").partition("_")
+    whole = f"external {rows}" if name.startswith("external_") else SPLIT_NAMES.get(rows, rows)
+    return whole + (f", {AGGREGATIONS.get(how, f'{how} of recordings')}" if how else "")
 
 
 def class_weights_in_words(facts: Facts) -> str:
@@ -81,7 +93,8 @@ def calibration_in_words(facts: Facts) -> str:
     names = {"platt": "Platt scaling", "temperature": "temperature scaling"}
     if method == "none":
         return "Probabilities were not recalibrated."
-    return f"Probabilities were recalibrated by {names.get(method, method)} fitted on the {on} predictions, and never again."
+    own = OF_FOLDS if facts.of_folds else ""
+    return f"{own}Probabilities were recalibrated by {names.get(method, method)} fitted on the {on} predictions, and never again."
 
 
 def missing_in_words(facts: Facts) -> str:
@@ -97,7 +110,8 @@ def missing_in_words(facts: Facts) -> str:
 def threshold_in_words(facts: Facts) -> str:
     """Say which threshold is used and where it comes from."""
     on = split_name(str(facts.threshold.get("chosen_on", "val")))
-    return f"{facts.threshold['value']:.4f}: {rule_in_words(facts.config.threshold)}, chosen on the {on} predictions and never again"
+    chosen = f"{facts.threshold['value']:.4f}: {rule_in_words(facts.config.threshold)}, chosen on the {on} predictions and never again"
+    return chosen + (" (that of the mean model; the results out of fold use each model's own)" if facts.of_folds else "")
 
 
 def training_in_words(facts: Facts) -> str:
@@ -134,7 +148,7 @@ def checklist(facts: Facts) -> list[Item]:
 def _methods(facts: Facts) -> list[Item]:
     c, store = facts.config, facts.recorded["store"]
     how = f"cross-validation by patient in {c.folds} folds within train and validation" if c.folds else "the store's frozen split by patient"
-    per = "recording" if c.aggregate == "none" else f"patient ({c.aggregate} of the logits of a patient's recordings)"
+    per = "recording" if facts.aggregation == "none" else f"patient ({facts.aggregation} of the logits of a patient's recordings)"
     table = "Table 1" if facts.has_store else "Table 1 with --store; ecgprep report"
     return [
         Item("1–4", "Title, abstract, background, objectives", OPEN, "", AUTHORS),

@@ -11,6 +11,7 @@ from ecgfit.compare import paired_difference
 from ecgfit.predict import Predictions
 from ecgfit.run import Run
 from ecgprep.errors import InputError
+from ecgprep.store import SPLITS
 
 
 def compare_runs(runs: Sequence[Run], split: str) -> dict[str, Any]:
@@ -28,7 +29,9 @@ def compare_runs(runs: Sequence[Run], split: str) -> dict[str, Any]:
     against = {}
     for run, patients in zip(others, of_patients[1:], strict=True):
         if run.content_sha256 != first.content_sha256 and not split.startswith("external"):
-            raise InputError(f"{run.path} and {first.path} were trained on different stores: their {split} patients are not the same.")
+            raise InputError(
+                f"{run.path} and {first.path} were trained on different stores: whether their {split} patients are the same is not known."
+            )
         if run.config.aggregate != first.config.aggregate and "none" in (run.config.aggregate, first.config.aggregate):
             raise InputError(f"{run.path} and {first.path}: one judges recordings, the other patients.")
         if not np.array_equal(patients.patient, of_patients[0].patient) or not np.array_equal(patients.label, label):
@@ -47,5 +50,8 @@ def compare_runs(runs: Sequence[Run], split: str) -> dict[str, Any]:
 def _of_patients(run: Run, split: str) -> Predictions:
     path = run.path / f"predictions_{split}.csv"
     if not path.is_file():
-        raise InputError(f"{run.path} has no predictions of {split}. `ecgfit eval --run {run.path} --split {split} --store STORE` makes them.")
+        has = ", ".join(sorted(found.stem.removeprefix("predictions_") for found in run.path.glob("predictions_*.csv"))) or "none"
+        eval_ = f"`ecgfit eval --run {run.path} --split {split} --store STORE` makes them."
+        how = {"oof": "A run of --folds has them."}.get(split, eval_ if split in (*SPLITS, "all") else "")
+        raise InputError(f"{run.path} has no predictions of {split} (it has: {has}). {how}".rstrip())
     return Predictions.load(path).by_patient(run.config.aggregate)

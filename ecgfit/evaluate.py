@@ -177,7 +177,7 @@ def _check_judge(run: Run, store: Store, split: str, external: bool) -> None:
         run.check_layout(store)
         return
     run.check_store(store)
-    if run.config.folds and split != "test":
+    if run.config.folds and split in ("train", "val", "all"):
         raise InputError(
             f"{run.path} was cross-validated within train and val, whose rows trained it: {split} rows cannot judge it. Its metrics_oof.json "
             "judges each patient by a model that did not see them; evaluate the test split, or another store."

@@ -89,8 +89,10 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
         run.check_store(store)
     show = Counts(exact)
     main = Evaluation.load(run, split)
-    externals = [Evaluation.load(run, path.stem.removeprefix("metrics_")) for path in sorted(run.path.glob("metrics_external_*.json"))]
-    columns = [main if name == split else Evaluation.load(run, name) for name in _COLUMNS if (run.path / f"metrics_{name}.json").is_file()]
+    others = sorted(path.stem.removeprefix("metrics_") for path in run.path.glob("metrics_external_*.json"))
+    externals = [Evaluation.load(run, name) for name in others if name.count("_") == 1]  # the run's own aggregation, once for each store
+    names = [name for name in _COLUMNS if (run.path / f"metrics_{name}.json").is_file()]
+    columns = [main if name == split else Evaluation.load(run, name) for name in names] + [main] * (split not in names)
     facts = _facts(run, main, show, store is not None, len(externals))
     return {
         "name": run.path.resolve().name,
@@ -151,6 +153,13 @@ class Evaluation:
     def items(self) -> Predictions:
         """Patients, or recordings where these were evaluated one by one."""
         return self.records.by_patient(cast(Aggregate, self.metrics["aggregation"]))
+
+    def uncalibrated(self, run: Run) -> Predictions:
+        """Return the items with their logits as they were: out of fold those are in the members' own files."""
+        if self.records.threshold is None:
+            return self.items
+        parts = [Predictions.load(member.path / "predictions_oof.csv") for member in run.members]
+        return Predictions.joined(parts).labelled().by_patient(cast(Aggregate, self.metrics["aggregation"]))
 
     def value(self, metric: str) -> float | None:
         """Return a metric, None where undefined."""
@@ -259,9 +268,10 @@ def _sections(run: Run, evaluation: Evaluation, show: Counts) -> dict[str, Any]:
     """Return figures and tables of one evaluation."""
     m, items = evaluation.metrics, evaluation.items
     probability, _ = items.judge(run.calibration, run.threshold)
+    before = UNCALIBRATED.apply(evaluation.uncalibrated(run).difference())
     return {
         "name": split_name(evaluation.name),
-        "figures": _figures(evaluation, probability, UNCALIBRATED.apply(items.difference())),
+        "figures": _figures(evaluation, probability, before),
         "confusion": _confusion(m, show),
         "unit": "recordings" if m["level"] == "recording" else "patients",
         "before": _before_after(m),
@@ -304,7 +314,8 @@ def _figures(evaluation: Evaluation, probability: NDArray[np.float64], before: N
         ),
         (
             "Probabilities of each class",
-            "Probabilities of the positive (up) and the negative (down), each as shares of their class. Right of the dashed line is called positive.",
+            "Probabilities of the positive (up) and the negative (down), each as shares of their class."
+            + (" Right of the dashed line is called positive." if m["threshold"] is not None else ""),
             figures.histograms(histogram, m["threshold"]),
         ),
     ]
@@ -540,6 +551,8 @@ def _facts(run: Run, main: Evaluation, show: Counts, has_store: bool, externals:
         has_store=has_store,
         has_lead_removal="lead_removal" in main.metrics,
         externals=externals,
+        aggregation=main.metrics["aggregation"],
+        of_folds=main.metrics["threshold"] is None,
     )
 
 

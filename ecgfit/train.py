@@ -66,7 +66,7 @@ def train(config: TrainConfig, store: Store, outdir: Path, *, resume: bool = Fal
     """
     ranks = start(pick_device(config.device))
     say = say if ranks.is_first else _silent
-    _check_outdir(outdir, resume, overwrite, config.init_from)
+    check_outdir(outdir, resume, overwrite, config.init_from)
     ranks.wait()
     with _asked_to_stop() as stop:
         members = config.member_configs()
@@ -159,7 +159,7 @@ def foreign_weights(config: TrainConfig, store: Store) -> list[str]:
     if (path / CONFIG).is_file():
         run = Run(path)
         same = all(getattr(run.config, name) == getattr(config, name) for name in of_rows) and run.config.fold in (-1, config.fold)
-        if same and run.content_sha256 == store.content_sha256:
+        if same and run.content_sha256 == store.content_sha256 and not run.config.init_from:
             return []
     held_out = "the folds that select and are scored" if config.folds else "this store's val and test splits"
     return [f"init_from: these weights were trained on other data; make sure that no patient of {held_out} was among them"]
@@ -240,7 +240,11 @@ def _train_members(
             _check_same_config(outdir, config, store, ranks)
         else:
             outdir.mkdir(parents=True, exist_ok=True)
-            save_config(outdir, config, recorded_facts(Trainer.prepare(next(iter(members.values())), store, ranks), None))
+            first = Trainer.prepare(next(iter(members.values())), store, ranks)
+            facts = recorded_facts(first, None)
+            if config.folds:
+                facts["records"] = {"folds": sum(map(len, first.rows.values()))}
+            save_config(outdir, config, facts)
     ranks.wait()
     for name, member in members.items():
         folder = outdir / MEMBERS / name
@@ -310,7 +314,7 @@ def fold_results(members: list[Run]) -> dict[str, Any]:
     return {"each": each, **{key: {"mean": float(value.mean()), "sd": float(value.std(ddof=1))} for key, value in values.items()}}
 
 
-def _check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) -> None:
+def check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) -> None:
     """Refuse weights that are not there, and a folder that is in use, before anything in it is touched."""
     if init_from and not Path(init_from).exists():
         raise StoreError(f"init_from {init_from}: there is no such run folder or file of weights.")

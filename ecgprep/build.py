@@ -532,7 +532,8 @@ def ensure_store(
     given here, such as exclusions or a split by column, or by another registry or from files that are not known.
     """
     recover(store)
-    if store.exists():
+    existed = store.exists()
+    if existed:
         recorded = Store(store).attributes["settings"]
         covariates = (*recorded["covariates"], *(name for name in covariates if name not in recorded["covariates"]))
         wanted = settings.recorded(covariates)
@@ -541,10 +542,11 @@ def ensure_store(
                 f"{store} was built with options of `ecgprep build` that are not given here ({', '.join(other)}). {_KEEP.format(store=store)}"
             )
     rows = read_manifest(manifest, covariates=covariates)
-    stale = stale_reason(store, rows, settings, default_registry(manifest)) if store.exists() else "it does not exist yet"
+    stale = stale_reason(store, rows, settings, default_registry(manifest)) if existed else "it does not exist yet"
     if stale is None:
         return Store(store), f"{store} is up to date"
     if stale in (NO_RECORD, OTHER_RECORD, OTHER_REGISTRY):
         raise TargetExists(f"{store} would be built again, but {stale}: its splits could change. {_KEEP.format(store=store)}")
     built = build_store(rows, store, settings, registry_path=default_registry(manifest), replace=True, progress=progress)
-    return built, f"{store} was built: {stale}"
+    lost = "; runs that were trained on what stood there can be applied, but not evaluated on it any more" if existed else ""
+    return built, f"{store} was built: {stale}{lost}"

@@ -1,4 +1,4 @@
-"""Counts as reports show them: small ones could point at a person, and are withheld with what would give them away."""
+"""Counts as reports show them: small ones could point at a person, and are withheld; `parts` withholds what would give them away, too."""
 
 from __future__ import annotations
 

@@ -194,6 +194,9 @@ def test_a_bare_file_name_is_taken_only_where_one_file_has_it(tmp_path):
     known = covariates_of_files(tmp_path / "c.csv", files, ["age"], said.append)
     assert {str(path): values.tolist() for path, values in known.items()} == {"a/1.xml": [40], "b/2.xml": [50]}
     assert said == ["c.csv: 1 of 3 lines name none of the files; 1 of 3 files have no line."]
+    (tmp_path / "whole.csv").write_text("file,age\n1.xml,40\na/1.xml,50\n")  # the bare name is a path as it was given
+    known = covariates_of_files(tmp_path / "whole.csv", [Path("1.xml"), Path("a/1.xml")], ["age"], said.append)
+    assert [values.tolist() for values in known.values()] == [[40], [50]]
     with pytest.raises(InputError, match="several of the files have"):
         covariates_of_files(tmp_path / "c.csv", [*files, Path("a/2.xml")], ["age"], said.append)
 

@@ -18,7 +18,7 @@ from ecgfit.config import read_config
 from ecgfit.data import fold_rows, select_rows
 from ecgfit.evaluate import evaluate_run
 from ecgfit.predict import Predictions, load_ensemble, predict_rows
-from ecgfit.report import report_content
+from ecgfit.report import Evaluation, report_content
 from ecgfit.run import Run, delete_run
 from ecgfit.train import train
 from ecgprep.errors import InputError
@@ -178,6 +178,14 @@ def test_report_of_folds_shows_each_and_judges_by_their_own_thresholds(folds):
     assert "At the threshold of each fold's own model" in content["summary"]
     assert content["main"]["threshold"] == "of each fold's own model"
     assert any("the model that neither trained nor was selected on them" in line for line in content["warnings"])
+    n = folds.read_json("metrics_oof.json")["n_records"]
+    texts = {item.number: item.text for item in content["checklist"]}
+    assert f"{n} cross-validated" in texts["10"]
+    assert all("the model that did not see them" in texts[number] for number in ("12f", "13"))
+    assert "the results out of fold use each model's own" in texts["15"]
+    raw = Evaluation.load(folds, "oof").uncalibrated(folds)
+    members = np.concatenate([Predictions.load(member.path / "predictions_oof.csv").by_patient().difference() for member in folds.members])
+    np.testing.assert_allclose(np.sort(raw.difference()), np.sort(members))
 
 
 def test_runs_of_folds_are_compared_as_they_were_judged(folds, small_store, tmp_path):

@@ -268,11 +268,11 @@ def test_compare_refuses_what_cannot_be_compared(run, clinical, both, small_stor
         evaluate_run(each, small_store, "test")
     with pytest.raises(InputError, match="given twice"):
         compare_runs([run, run], "test")
-    with pytest.raises(InputError, match="has no predictions of train. `ecgfit eval"):
+    with pytest.raises(InputError, match=r"has no predictions of train \(it has: .*test.*\)\. `ecgfit eval"):
         compare_runs([run, both], "train")
     other = train(quick(missing="mask", epochs=1), elsewhere, tmp_path / "other", say=silent)
     evaluate_run(other, elsewhere, "test")
-    with pytest.raises(InputError, match="were trained on different stores"):
+    with pytest.raises(InputError, match="were trained on different stores: whether"):
         compare_runs([run, other], "test")
     fewer = Path(shutil.copytree(both.path, tmp_path / "fewer"))
     lines = (fewer / "predictions_test.csv").read_text().splitlines(keepends=True)

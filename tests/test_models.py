@@ -266,3 +266,13 @@ def test_arguments_that_a_network_does_not_take_are_all_named_with_what_it_takes
     with pytest.raises(ValueError, match="`kernel` .*'7'"):
         check_model_args("resnet1d", {"kernel": "7"})
     assert check_model_args("resnet1d", {"kernel": 9.0, "width": 2}) == {"kernel": 9, "width": 2.0}
+
+
+@pytest.mark.parametrize("offset", [10, 1e3, 1e6])
+def test_statistics_hold_where_the_mean_is_far_from_zero(offset):
+    """There the squares cancel, and PyTorch's own sums are taken."""
+    x = torch.randn(16, 5, 100, generator=torch.Generator().manual_seed(0)) + offset
+    layer, reference = BatchNorm(5), nn.BatchNorm1d(5)
+    torch.testing.assert_close(layer(x), reference(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer.running_var, reference.running_var, rtol=1e-4, atol=0)
+    assert BatchNorm(5).double()(x.double()).dtype == torch.float64

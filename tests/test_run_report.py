@@ -255,6 +255,20 @@ def test_an_external_test_has_its_section(copied, store, tmp_path):
     assert "No external test" not in text
 
 
+def test_another_aggregation_is_shown_as_what_it_is(copied, own_store, store, tmp_path):
+    evaluate_run(copied, own_store, "test", aggregate="none")
+    content = report_content(copied, split="test_none")
+    assert content["metrics"]["columns"][-1] == "test, recordings one by one"
+    assert "The unit is the recording" in next(item.text for item in content["checklist"] if item.number == "12e")
+    assert [column for column in report_content(copied)["metrics"]["columns"] if "one by one" in column] == []
+
+
+def test_an_external_store_is_one_whatever_the_aggregation(copied, store, tmp_path):
+    for how in (None, "none", "max"):
+        evaluate_run(copied, store, "all", external=True, aggregate=how)
+    assert len(report_content(copied)["externals"]) == 1
+
+
 def test_a_figure_is_the_same_bytes_again():
     label, probability = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.4, 0.6])
     drawn = [histograms(probability_histogram(label, probability), 0.5) for _ in range(2)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import quick, silent
+from conftest import changed_store, quick, silent
 
 import ecgfit.trainer as trainer_module
 from ecgfit.evaluate import evaluate_run
@@ -18,6 +19,7 @@ from ecgfit.run import BEST, LAST, Run, load_checkpoint
 from ecgfit.train import train
 from ecgfit.trainer import Trainer, weights_of
 from ecgprep.errors import InputError, StoreError
+from ecgprep.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,19 @@ def test_weights_that_are_none_or_of_another_network_are_refused(source, small_s
         with pytest.raises(StoreError, match=message):
             train(quick(init_from=str(path)), small_store, tmp_path / "r", say=silent)
         assert not (tmp_path / "r").exists()
+
+
+def test_weights_that_began_elsewhere_are_warned_of_at_every_step(source, small_store, tmp_path):
+    """A run of this store may itself have started from weights that had seen its test patients."""
+    other = changed_store(small_store, tmp_path / "o.zarr")
+    attributes = json.loads((other.path / "zarr.json").read_text())
+    attributes["attributes"]["content_sha256"] = "0" * 64
+    (other.path / "zarr.json").write_text(json.dumps(attributes))
+    train(quick(epochs=1), Store(other.path), tmp_path / "a", say=silent)
+    for begun, run in (("a", "b"), ("b", "c")):
+        said = []
+        train(quick(epochs=1, init_from=str(tmp_path / begun)), small_store, tmp_path / run, say=said.append)
+        assert any("make sure that no patient" in line for line in said)
 
 
 def test_a_path_to_weights_stays_in_the_run_folder(source, small_store, tmp_path):
