@@ -71,12 +71,18 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/dev
+# The packages that are compared with; without them bench/*.py skip them by name.
+.venv/bench: .venv/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,bench]'
+	@touch $@
+
+bench: .venv/bench
 	$(BIN)/python bench/prep.py
 	$(BIN)/python bench/copies.py
 	$(BIN)/python bench/readers.py
 	$(BIN)/python bench/loader.py
 	$(BIN)/python bench/training.py
+	$(BIN)/python bench/growth.py
 
 benchmark: .venv/dev
 	$(BIN)/python bench/benchmark.py runs/benchmark --ptbxl $(PTBXL) --markdown runs/benchmark/table.md $(BENCHMARK)

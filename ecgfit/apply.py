@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from ecgfit.data import SeenRange, covariate_columns, lead_deviation, select_rows
 from ecgfit.loader import Batch
-from ecgfit.predict import BATCH, Ensemble, load_ensemble, predict_rows, score_batch
+from ecgfit.predict import BATCH, Ensemble, load_run, predict_rows, score_batch
 from ecgfit.run import Run
-from ecgfit.trainer import pick_device, use_amp
 from ecgprep.conform import Conformity, Row, conform
 from ecgprep.durable import PRIVATE, write_file
 from ecgprep.errors import InputError, RecordError
@@ -79,17 +78,13 @@ class Applied:
 
     run: Run
     ensemble: Ensemble
-    device: str
     amp: bool
     seen: Seen
 
     @classmethod
     def of(cls, run: Run) -> Applied:
         """Load the run's models. Raises StoreError."""
-        torch.set_num_threads(run.config.threads)
-        device = pick_device(run.config.device)
-        seen = Seen([member.stats.seen for member in run.members], run.config.tabular)
-        return cls(run, load_ensemble(run.members, device), device, use_amp(run.config.amp, device), seen)
+        return cls(run, *load_run(run), Seen([member.stats.seen for member in run.members], run.config.tabular))
 
     def judge(self, difference: float) -> dict[str, Any]:
         """Return the calibrated probability and the class at the run's threshold."""
@@ -178,7 +173,7 @@ def _score(applied: Applied, usable: Sequence[tuple[Row, NDArray[np.float32]]]) 
         none,
         0,
     )
-    logits = score_batch(applied.ensemble, batch, torch.device(applied.device), applied.amp).numpy()
+    logits = score_batch(applied.ensemble, batch, next(applied.ensemble.parameters()).device, applied.amp).numpy()
     return iter((logits[:, 1] - logits[:, 0]).tolist())
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+
+from ecgprep.errors import StoreError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt."""
@@ -34,23 +34,13 @@ def keep_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 2 * _GIB - 1)
 
 
-class Upload:
-    """Copies batches to a device while the device still computes, at most one batch ahead.
+def pick_device(asked: str) -> str:
+    """Resolve `auto` to a GPU where there is one. Raises StoreError for a GPU that is asked for and absent."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise StoreError("--device cuda: no GPU is available to PyTorch here. Use --device auto or cpu.")
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
-    A copy from pinned memory is only begun when the call returns, and the loader fills its buffers anew: so each call first waits for the
-    copy of the call before.
-    """
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self._copied: torch.cuda.Event | None = None
-
-    def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
-        """Return the tensors on the device."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        moved = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-        if self.device == "cuda":
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
-        return moved
+def use_amp(asked: str, device: str) -> bool:
+    """Resolve `auto` to bfloat16 on a GPU only."""
+    return asked == "on" or (asked == "auto" and device == "cuda")

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ecgfit.calibration import Calibration, fit_calibration
@@ -16,10 +15,9 @@ from ecgfit.config import TrainConfig
 from ecgfit.curves import decision_curve, reliability_curve
 from ecgfit.data import select_rows
 from ecgfit.metrics import calibration_metrics, evaluate
-from ecgfit.predict import UNCALIBRATED, Aggregate, Ensemble, Predictions, load_ensemble, predict_rows, without_lead
+from ecgfit.predict import UNCALIBRATED, Aggregate, Ensemble, Predictions, load_run, predict_rows, without_lead
 from ecgfit.run import Run
 from ecgfit.thresholds import threshold_with_interval
-from ecgfit.trainer import pick_device, use_amp
 from ecgprep.durable import write_json
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
@@ -150,9 +148,7 @@ def evaluate_run(
     _check_judge(run, store, split, external)
     how = cast(Aggregate, aggregate or run.config.aggregate)
     name = f"external_{store.content_sha256[:12]}" if external else split
-    torch.set_num_threads(run.config.threads)
-    device = pick_device(run.config.device)
-    ensemble, amp = load_ensemble(run.members, device), use_amp(run.config.amp, device)
+    ensemble, amp = load_run(run)
     rows = select_rows(store, split, run.config.missing)
     shared = check_apart(run, trained_on, store, rows) if external else None
     predictions = predict_rows(ensemble, store, rows, run.config.tabular, amp)

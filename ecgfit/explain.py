@@ -22,9 +22,8 @@ from torch import Tensor
 from ecgfit.beats import cut_beats, find_beats
 from ecgfit.data import select_rows
 from ecgfit.loader import Batch, make_loader
-from ecgfit.predict import Ensemble, Scorer, load_ensemble, predict_rows
+from ecgfit.predict import Ensemble, Scorer, load_run, predict_rows
 from ecgfit.run import EXPLAIN, Run
-from ecgfit.trainer import pick_device, use_amp
 from ecgprep.durable import write_file, write_json
 from ecgprep.errors import EcgError, InputError
 from ecgprep.leads import LEADS
@@ -77,10 +76,9 @@ def explain_run(
         raise InputError(f"{run.path} does not use the ECG: there is nothing to draw.")
     if n < LEAST_PATIENTS:
         raise InputError(f"--n (={n}) must be at least {LEAST_PATIENTS}")
-    torch.set_num_threads(run.config.threads)
-    device = pick_device(run.config.device)
-    ensemble = load_ensemble(run.members, device).requires_grad_(False)
-    rows = called_positive(run, store, ensemble, split, use_amp(run.config.amp, device), n)
+    ensemble, amp = load_run(run)
+    ensemble.requires_grad_(False)
+    rows = called_positive(run, store, ensemble, split, amp, n)
     out = out or run.path / EXPLAIN
     out.mkdir(parents=True, exist_ok=True)
     groups: dict[str, dict[str, Any]] = {}

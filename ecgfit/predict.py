@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ecgfit.calibration import Calibration
 from ecgfit.data import ModelInput
+from ecgfit.device import pick_device, set_up, use_amp
 from ecgfit.loader import Batch, make_loader
 from ecgfit.models import build_model
 from ecgfit.run import BEST, Run, load_checkpoint, write_table
@@ -69,6 +70,13 @@ def load_ensemble(members: Sequence[Run], device: str) -> Ensemble:
             raise StoreError(f"{member.path}/{BEST} does not hold the weights of a {config.model}. Train again.") from None
         scorers.append(Scorer(model_input, model))
     return Ensemble(scorers).eval().to(device)
+
+
+def load_run(run: Run) -> tuple[Ensemble, bool]:
+    """Set the machine up as the run's config says; return its models on their device, and whether they compute in bfloat16. Raises StoreError."""
+    set_up(run.config.threads)
+    device = pick_device(run.config.device)
+    return load_ensemble(run.members, device), use_amp(run.config.amp, device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from ecgfit.augment import AUGMENTATIONS, Draws
 from ecgfit.calibration import Calibration
 from ecgfit.config import RECORDED, TrainConfig
 from ecgfit.data import NormStats, usable_rows
+from ecgfit.device import pick_device, set_up, use_amp
 from ecgfit.distributed import Ranks, start
 from ecgfit.evaluate import operating_point, report
 from ecgfit.loader import Batch, make_loader
@@ -43,7 +44,7 @@ from ecgfit.run import (
     save_config,
     write_curves,
 )
-from ecgfit.trainer import Stopped, Trainer, make_deterministic, pick_device, training_rows, use_amp
+from ecgfit.trainer import Stopped, Trainer, training_rows
 from ecgprep.durable import write_json
 from ecgprep.errors import EXIT_TERMINATED, InputError, StoreError, TargetExists
 from ecgprep.leads import LEADS
@@ -273,7 +274,7 @@ def _check_same_config(outdir: Path, config: TrainConfig, store: Store, ranks: R
 
 def _decide_together(config: TrainConfig, members: list[Run], store: Store, outdir: Path) -> None:
     """Write what validation decides for the members' mean logit, and how they do there."""
-    make_deterministic(config)
+    set_up(config.threads)
     device = pick_device(config.device)
     scorer = load_ensemble(members, device)
     rows = training_rows(members[0].config, store)["val"]

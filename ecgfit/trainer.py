@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ecgfit.augment import Draws
 from ecgfit.config import TrainConfig
 from ecgfit.data import ModelInput, NormStats, fold_rows, select_rows, torch_seeds
-from ecgfit.device import Upload, set_up
+from ecgfit.device import pick_device, set_up, use_amp
 from ecgfit.distributed import Ranks, running_statistics, synchronised
 from ecgfit.loader import Batch, Batches, make_loader
 from ecgfit.losses import batch_weight, class_weights, row_losses
@@ -96,7 +96,7 @@ class Trainer:
     @classmethod
     def prepare(cls, config: TrainConfig, store: Store, ranks: Ranks = Ranks()) -> Trainer:  # noqa: B008 - frozen
         """Choose rows, compute statistics from train rows, build the model. Raises InputError, StoreError."""
-        make_deterministic(config)
+        set_up(config.threads)
         device = pick_device(config.device)
         rows = training_rows(config, store)
         if min(config.batch, len(rows["train"])) < 2 * ranks.world:
@@ -129,11 +129,6 @@ class Trainer:
         model = self.scorer.model
         assert isinstance(model, Network)
         return model
-
-    @cached_property
-    def upload(self) -> Upload:
-        """The way to the device."""
-        return Upload(self.device)
 
     @cached_property
     def batches(self) -> DataLoader[Batch]:
@@ -198,7 +193,7 @@ class Trainer:
         draws = Draws(torch.Generator(self.device).manual_seed(augmentation_seed), len(batch.all_rows), batch.first)
         torch.manual_seed(dropout_seed + self.ranks.rank)
         tensors = (batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates, batch.label)
-        waveforms, lead_mask, span, covariates, label = self.upload(tensors)
+        waveforms, lead_mask, span, covariates, label = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
         x, tabular = self.scorer.model_input(waveforms, lead_mask, span, covariates, self.config.aug, draws)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
             logits = self.model(x, tabular)
@@ -345,20 +340,3 @@ def cosine_factor(step: int, n_steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
-
-
-def make_deterministic(config: TrainConfig) -> None:
-    """Fix threads and kernels, which decide the last bits."""
-    set_up(config.threads)
-
-
-def pick_device(asked: str) -> str:
-    """Resolve `auto` to a GPU where there is one. Raises StoreError for a GPU that is asked for and absent."""
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise StoreError("--device cuda: no GPU is available to PyTorch here. Use --device auto or cpu.")
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def use_amp(asked: str, device: str) -> bool:
-    """Resolve `auto` to bfloat16 on a GPU only."""
-    return asked == "on" or (asked == "auto" and device == "cuda")
