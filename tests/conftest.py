@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ecgfit.cli import let_threads_sleep
 from ecgprep.build import build_store
 from ecgprep.conform import Conformity
 from ecgprep.manifest import read_manifest
@@ -21,6 +22,8 @@ from ecgprep.plan import BuildSettings, default_registry
 from ecgprep.store import Store
 from ecgprep.synth import write_corpus
 from ecgprep.synth.simulator import Heart, simulate
+
+let_threads_sleep()  # before torch is imported: several tests run at once, and threads that spin while they wait take each other's cores
 
 
 @pytest.fixture(scope="session")

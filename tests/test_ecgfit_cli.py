@@ -67,7 +67,7 @@ def test_check_trains_nothing(store, tmp_path):
     ("arguments", "code", "message"),
     [
         (["train", "--store", "absent.zarr"], 4, "does not exist"),
-        (["train", "--store", "STORE", "--lr", "fast"], 3, "lr: input should be a valid number"),
+        (["train", "--store", "STORE", "--lr", "fast"], 3, "lr: must be a number"),
         (["train", "--store", "STORE", "--aug", "flip"], 3, "'noise', 'scale', 'shift' or 'leadmask'"),
         (["train", "--store", "STORE", "--val-metric", "f1"], 3, "'auprc' or 'auroc'"),
         (["train", "--store", "STORE", "--class-weights", "1.0"], 3, "class_weights"),

@@ -92,7 +92,7 @@ def test_sigterm_during_the_last_step_of_an_epoch(small_store, tmp_path, monkeyp
     assert same_results(tmp_path / "whole", tmp_path / "stopped")
 
 
-@pytest.mark.parametrize("dies_in", ["write_curves", "save_checkpoint", "_decide", "_write_decisions", "save_config"])
+@pytest.mark.parametrize("dies_in", ["write_curves", "save_checkpoint", "_decide", "_finish", "save_config"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_dead_between_two_files_of_the_last_epoch(small_store, tmp_path, monkeypatch, dies_in, before):
     """Whichever file was the last that was written, the others are made."""

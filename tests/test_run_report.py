@@ -114,7 +114,7 @@ def test_numbers_are_those_of_the_metrics(run, page):
         assert between(entry) in text
     for name in ("auroc", "auprc", "sensitivity", "specificity", "npv"):
         assert number(metrics["metrics"][name]["value"]) in content["summary"]
-    assert f"{metrics['threshold']:.3f}" in content["summary"]
+    assert f"{metrics['threshold']:.4f}" in content["summary"]
     assert number(metrics["delong"]["auroc"]) == rows["AUROC, DeLong"]["cells"][1]["value"]
     exact = report_content(run, exact=True)["main"]["confusion"]
     shown = [int(row[key]) for row in exact for key in ("called_positive", "called_negative")]
