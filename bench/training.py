@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands do, before torch is imported
 
 import numpy as np
 import torch
@@ -64,6 +65,43 @@ def training_step(network: nn.Module, x: Tensor, label: Tensor, *, amp: bool = F
         optimizer.step()
 
     return step
+
+
+class AsItComes:
+    """A step of the plain network in a process of its own, where nothing of PyTorch or the C library is set but the threads."""
+
+    def __init__(self, batch: int, threads: int) -> None:
+        program = f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); import training; training.serve_plain({batch}, {threads})"
+        command = [sys.executable, "-c", program]  # torch comes first: it has read the environment when this module sets it
+        environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def seconds(self) -> float:
+        """Return the seconds of the better of two steps, by the clock that the table goes by."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate("")
+
+
+def serve_plain(batch: int, threads: int) -> None:
+    """Take two steps of the plain network for each line that is read, and print the seconds of the better."""
+    torch.set_num_threads(threads)
+    x, label = torch.randn(batch, N_CHANNELS, N_SAMPLES), torch.arange(batch) % 2
+    step, clock = training_step(plain(build_model("resnet1d", N_CHANNELS, 0)), x, label, fused=False), clock_for(threads)
+    for _ in range(WARM_UP):
+        step()
+    for _ in sys.stdin:
+        print(min(timed(step, clock), timed(step, clock)), flush=True)
+
+
+def clock_for(threads: int) -> Callable[[], float]:
+    """Return the clock: of one thread its own time, which other programs disturb less."""
+    return time.thread_time if threads == 1 else time.perf_counter
 
 
 def timed(step: Step, clock: Callable[[], float]) -> float:
@@ -125,13 +163,16 @@ def cpu_steps(batch: int, with_compile: bool) -> dict[str, tuple[nn.Module, Step
 
 def cpu_table(batch: int, threads: int, rounds: int, with_compile: bool) -> None:
     """Print recordings a second of each step and the ratio to plain layers."""
-    clock = time.thread_time if threads == 1 else time.perf_counter  # one thread's own time, which other programs disturb less
+    clock = clock_for(threads)
     steps = cpu_steps(batch, with_compile)
     first = {name: timed(step, time.perf_counter) + timed(step, time.perf_counter) for name, (_, step) in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    bare, bare_seconds = AsItComes(batch, threads), []
     for _ in range(rounds):
         for name, (_, step) in steps.items():
             seconds[name].append(min(timed(step, clock), timed(step, clock)))  # the better of two: other programs only ever add
+        bare_seconds.append(bare.seconds())
+    bare.close()
     floor = next(iter(seconds.values()))
     print(f"CPU, {threads} threads, batch {batch}, {N_CHANNELS} x {N_SAMPLES}: forward, backward, AdamW; {clock.__name__}")
     print(f"{'':28s} {'GMAC':>6s} {'ms':>7s} {'recordings/s':>13s} {'ratio':>6s} {'range':>12s} {'first two, s':>13s}")
@@ -142,6 +183,12 @@ def cpu_table(batch: int, threads: int, rounds: int, with_compile: bool) -> None
             f"{count_macs(network, N_CHANNELS, N_SAMPLES) / 1e9:6.3f} {median * 1e3:7.1f} {batch / median:13,.0f} {statistics.median(ratios):6.2f}"
         )
         print(f"{name:28s} {cells} {f'[{ratios[0]:.2f}..{ratios[-1]:.2f}]':>12s} {first[name]:13.1f}", flush=True)
+    ratios = sorted(b / s for b, s in zip(bare_seconds, seconds["ecgfit"], strict=True))
+    print(
+        f"plain layers with PyTorch as it comes (no setting of memory, waiting or determinism): {statistics.median(bare_seconds) * 1e3:.1f} ms; "
+        f"ecgfit is {statistics.median(ratios):.2f} [{ratios[0]:.2f}..{ratios[-1]:.2f}] times as fast",
+        flush=True,
+    )
 
 
 # The GPU table ---------------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgfit.cli import let_threads_sleep
 from ecgprep.build import build_store
 from ecgprep.conform import Conformity
 from ecgprep.manifest import read_manifest
@@ -23,7 +22,8 @@ from ecgprep.store import Store
 from ecgprep.synth import write_corpus
 from ecgprep.synth.simulator import Heart, simulate
 
-let_threads_sleep()  # before torch is imported: several tests run at once, and threads that spin while they wait take each other's cores
+# Before torch is imported: several tests run at once, and threads that spin while they wait take each other's cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

@@ -165,8 +165,16 @@ def test_permuted_labels_are_not_learnt(corpus, tmp_path):
     assert low < 0.5 < high
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")], ids=["default", "user's"])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "10000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "9"}, {"GOMP_SPINCOUNT": "9"}),
+    ],
+    ids=["default", "user's", "user's count"],
+)
 def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, given, expected):
     monkeypatch.setattr(os, "environ", given)
     let_threads_sleep()
-    assert given == {"OMP_WAIT_POLICY": expected}
+    assert given == expected
