@@ -71,7 +71,7 @@ class Block(nn.Module):
 class PlainCnn(nn.Module):
     """The average of 5 samples, a convolution, three residual blocks, mean and maximum over time: (B, channels, L) -> logits (B, 2).
 
-    It stands here and not in ecgfit.models, so that the yardstick stays the same when the default network gets better.
+    It stands here and not in ecgfit.models, so that the baseline stays the same when the default network gets better.
     """
 
     def __init__(self, n_channels: int) -> None:
