@@ -51,3 +51,9 @@ def fill(store: Store, name: str, values: NDArray[Any]) -> None:
     assert (values.shape, values.dtype) == (store.layout.shape(name), np.dtype(ARRAYS[name].dtype))
     with (store.path / file).open("r+b") as out:
         out.write(values.tobytes())
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that is not backed by a file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3

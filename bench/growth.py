@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from corpus import fill, sparse_store
+from corpus import anonymous_mb, fill, sparse_store
 
 from ecgprep.store import SPLITS, Store
 from ecgprep.synth.simulator import Heart, simulate
@@ -36,12 +36,6 @@ LOADED = 5_120
 """Rows, drawn at random from all, that are gathered."""
 RECORD_BYTES = 80_000
 Figures = dict[str, float]
-
-
-def anonymous_mb() -> float:
-    """Memory of this process that is not backed by a file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
 
 
 def watched(work: Callable[[], Figures]) -> Figures:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from alternatives import compare_others
-from corpus import fill, sparse_store, write_muse_corpus
+from corpus import anonymous_mb, fill, sparse_store, write_muse_corpus
 from floor import Gather, memcpy_gather
 from numpy.typing import NDArray
 
@@ -152,12 +152,6 @@ def compare_cold(path: Path, rounds: int) -> None:
     taken = in_rounds(works, rounds, lambda: evict(path))
     for name, times in taken.items():
         print(f"cold: {name:17s} {n / statistics.median(times):9,.0f} rec/s {ratios(taken, name, 'sequential')}", flush=True)
-
-
-def anonymous_mb() -> float:
-    """Memory of this process that is not backed by a file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
 
 
 def measure_large(folder: Path, n_records: int) -> None:

@@ -215,9 +215,8 @@ def covariates_of_files(
     A line may hold a file's bare name where only one of the files has it: in another folder it may be another patient's. Raises InputError.
     """
     known = read_covariates(path, names)
-    by_name = Counter(file.name for file in set(files) if str(file) not in known and file.name in known)
-    shared = Counter(file.name for file in set(files))
-    if any(shared[name] > 1 for name in by_name):
+    of_name = Counter(file.name for file in set(files))
+    if any(of_name[file.name] > 1 for file in files if str(file) not in known and file.name in known):
         raise InputError(
             f"{path.name}: a line holds a bare file name that several of the files have, so it is not known whose values these are. Write the paths "
             "as they are given to `predict`."

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ecgfit.loader import Batch, Batches
+from ecgfit.loader import Batch, Batches, Loader
 from ecgprep.leads import LEADS
 
 SHARE_OF_FREE = 0.5
@@ -32,8 +32,8 @@ class ResidentBatches(Batches):
     """The batches of `streamed`, the same to the bit, gathered on the device from a copy of all its rows."""
 
     def __init__(self, streamed: Batches, device: str) -> None:
-        super().__init__(streamed.store, np.sort(streamed.rows), streamed.batch_size, streamed.seed, ranks=streamed.ranks)
-        self.rows, self._sorted = streamed.rows, self.rows
+        super().__init__(streamed.store, streamed.rows, streamed.batch_size, streamed.seed, ranks=streamed.ranks)
+        self._sorted = np.sort(self.rows)
         names = ("lead_mask", "valid_span", "covariates", "label")
         mask, span, covariates, label = (torch.from_numpy(self.store.array(name)[self._sorted]) for name in names)
         small = (mask, span, covariates[:, torch.from_numpy(streamed.columns)], label.long())
@@ -57,4 +57,4 @@ class ResidentBatches(Batches):
 def resident_loader(loader: DataLoader[Batch], device: str) -> DataLoader[Batch]:
     """Return a loader of the same batches whose recordings lie on the device."""
     assert isinstance(loader.dataset, Batches)
-    return DataLoader(ResidentBatches(loader.dataset, device), batch_size=None)
+    return Loader(ResidentBatches(loader.dataset, device), batch_size=None)

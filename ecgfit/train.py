@@ -204,10 +204,13 @@ def _decide(trainer: Trainer, outdir: Path) -> None:
     predictions = {name: trainer.predict(best, name) for name in ("val", "scored") if name in trainer.rows}
     if not trainer.ranks.is_first:
         return
-    config, store = trainer.config, trainer.store
+    _write_decisions(outdir, trainer.config, trainer.store, {"oof" if name == "scored" else name: found for name, found in predictions.items()})
+
+
+def _write_decisions(outdir: Path, config: TrainConfig, store: Store, predictions: dict[str, Predictions]) -> None:
+    """Let the predictions of `val` choose calibration and threshold, and write how all are judged by them."""
     calibration, threshold = operating_point(predictions["val"], config, "val")
-    for rows, found in predictions.items():
-        name = "oof" if rows == "scored" else rows
+    for name, found in predictions.items():
         found.save(outdir / f"predictions_{name}.csv", calibration)
         metrics = report(found, name, store, calibration, threshold["value"], config.aggregate, config.seed)
         write_json(outdir / f"metrics_{name}.json", metrics)
@@ -278,11 +281,7 @@ def _decide_together(config: TrainConfig, members: list[Run], store: Store, outd
     device = pick_device(config.device)
     scorer = load_ensemble(members, device)
     rows = training_rows(members[0].config, store)["val"]
-    predictions = predict_rows(scorer, store, rows, config.tabular, use_amp(config.amp, device))
-    calibration, threshold = operating_point(predictions, config, "val")
-    predictions.save(outdir / "predictions_val.csv", calibration)
-    write_json(outdir / "metrics_val.json", report(predictions, "val", store, calibration, threshold["value"], config.aggregate, config.seed))
-    _finish(outdir, calibration, threshold)
+    _write_decisions(outdir, config, store, {"val": predict_rows(scorer, store, rows, config.tabular, use_amp(config.amp, device))})
 
 
 def _decide_out_of_fold(config: TrainConfig, members: list[Run], store: Store, outdir: Path) -> None:
