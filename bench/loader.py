@@ -3,20 +3,23 @@
     python bench/loader.py [--records 2048] [--rounds 15] [--without-others] [--mosaic-python PYTHON]
 
 Warm: against a C loop of memcpy that copies the same rows from memory into as many buffers of the same size. Goals: `Store.gather` at 0.70 of
-it, the loader as iterated at 0.60. Cold, the store's own files evicted: against reading them from one end to the other; goal: 0.9. A store of
-a million records: opening, memory, statistics. Then every other way to keep the same records (alternatives.py).
+it, the loader as iterated at 0.60. Cold, the store's own files evicted: against reading them from one end to the other, and against what the
+disk can do with random rows; goal: 0.9 of the first. A store of a million records: opening, memory, statistics. Then every other way to keep
+the same records (alternatives.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import mmap
 import os
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,11 @@ from ecgfit.loader import Batches, ahead, make_loader
 from ecgprep.build import build_store
 from ecgprep.manifest import read_manifest
 from ecgprep.plan import BuildSettings
-from ecgprep.store import Store
+from ecgprep.store import CHUNK_RECORDS, Store
 
 BATCHES = (32, 256, 1024)
+_IN_FLIGHT = 16
+"""Reads that the disk is given at once, where it is to show what it can do with random rows."""
 _RING = 2
 """Buffers that the loader fills in turn without a thread."""
 
@@ -122,8 +127,27 @@ def evict(path: Path) -> None:
         os.close(fd)
 
 
+def read_direct(store: Store, rows: NDArray[np.int64]) -> None:
+    """Read the waveforms of rows past the page cache, so many at a time that the disk always has enough to do: what it can do with random rows."""
+    size = store.layout.chunk_bytes("waveforms") // CHUNK_RECORDS
+    files = [os.open(store.path / name, os.O_RDONLY | os.O_DIRECT) for name in store.layout.chunk_files("waveforms")]
+
+    def read(share: NDArray[np.int64]) -> None:
+        with mmap.mmap(-1, size + 2 * mmap.PAGESIZE) as buffer:
+            for chunk, offset in zip((share // CHUNK_RECORDS).tolist(), (share % CHUNK_RECORDS * size).tolist(), strict=True):
+                start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+                length = -(-(offset + size - start) // mmap.PAGESIZE) * mmap.PAGESIZE
+                with memoryview(buffer)[:length] as part:
+                    os.preadv(files[chunk], [part], start)
+
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+        list(pool.map(read, (rows[i::_IN_FLIGHT] for i in range(_IN_FLIGHT))))
+    for file in files:
+        os.close(file)
+
+
 def compare_cold(path: Path, rounds: int) -> None:
-    """Print the speed of random batches from disk as a share of that of reading the files from one end to the other."""
+    """Print the speed of random batches from disk as a share of that of reading the files from one end to the other, and of `read_direct`."""
     n, buffer = len(Store(path)), bytearray(8 << 20)
 
     def sequential(_: int) -> None:
@@ -131,6 +155,9 @@ def compare_cold(path: Path, rounds: int) -> None:
             with (path / name).open("rb", buffering=0) as file:
                 while file.readinto(buffer):  # type: ignore[attr-defined]
                     pass
+
+    def direct(k: int) -> None:
+        read_direct(Store(path), np.random.default_rng(k).permutation(n))
 
     def random(batch: int) -> Callable[[int], object]:
         batches = Batches(Store(path), np.arange(n), batch, seed=0)
@@ -144,14 +171,18 @@ def compare_cold(path: Path, rounds: int) -> None:
         batches.store = Store(path)
         return work
 
-    works = {"sequential": sequential} | {f"batches of {size}": random(size) for size in BATCHES if size <= n}
+    works = {"sequential": sequential, "random, direct": direct} | {f"batches of {size}": random(size) for size in BATCHES if size <= n}
     evict(path)
     if not hasattr(os, "RWF_NOWAIT") or Store(path).is_resident(np.arange(n)):
         print("cold: skipped, files cannot be evicted here (a file system in memory?)")
         return
     taken = in_rounds(works, rounds, lambda: evict(path))
     for name, times in taken.items():
-        print(f"cold: {name:17s} {n / statistics.median(times):9,.0f} rec/s {ratios(taken, name, 'sequential')}", flush=True)
+        rate = n / statistics.median(times)
+        print(
+            f"cold: {name:17s} {rate:9,.0f} rec/s" + "".join(f" {ratios(taken, name, floor)}" for floor in ("sequential", "random, direct")),
+            flush=True,
+        )
 
 
 def measure_large(folder: Path, n_records: int) -> None:

@@ -2,7 +2,7 @@
 
     python bench/training.py                        # the CPU table, a minute; torch_ecg and tsai where they are installed
     python bench/training.py --packages FOLDER      # ... or in another environment's site-packages, for they need an older pandas
-    python bench/training.py --compile              # and torch.compile, whose warm-up takes a minute or more
+    python bench/training.py --compile              # and torch.compile, whose warm-up takes a minute or more, in both tables
     python bench/training.py --device cuda          # the GPU table: streaming and resident, against fixed batch, plain loop and roofline
 
 Floor of the CPU table: the same network of PyTorch's own layers in plain eager PyTorch. The GPU table is printed by default, too, where there
@@ -197,34 +197,65 @@ PEAKS = {"H100": (67e12, 989e12, 3.35e12), "H200": (67e12, 989e12, 4.8e12), "A10
 """float32 FLOP/s without TF32, bfloat16 FLOP/s and bytes/s of a GPU, as its maker states them, by a word of its name."""
 
 
-def device_table(device: str, store: Store, models: Sequence[str], batches: Sequence[int], steps: int) -> None:
-    """Print recordings a second of whole training steps, streamed and resident, deterministic and not, and the ratios to their floors."""
-    print(f"{describe(device)}: whole training steps of {store.n_samples} samples; ratio to the same step on one fixed batch")
-    names = zip(
-        ("batch", "fixed/s", "streamed", "wait", "resident", "wait", "fast mode", "/ plain", "roofline"), (5, 9, 9, 6, 9, 6, 10, 8, 9), strict=True
-    )
-    print(f"{'model':14s} " + " ".join(f"{name:>{width}s}" for name, width in names))
+COLUMNS = {
+    "batch": 5,
+    "fixed/s": 9,
+    "streamed": 8,
+    "wait": 6,
+    "resident": 8,
+    "wait ": 6,
+    "fast": 6,
+    "compiled": 8,
+    "/ plain": 8,
+    "GFLOP": 6,
+    "MB": 6,
+    "roofline": 8,
+}
+
+
+def device_table(device: str, store: Store, models: Sequence[str], batches: Sequence[int], steps: int, with_compile: bool) -> None:
+    """Print recordings a second of whole training steps, streamed and resident, in faster modes, and the ratios to their floors."""
+    print(f"{describe(device)}: whole training steps of {store.n_samples} samples; ratios to the same step on one fixed batch, deterministic")
+    print("fast: without deterministic kernels; GFLOP and MB: of a recording, what the roofline takes")
+    print(f"{'model':14s} " + " ".join(f"{name:>{width}s}" for name, width in COLUMNS.items()))
     for model in models:
         for batch in batches:
-            (fixed, _), (streamed, waits), (resident, no_waits) = (
-                run_trainer(device, store, model, batch, steps, how) for how in ("fixed", "off", "on")
-            )
-            fast = run_trainer(device, store, model, batch, steps, "on", deterministic=False)[0]
-            plain_rate = plain_loop(device, store, model, batch, steps)
-            bound = roofline(device, model, store.n_samples)
-            share = "unknown" if bound is None else f"{fixed / bound:.2f}"
-            ratios = f"{streamed / fixed:9.2f} {waits:6.1%} {resident / fixed:9.2f} {no_waits:6.1%} {fast / fixed:10.2f} {streamed / plain_rate:8.1f}"
-            print(f"{model:14s} {batch:5d} {fixed:9,.0f} {ratios} {share:>9s}", flush=True)
+            cells = [str(batch), *device_row(device, store, model, batch, steps, with_compile)]
+            print(f"{model:14s} " + " ".join(f"{cell:>{width}s}" for cell, width in zip(cells, COLUMNS.values(), strict=True)), flush=True)
+
+
+def device_row(device: str, store: Store, model: str, batch: int, steps: int, with_compile: bool) -> list[str]:
+    """Measure one model at one batch size and return the cells after it."""
+    (fixed, _), (streamed, waits), (resident, no_waits) = (run_trainer(device, store, model, batch, steps, how) for how in ("fixed", "off", "on"))
+    fast, _ = run_trainer(device, store, model, batch, steps, "on", deterministic=False)
+    compiled = f"{run_trainer(device, store, model, batch, steps, 'on', compiled='on')[0] / fixed:.2f}" if with_compile else "-"
+    plain_rate = plain_loop(device, store, model, batch, steps)
+    flop, n_bytes = work(model, store.n_samples)
+    bound = roofline(device, flop, n_bytes)
+    waiting = (f"{streamed / fixed:.2f}", f"{waits:.1%}", f"{resident / fixed:.2f}", f"{no_waits:.1%}")
+    share = "unknown" if bound is None else f"{fixed / bound:.2f}"
+    return [
+        f"{fixed:,.0f}",
+        *waiting,
+        f"{fast / fixed:.2f}",
+        compiled,
+        f"{streamed / plain_rate:.1f}",
+        f"{flop / 1e9:.2f}",
+        f"{n_bytes / 1e6:.1f}",
+        share,
+    ]
 
 
 def describe(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
-def run_trainer(device: str, store: Store, model: str, batch: int, steps: int, how: str, *, deterministic: bool = True) -> tuple[float, float]:
+def run_trainer(
+    device: str, store: Store, model: str, batch: int, steps: int, how: str, *, deterministic: bool = True, compiled: str = "off"
+) -> tuple[float, float]:
     """Return recordings a second of the trainer's own steps, and the share of the time that it waited for data; `how`: fixed, or `resident`."""
     resident = "off" if how == "fixed" else how
-    config = make_config({"model": model, "batch": batch, "device": device, "resident": resident, "epochs": 1000}, "bench")
+    config = make_config({"model": model, "batch": batch, "device": device, "resident": resident, "compile": compiled, "epochs": 1000}, "bench")
     trainer = Trainer.prepare(config, store)
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
@@ -240,7 +271,7 @@ def run_trainer(device: str, store: Store, model: str, batch: int, steps: int, h
         asked = time.perf_counter()
         found = next(source) if kept is None else kept
         waited += time.perf_counter() - asked
-        trainer._step(found, pending, False)
+        trainer._step(found, pending, (False, False))
         trainer.progress.step += 1
     synchronise(device)
     seconds = time.perf_counter() - begun
@@ -299,14 +330,11 @@ def plain_loop(device: str, store: Store, model: str, batch: int, steps: int) ->
     return batch * steps / (time.perf_counter() - begun)
 
 
-def roofline(device: str, model: str, n_samples: int) -> float | None:
-    """Return the recordings a second that the GPU's peak allows for the FLOPs (3 x 2 x MAC) and bytes of a step, None for an unknown device.
+def work(model: str, n_samples: int) -> tuple[float, float]:
+    """Return the FLOPs (3 x 2 x MAC) and the bytes of a training step for a recording.
 
     Bytes: in bfloat16 every layer's output is written once and read twice, and its gradient written and read once; weights do not count.
     """
-    peak = next((peak for word, peak in PEAKS.items() if word in describe(device)), None)
-    if peak is None:
-        return None
     network, values = build_model(model, N_CHANNELS, 0).eval(), 0
 
     def add(module: nn.Module, _: object, output: Tensor) -> None:
@@ -317,8 +345,13 @@ def roofline(device: str, model: str, n_samples: int) -> float | None:
         module.register_forward_hook(add)
     with torch.no_grad():
         network(torch.zeros(1, N_CHANNELS, n_samples))
-    flop, n_bytes = 6 * count_macs(network, N_CHANNELS, n_samples), 5 * 2 * values + 2 * N_CHANNELS * n_samples
-    return 1 / max(flop / peak[1], n_bytes / peak[2])
+    return 6 * count_macs(network, N_CHANNELS, n_samples), 5 * 2 * values + 2 * N_CHANNELS * n_samples
+
+
+def roofline(device: str, flop: float, n_bytes: float) -> float | None:
+    """Return the recordings a second that the GPU's peak allows for so many FLOPs and bytes each, None for an unknown device."""
+    peak = next((peak for word, peak in PEAKS.items() if word in describe(device)), None)
+    return None if peak is None else 1 / max(flop / peak[1], n_bytes / peak[2])
 
 
 def simulated_store(folder: Path, n_records: int) -> Store:
@@ -351,7 +384,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         store = simulated_store(Path(folder), a.records)
-        device_table("cuda" if a.device == "auto" else a.device, store, a.models, a.batches, a.steps)
+        device_table("cuda" if a.device == "auto" else a.device, store, a.models, a.batches, a.steps, a.compile)
 
 
 if __name__ == "__main__":

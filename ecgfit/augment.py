@@ -1,6 +1,7 @@
 """Augmentation in model space, for training batches only; never changes a shape, a lead's timing against the others, or padding.
 
 Every random number comes from the draws that are passed in, so a batch is a function of (seed, epoch, step), whichever processes share it.
+They are drawn here, and applied by `ModelInput` as it normalises: without chance or state, so that torch.compile can make one kernel of it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Draws:
     """Random numbers for records `first` to `first + n` of a batch of `total`.
 
     Numbers are drawn for the whole batch and those of the other records thrown away: processes that share a batch give each record the
-    same numbers as one process would.
+    same numbers as one process would. On a GPU the generator is counter-based (Philox): it has no state but its seed and a count.
     """
 
     generator: torch.Generator
@@ -47,48 +48,43 @@ class Draws:
         return torch.randn(self.total, *shape, device=self.generator.device, generator=self.generator)[self.first : self.first + n]
 
 
-def noise(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Add white noise of one strength per record where there is signal."""
-    sigma = draws.uniform(*NOISE_SIGMA, len(x), 1, 1)
-    return draws.normal(len(x), *x.shape[1:]).mul_(sigma).mul_(valid.float()).add_(x), valid
+def draw_shift(draws: Draws, shape: Sequence[int]) -> Tensor:
+    """Draw by how many samples, up to 10 either way, all leads of a record come later: int64 (B,)."""
+    return draws.integers(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES, shape[0])
 
 
-def scale(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Multiply all leads of a record by one factor of up to ±10 %."""
-    return x * draws.uniform(*SCALE_RANGE, len(x), 1, 1), valid
+def draw_scale(draws: Draws, shape: Sequence[int]) -> Tensor:
+    """Draw a factor of up to ±10 % for all leads of a record (B, 1, 1)."""
+    return draws.uniform(*SCALE_RANGE, shape[0], 1, 1)
 
 
-def shift(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Move all leads of a record together by up to 10 samples either way; what is uncovered is 0 and not signal."""
-    n = x.shape[2]
-    start = MAX_SHIFT_SAMPLES - draws.integers(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES, len(x))
-    record = torch.arange(len(x), device=x.device)
-
-    def moved(signal: Tensor) -> Tensor:
-        return F.pad(signal, (MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES)).unfold(2, n, 1)[record, :, start]
-
-    return moved(x), moved(valid)
+def draw_noise(draws: Draws, shape: Sequence[int]) -> Tensor:
+    """Draw white noise of one strength per record (B, leads, L)."""
+    sigma = draws.uniform(*NOISE_SIGMA, shape[0], 1, 1)
+    return draws.normal(*shape).mul_(sigma)
 
 
-def leadmask(x: Tensor, valid: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Take each lead away with a probability of 10 %, as if it had not been recorded."""
-    kept = draws.uniform(0, 1, len(x), x.shape[1], 1) >= LEAD_DROP
-    return x * kept.float(), valid & kept
+def draw_leadmask(draws: Draws, shape: Sequence[int]) -> Tensor:
+    """Draw which leads are kept, each with a probability of 90 %, as if the others had not been recorded: bool (B, leads)."""
+    return draws.uniform(0, 1, shape[0], shape[1]) >= LEAD_DROP
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, Draws], tuple[Tensor, Tensor]]] = {
-    "shift": shift,
-    "scale": scale,
-    "noise": noise,
-    "leadmask": leadmask,
+AUGMENTATIONS: dict[str, Callable[[Draws, Sequence[int]], Tensor]] = {
+    "shift": draw_shift,
+    "scale": draw_scale,
+    "noise": draw_noise,
+    "leadmask": draw_leadmask,
 }
-"""Name -> function of (x (B, leads, L), valid (B, leads, L) bool, draws) that returns both anew; in the order in which they are applied, so
-that noise is not shifted or scaled and a lead that is taken away is silent."""
+"""Name -> function of (draws, shape (B, leads, L)) that draws what it needs; in the order in which they are drawn."""
 
 
-def augment(x: Tensor, valid: Tensor, names: Sequence[str], draws: Draws) -> tuple[Tensor, Tensor]:
-    """Apply the named augmentations in the order of AUGMENTATIONS."""
-    for name, function in AUGMENTATIONS.items():
-        if name in names:
-            x, valid = function(x, valid, draws)
-    return x, valid
+def draw(names: Sequence[str], draws: Draws, shape: Sequence[int]) -> dict[str, Tensor]:
+    """Draw what the named augmentations need for a batch of shape (B, leads, L)."""
+    return {name: of(draws, shape) for name, of in AUGMENTATIONS.items() if name in names}
+
+
+def shifted(waveforms: Tensor, by: Tensor) -> Tensor:
+    """Move each record (leads, L) by its number of samples, 10 at most either way; what is uncovered is 0."""
+    n, start = waveforms.shape[2], MAX_SHIFT_SAMPLES - by
+    record = torch.arange(len(waveforms), device=waveforms.device)
+    return F.pad(waveforms, (MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES)).unfold(2, n, 1)[record, :, start]

@@ -79,6 +79,7 @@ def training_options(command: Any) -> Any:
         click.option("--fold", help="One fold alone, from 0, as on a cluster."),
         click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
         click.option("--amp", help="bfloat16: auto (on a GPU), on or off.  [default: auto]"),
+        click.option("--compile", help="torch.compile in training: on or off. Slow first steps; needs a compiler.  [default: off]"),
         click.option("--resident", help="Train recordings kept on the device: auto (a GPU with room), on or off.  [default: auto]"),
         click.option("--threads", help="CPU threads.  [default: all cores]"),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of config.yaml; wins over it, loses to the options."),

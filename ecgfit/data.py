@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ecgfit.augment import Draws, augment
+from ecgfit.augment import shifted
 from ecgprep.durable import write_json
 from ecgprep.errors import STATUS_CODE, InputError, StoreError
 from ecgprep.leads import LEADS
@@ -232,18 +232,28 @@ class ModelInput(nn.Module):
         lead_mask: Tensor,
         valid_span: Tensor,
         covariates: Tensor | None = None,
-        augmentations: tuple[str, ...] = (),
-        draws: Draws | None = None,
+        drawn: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Normalise, mask and, where there are draws, augment. `covariates` is (B, K) with NaN where missing."""
+        """Normalise, mask, and augment by what was drawn for it. `covariates` is (B, K) with NaN where missing.
+
+        Shifted waveforms are masked by the shifted span, and a lead that is taken away is masked like one that is missing: so padding stays
+        padding, and noise is not shifted or scaled and is only where there is signal.
+        """
+        drawn, gain = drawn or {}, self.inverse_std
+        if "shift" in drawn:
+            waveforms, valid_span = shifted(waveforms, drawn["shift"]), valid_span + drawn["shift"][:, None]
+        if "scale" in drawn:
+            gain = gain * drawn["scale"]
+        if "leadmask" in drawn:
+            lead_mask = lead_mask & drawn["leadmask"]
         time = torch.arange(waveforms.shape[2], device=waveforms.device, dtype=torch.int32)
-        inside = (time >= valid_span[:, :1]) & (time < valid_span[:, 1:])
-        valid = inside[:, None, :] & lead_mask[:, :, None]
-        x = (waveforms.float() - self.mean) * self.inverse_std * valid.float()
-        if draws is not None:
-            x, valid = augment(x, valid, augmentations, draws)
+        inside = ((time >= valid_span[:, :1]) & (time < valid_span[:, 1:])).float()[:, None]
+        x = (waveforms.float() - self.mean).mul_(gain)
+        if "noise" in drawn:
+            x.add_(drawn["noise"])
+        x.mul_(inside).mul_(lead_mask.float()[:, :, None])  # one after the other: a joint mask would cost a CPU as much as all the rest
         if self.missing == "mask":
-            x = torch.cat([x, valid.float().mean(dim=1, keepdim=True)], dim=1)
+            x = torch.cat([x, inside * lead_mask.float().mean(dim=1)[:, None, None]], dim=1)
         return x, None if covariates is None or not self.n_covariates else self._standardise(covariates)
 
     def _standardise(self, covariates: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ class Batches(IterableDataset[Batch]):
             sizes, rows = [len(part) for part in parts], np.concatenate(parts)
             mask, span, label = (torch.from_numpy(array[rows]) for array in arrays[:3])
             covariates = torch.from_numpy(arrays[3][np.ix_(rows, self.columns)])
-            columns = (torch.split(tensor, sizes) for tensor in (mask, span, covariates, label.long()))
+            tensors = (mask, span, covariates, label.long())
+            columns = (torch.split(tensor.pin_memory() if self.pin and tensor.numel() else tensor, sizes) for tensor in tensors)
             yield from zip(parts, *columns, parts, load, (share.start for share in shares), strict=True)
 
 

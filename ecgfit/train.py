@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import signal
 import threading
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ecgfit.augment import AUGMENTATIONS, Draws
+from ecgfit.augment import AUGMENTATIONS, Draws, draw
 from ecgfit.calibration import Calibration
 from ecgfit.config import RECORDED, TrainConfig
-from ecgfit.data import NormStats, usable_rows
+from ecgfit.data import ModelInput, NormStats, usable_rows
 from ecgfit.device import pick_device, set_up, use_amp
 from ecgfit.distributed import Ranks, start
 from ecgfit.evaluate import operating_point, report
@@ -377,7 +378,7 @@ def preflight(trainer: Trainer, *, test: bool = True) -> list[str]:
         or NormStats.of(store, trainer.rows["train"], config.tabular) != trainer.stats
     ):
         raise StoreError("The normalisation statistics do not come from train rows only.")
-    _check_augmentation(store.n_samples)
+    _check_augmentation(trainer.scorer.model_input, store.n_samples)
     lines = [
         f"checked: tensors of {', '.join(looked_at)} are finite and (B, {shape[0]}, {shape[1]}); leads are {', '.join(LEADS)}",
         f"checked: statistics come from {len(trainer.rows['train']):,} train recordings only; augmentation keeps length and lead synchrony",
@@ -398,10 +399,10 @@ def _events(trainer: Trainer) -> list[str]:
 
 
 def _check_batch(trainer: Trainer, name: str, batch: Batch, shape: tuple[int, int]) -> None:
-    augmentations = trainer.config.aug if name == "train" else ()
-    draws = Draws(torch.Generator(trainer.device).manual_seed(0), len(batch.rows)) if name == "train" else None
+    draws = Draws(torch.Generator(trainer.device).manual_seed(0), len(batch.rows))
+    drawn = draw(trainer.config.aug if name == "train" else (), draws, batch.waveforms.shape)
     tensors = (t.to(trainer.device) for t in (batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates))
-    x, tabular = trainer.scorer.model_input(*tensors, augmentations, draws)
+    x, tabular = trainer.scorer.model_input(*tensors, drawn)
     if x.shape != (len(batch.rows), *shape) or x.dtype != torch.float32:
         raise StoreError(f"The {name} rows give tensors {tuple(x.shape)} {x.dtype}; (B, {shape[0]}, {shape[1]}) float32 is needed.")
     finite = torch.isfinite(x).flatten(1).all(dim=1) & (True if tabular is None else torch.isfinite(tabular).all(dim=1))
@@ -410,14 +411,18 @@ def _check_batch(trainer: Trainer, name: str, batch: Batch, shape: tuple[int, in
         raise StoreError(f"The {name} rows give values that are not finite (store rows {', '.join(map(str, bad[:8]))}).")
 
 
-def _check_augmentation(n_samples: int) -> None:
-    """Shift and scale a record whose leads are all the same: they must stay the same, and keep their length."""
-    x = torch.sin(torch.arange(n_samples) / 7).expand(4, len(LEADS), -1)
-    valid = torch.ones_like(x, dtype=torch.bool)
-    for name, function in AUGMENTATIONS.items():
-        y, still_valid = function(x, valid, Draws(torch.Generator().manual_seed(0), len(x)))
+def _check_augmentation(model_input: ModelInput, n_samples: int) -> None:
+    """Augment records whose leads are all the same: they must stay the same, and keep their length."""
+    unscaled = copy.deepcopy(model_input).cpu()
+    unscaled.mean.zero_()
+    unscaled.inverse_std.fill_(1)
+    waveforms = (1000 * torch.sin(torch.arange(n_samples) / 7)).to(torch.int16).expand(4, len(LEADS), -1)
+    mask, span = torch.ones(4, len(LEADS), dtype=torch.bool), torch.tensor([[0, n_samples]] * 4, dtype=torch.int32)
+    for name in AUGMENTATIONS:
+        drawn = draw((name,), Draws(torch.Generator().manual_seed(0), len(waveforms)), waveforms.shape)
+        y = unscaled(waveforms, mask, span, None, drawn)[0][:, : len(LEADS)]
         kept = y.abs().amax(dim=2, keepdim=True) > 0  # leads that the augmentation did not take away
         first = y[torch.arange(len(y)), kept[:, :, 0].int().argmax(dim=1)][:, None]
         synchronous = name == "noise" or bool(((y == first) | ~kept).all())
-        if y.shape != x.shape or still_valid.shape != valid.shape or not synchronous:
+        if y.shape != waveforms.shape or not synchronous:
             raise StoreError(f"The augmentation {name} changes the length or the leads' timing against each other. This is a bug.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ecgfit.augment import Draws
+from ecgfit.augment import Draws, draw
 from ecgfit.config import TrainConfig
 from ecgfit.data import ModelInput, NormStats, fold_rows, select_rows, torch_seeds
 from ecgfit.device import pick_device, set_up, use_amp
@@ -41,8 +41,8 @@ from ecgprep.store import Store
 WARMUP_SHARE = 0.05
 """Share of all steps in which `cosine` rises to the full rate."""
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 4
-STEPS_BETWEEN_CHECKS = 32
-"""Losses are looked at together: on a GPU each look waits for it."""
+STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 256}
+"""A look at the losses waits for a GPU to do all that it was asked."""
 SECONDS_BETWEEN_SAVES = 600
 """A long epoch is saved on its way."""
 
@@ -119,7 +119,6 @@ class Trainer:
         optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, config.weight_decay, config.layer_decay), fused=True)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE)
         weights = class_weights(config.class_weights, store.array("label")[rows["train"]])
-        weights = None if weights is None else weights.to(device)
         ema = Ema(scorer.model, config.ema) if config.ema else None
         return cls(config, store, ranks, rows, stats, device, use_amp(config.amp, device), scorer, weights, optimizer, plateau, ema)
 
@@ -129,6 +128,16 @@ class Trainer:
         model = self.scorer.model
         assert isinstance(model, Network)
         return model
+
+    @cached_property
+    def _weights_on_device(self) -> Tensor | None:
+        return None if self.class_weights is None else self.class_weights.to(self.device)
+
+    @cached_property
+    def _compiled(self) -> tuple[nn.Module, nn.Module]:
+        """The input's kernel and the network, as training steps call them: they share weights with `scorer`, which is what is kept."""
+        parts = self.scorer.model_input, self.scorer.model
+        return parts if self.config.compile == "off" else tuple(torch.compile(part) for part in parts)  # type: ignore[return-value]
 
     @cached_property
     def batches(self) -> DataLoader[Batch]:
@@ -157,47 +166,49 @@ class Trainer:
         for batch in loader:
             if self.config.scheduler == "cosine":
                 self._set_lr(cosine_factor(self.progress.epoch * n_steps + self.progress.step, self.config.epochs * n_steps))
-            asked = self._step(batch, pending, stop())
+            own = stop(), time.monotonic() - saved > SECONDS_BETWEEN_SAVES
+            wishes = self._step(batch, pending, own)
             self.progress.step += 1
-            late = self.ranks.world == 1 and time.monotonic() - saved > SECONDS_BETWEEN_SAVES
-            if asked or late or len(pending) == STEPS_BETWEEN_CHECKS:
+            if len(pending) >= STEPS_BETWEEN_LOOKS[self.device] or (self.ranks.world == 1 and any(own)):
                 self._look_at(pending)
-            if asked or late:
-                save()
-                saved = time.monotonic()
-            if asked:
-                raise Stopped
+                asked, late = map(bool, wishes)
+                if asked or late:
+                    save()
+                    saved = time.monotonic()
+                if asked:
+                    raise Stopped
         self._look_at(pending)
         return float(np.mean(self.progress.losses))
 
-    def _step(self, batch: Batch, pending: list[Pending], stop: bool) -> bool:
-        """Take one step; return whether any process was asked to stop, so that all stop at the same one."""
+    def _step(self, batch: Batch, pending: list[Pending], wishes: Sequence[bool | Tensor]) -> Sequence[bool | Tensor]:
+        """Take one step; return which wishes any process has, so that all heed one at the same step. Nothing here waits for a GPU."""
         losses = self._row_losses(batch, *torch_seeds(self.config.seed, self.progress.epoch, self.progress.step))
-        all_labels = torch.from_numpy(self.store.array("label")[batch.all_rows].astype(np.int64)).to(self.device)
-        loss = losses.sum() / batch_weight(all_labels, self.config.loss, self.class_weights).to(self.device)
+        all_labels = torch.from_numpy(self.store.array("label")[batch.all_rows].astype(np.int64))
+        loss = losses.sum() / float(batch_weight(all_labels, self.config.loss, self.class_weights))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         loss = loss.detach()
         if self.ranks.world > 1:
-            asked = torch.tensor([float(stop)], device=self.device)
-            self.ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), loss, asked])
-            stop = bool(asked.item())
+            wishes = summed = [torch.full((), float(wish), device=self.device) for wish in wishes]
+            self.ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), loss, *summed])
         self.optimizer.step()
         self.ranks.sum_(running_statistics(self.model), divide_by=self.ranks.world)
         if self.ema is not None:
             self.ema.update(self.model)
         pending.append(Pending(batch.rows, batch.all_rows, losses.detach(), loss))
-        return stop
+        return wishes
 
     def _row_losses(self, batch: Batch, augmentation_seed: int, dropout_seed: int) -> Tensor:
         draws = Draws(torch.Generator(self.device).manual_seed(augmentation_seed), len(batch.all_rows), batch.first)
+        drawn = draw(self.config.aug, draws, batch.waveforms.shape)
         torch.manual_seed(dropout_seed + self.ranks.rank)
         tensors = (batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates, batch.label)
         waveforms, lead_mask, span, covariates, label = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
-        x, tabular = self.scorer.model_input(waveforms, lead_mask, span, covariates, self.config.aug, draws)
+        model_input, network = self._compiled
+        x, tabular = model_input(waveforms, lead_mask, span, covariates, drawn)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
-            logits = self.model(x, tabular)
-        return row_losses(logits.float(), label, self.config.loss, self.class_weights, self.config.label_smoothing)
+            logits = network(x, tabular)
+        return row_losses(logits.float(), label, self.config.loss, self._weights_on_device, self.config.label_smoothing)
 
     def _look_at(self, pending: list[Pending]) -> None:
         """Note the losses of the steps since the last look. Raises InputError naming the rows of one that is not finite."""
@@ -242,7 +253,7 @@ class Trainer:
         assert auroc is not None  # both classes are there: see `training_rows`
         assert auprc is not None
         logits, label = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.label)
-        weights = None if self.class_weights is None else self.class_weights.cpu().double()
+        weights = None if self.class_weights is None else self.class_weights.double()
         loss = row_losses(logits, label, self.config.loss, weights).sum() / batch_weight(label, self.config.loss, weights)
         return {"val_loss": float(loss), "val_auroc": auroc, "val_auprc": auprc}
 

@@ -2,93 +2,155 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from ecgfit.augment import AUGMENTATIONS, LEAD_DROP, MAX_SHIFT_SAMPLES, Draws, augment, leadmask, noise, scale, shift
+from ecgfit.augment import AUGMENTATIONS, LEAD_DROP, MAX_SHIFT_SAMPLES, Draws, draw
+from ecgfit.data import CovariateStats, ModelInput, NormStats, SeenRange
+
+SPAN = (20, 480)
+ABSENT = 3
 
 
-def batch(n: int = 64, n_samples: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
-    valid = torch.zeros(n, 8, n_samples, dtype=torch.bool)
-    valid[:, :, 20:-20] = True
-    valid[:, 3] = False
-    return torch.randn(n, 8, n_samples, generator=torch.Generator().manual_seed(0)) * valid, valid
+def model_input(mean: float = 0.0, std: float = 1000.0) -> ModelInput:
+    """Leads of equal mean and deviation in µV; the ninth channel tells what is signal."""
+    seen = SeenRange((500.0,), ((0.0, 1.0),) * 8, 100, 8, ())
+    return ModelInput(NormStats((mean,) * 8, (std,) * 8, 1, CovariateStats(), seen), "mask").requires_grad_(False)
+
+
+def batch(n: int = 64, n_samples: int = 500, span: tuple[int, int] = SPAN) -> tuple[Tensor, Tensor, Tensor]:
+    """Waveforms, of which one lead is absent, lead mask and span."""
+    mask = torch.ones(n, 8, dtype=torch.bool)
+    mask[:, ABSENT] = False
+    waveforms = torch.randint(-3000, 3000, (n, 8, n_samples), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
+    waveforms *= mask[:, :, None]
+    waveforms[:, :, : span[0]] = waveforms[:, :, span[1] :] = 0
+    return waveforms, mask, torch.tensor([span] * n, dtype=torch.int32)
 
 
 def draws(seed: int = 1, total: int = 64, first: int = 0) -> Draws:
     return Draws(torch.Generator().manual_seed(seed), total, first)
 
 
+def augmented(names: str | tuple[str, ...], inputs: tuple[Tensor, Tensor, Tensor], numbers: Draws | None = None) -> tuple[Tensor, Tensor]:
+    """Return the leads and the ninth channel."""
+    drawn = draw((names,) if isinstance(names, str) else names, numbers or draws(total=len(inputs[0])), inputs[0].shape)
+    x, _ = model_input()(*inputs, None, drawn)
+    return x[:, :8], x[:, 8]
+
+
 def test_noise_is_between_one_and_three_percent_and_only_where_there_is_signal():
-    x, valid = batch(n_samples=5000)
-    y, still = noise(x, valid, draws())
-    sigma = torch.stack([(y - x)[i][valid[i]].std() for i in range(len(x))])
+    inputs = batch(n_samples=5000, span=(20, 4980))
+    (x, _), (y, signal) = augmented((), inputs), augmented("noise", inputs)
+    noise = y - x
+    sigma = noise[:, [0, 1, 2, 4, 5, 6, 7], 20:4980].flatten(1).std(dim=1)
     assert 0.0097 < sigma.min() < 0.012
     assert 0.028 < sigma.max() < 0.0303
-    assert not (y - x)[~valid].any()
-    assert still is valid
+    assert not noise[:, ABSENT].any()
+    assert not noise[:, :, :20].any()
+    assert not noise[:, :, 4980:].any()
+    assert (signal[:, 20:4980] == 7 / 8).all()
 
 
 def test_scale_is_one_factor_per_record_within_ten_percent():
-    x, valid = batch()
-    y, _ = scale(x, valid, draws())
-    factor = (y[valid] / x[valid]).reshape(len(x), -1)
-    assert torch.allclose(factor, factor[:, :1], rtol=1e-4)
-    assert 0.9 <= factor.min() < 0.92
-    assert 1.08 < factor.max() <= 1.1001
+    inputs = batch()
+    (x, _), (y, _) = augmented((), inputs), augmented("scale", inputs)
+    factor = torch.where(x == 0, torch.nan, y / x).flatten(1)
+    low, high = np.nanmin(factor, axis=1), np.nanmax(factor, axis=1)
+    np.testing.assert_allclose(low, high, rtol=1e-5)
+    assert 0.9 <= low.min() < 0.92
+    assert 1.08 < high.max() <= 1.1001
 
 
-def test_shift_moves_all_leads_together_with_zero_fill():
-    x, valid = batch()
-    y, still = shift(x, valid, draws())
+def test_shift_moves_all_leads_and_the_padding_together():
+    inputs = batch(span=(5, 500))  # near both ends, so that some of it is moved out
+    (x, signal), (y, moved) = augmented((), inputs), augmented("shift", inputs)
     seen = set()
     for i in range(len(x)):
         by = next(k for k in range(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES + 1) if torch.equal(shifted(x[i], k), y[i]))
-        assert torch.equal(shifted(valid[i], by), still[i])
+        assert torch.equal(shifted(signal[i][None], by)[0], moved[i])
         seen.add(by)
     assert min(seen) < -7
     assert max(seen) > 7
 
 
-def shifted(x: torch.Tensor, by: int) -> torch.Tensor:
+def shifted(x: Tensor, by: int) -> Tensor:
     out = torch.zeros_like(x)
     out[:, max(0, by) : x.shape[1] + min(0, by)] = x[:, max(0, -by) : x.shape[1] - max(0, by)]
     return out
 
 
-@pytest.mark.parametrize("names", [(), ("noise",), ("noise", "scale", "shift"), tuple(AUGMENTATIONS)])
-def test_augment_is_a_function_of_the_draws(names):
-    x, valid = batch()
-    one, other = augment(x, valid, names, draws()), augment(x, valid, names, draws())
-    assert torch.equal(one[0], other[0])
-    assert one[0].shape == x.shape
-    assert torch.equal(augment(x, valid, names, draws(2))[0], one[0]) == (not names)
-    assert not one[0][~one[1]].any()
-
-
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_shares_of_a_batch_get_the_numbers_of_the_whole(name):
-    x, valid = batch(n=7, n_samples=200)
-    whole = AUGMENTATIONS[name](x, valid, draws(total=7))
-    for part in (slice(0, 3), slice(3, 7)):
-        share = AUGMENTATIONS[name](x[part], valid[part], draws(total=7, first=part.start))
-        assert torch.equal(share[0], whole[0][part])
-        assert torch.equal(share[1], whole[1][part])
-
-
 def test_leadmask_takes_whole_leads_away_one_in_ten():
-    x, valid = batch(n=500, n_samples=50)
-    y, still = leadmask(x, valid, draws(total=500))
-    gone = ~still.any(dim=2)
+    inputs = batch(n=500)
+    (x, _), (y, signal) = augmented((), inputs), augmented("leadmask", inputs)
+    gone = ~y.any(dim=2)
     assert torch.equal(y, torch.where(gone[:, :, None], 0, x))
-    assert torch.equal(still, valid & ~gone[:, :, None])
+    assert torch.equal(signal[:, 100], (~gone).float().mean(dim=1))
     others = gone[:, [0, 1, 2, 4, 5, 6, 7]]
     assert others.float().mean().item() == pytest.approx(LEAD_DROP, abs=0.02)
     assert others.any(dim=0).all()
 
 
 def test_noise_does_not_wake_a_lead_that_was_taken_away():
-    x, valid = batch(n=64, n_samples=50)
-    y, still = augment(x, valid, ("leadmask", "noise"), draws())
-    assert not y[~still].any()
-    assert (valid & ~still).any()
+    y, signal = augmented(("leadmask", "noise"), batch())
+    silent = ~y.any(dim=2)
+    assert torch.equal(signal[:, 100], (~silent).float().mean(dim=1))
+    assert silent[:, [0, 1, 2, 4, 5, 6, 7]].any()
+
+
+def test_all_together_are_the_formula():
+    """Against the same in numpy, a record at a time: shift, z-score, scale, noise, then masks."""
+    waveforms, mask, span = batch(n=16)
+    drawn = draw(tuple(AUGMENTATIONS), draws(total=16), waveforms.shape)
+    x, _ = model_input(mean=40.0, std=700.0)(waveforms, mask, span, None, drawn)
+    for i in range(16):
+        by = int(drawn["shift"][i])
+        expected = (np.roll(waveforms[i].double().numpy(), by, axis=1) - 40) / 700 * float(drawn["scale"][i]) + drawn["noise"][i].double().numpy()
+        expected[:, : SPAN[0] + by] = expected[:, SPAN[1] + by :] = 0
+        expected[~(mask[i] & drawn["leadmask"][i]).numpy()] = 0
+        np.testing.assert_allclose(x[i, :8].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [(), ("noise",), ("noise", "scale", "shift"), tuple(AUGMENTATIONS)])
+def test_augmented_batch_is_a_function_of_the_draws(names):
+    inputs = batch()
+    before = inputs[0].clone()
+    one, other = augmented(names, inputs), augmented(names, inputs)
+    assert torch.equal(one[0], other[0])
+    assert one[0].shape == inputs[0].shape
+    assert torch.equal(augmented(names, inputs, draws(2))[0], one[0]) == (not names)
+    assert torch.equal(inputs[0], before)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_shares_of_a_batch_get_the_numbers_of_the_whole(name):
+    inputs = batch(n=7)
+    whole = augmented(name, inputs, draws(total=7))
+    for part in (slice(0, 3), slice(3, 7)):
+        share = augmented(name, tuple(tensor[part] for tensor in inputs), draws(total=7, first=part.start))
+        assert torch.equal(share[0], whole[0][part])
+        assert torch.equal(share[1], whole[1][part])
+
+
+def test_the_input_is_one_graph_whatever_was_drawn():
+    """Nothing in it needs Python or waits for a value: torch.compile refuses graph breaks here."""
+    inputs = batch(n=4)
+    whole = torch.compile(model_input(), fullgraph=True, backend="aot_eager")
+    for seed in (1, 2):
+        drawn = draw(tuple(AUGMENTATIONS), draws(seed, total=4), inputs[0].shape)
+        assert torch.equal(whole(*inputs, None, drawn)[0], model_input()(*inputs, None, drawn)[0])
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from inside torch.compile
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_the_compiled_input_equals_the_eager_one():
+    compiled = torch.compile(model_input(), fullgraph=True)
+    for n in (32, 32, 5):
+        inputs = batch(n=n)
+        drawn = draw(tuple(AUGMENTATIONS), draws(n, total=n), inputs[0].shape)
+        torch.testing.assert_close(compiled(*inputs, None, drawn)[0], model_input()(*inputs, None, drawn)[0], rtol=1e-6, atol=1e-6)

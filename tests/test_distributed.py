@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import quick, silent
+from conftest import quick, same_results, silent
 from torch import nn
 
 import ecgfit.trainer as trainer_module
 from ecgfit.distributed import Ranks, running_statistics, start
+from ecgfit.run import LAST, load_checkpoint
 from ecgfit.train import train
 from ecgfit.trainer import Progress, Trainer
 from ecgprep.errors import InputError, StoreError
@@ -102,8 +103,9 @@ def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
 
 
 @pytest.mark.full
-def test_two_processes_resume_to_the_bit(small_store, tmp_path):
-    from conftest import same_results
+@pytest.mark.parametrize("end", ["stop", "die"])
+def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
+    """After SIGTERM to one of them; after both died, when the clock of one had asked for saves on the way."""
 
     code = (
         "import os, signal, sys, ecgfit.trainer as t\n"
@@ -111,8 +113,12 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path):
         "def stop(seed, epoch, step):\n"
         "    if (epoch, step) == (1, 1) and sys.argv[1] == 'stop' and os.environ['RANK'] == '1':\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    if (epoch, step) == (1, 2) and sys.argv[1] == 'die':\n"
+        "        os._exit(9)\n"
         "    return seeds(seed, epoch, step)\n"
         "t.torch_seeds = stop\n"
+        "if sys.argv[1] == 'die' and os.environ['RANK'] == '1':\n"
+        "    t.SECONDS_BETWEEN_SAVES = -1\n"
         "from pathlib import Path\n"
         "from conftest import quick, silent\n"
         "from ecgfit.train import train\n"
@@ -121,8 +127,9 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path):
     )
     (tmp_path / "run.py").write_text(code)
     assert torchrun("run.py", "whole", small_store.path, "whole", cwd=tmp_path).returncode == 0
-    assert torchrun("run.py", "stop", small_store.path, "stopped", cwd=tmp_path).returncode != 0
+    assert torchrun("run.py", end, small_store.path, "stopped", cwd=tmp_path).returncode != 0
     assert not (tmp_path / "stopped/threshold.json").exists()
+    assert load_checkpoint(tmp_path / "stopped" / LAST)["step"] == {"stop": 3, "die": 2}[end]
     done = torchrun("run.py", "resume", small_store.path, "stopped", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert same_results(tmp_path / "whole", tmp_path / "stopped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,3 +198,21 @@ def test_cli_ends_with_143_on_sigterm(small_store, tmp_path):
     assert "Traceback" not in errors
     state = load_checkpoint(tmp_path / "r" / LAST)
     assert state["step"] > 0 or state["history"]
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from inside torch.compile
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_steps_resume_to_the_bit(small_store, tmp_path, monkeypatch):
+    config = quick(compile="on")
+    whole = train(config, small_store, tmp_path / "whole", say=silent)
+    monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_SAVES", -1)
+    at_step(monkeypatch, 1, 2, 0, die)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, small_store, tmp_path / "killed", say=silent)
+    monkeypatch.undo()
+    train(config, small_store, tmp_path / "killed", resume=True, say=silent)
+    assert same_results(whole.path, tmp_path / "killed")
+    eager = train(quick(), small_store, tmp_path / "eager", say=silent)
+    losses = [[float(line.split(",")[2]) for line in (run.path / "curves.csv").read_text().splitlines()[1:]] for run in (whole, eager)]
+    np.testing.assert_allclose(*losses, rtol=0.15)  # dropout has other random numbers

@@ -31,14 +31,17 @@ def test_cpu_table_has_the_floor_and_every_form():
 
 def test_device_table_runs_on_a_cpu():
     lines = bench("--rounds", "0", "--device", "cpu", "--models", "resnet1d", "--batches", "4", "--steps", "2", "--records", "24")
-    assert lines[-1].split()[:2] == ["resnet1d", "4"]
-    assert lines[-1].split()[-1] == "unknown"
+    cells = lines[-1].split()
+    assert cells[:2] == ["resnet1d", "4"]
+    assert (cells[-5], cells[-3], cells[-1]) == ("-", "0.14", "unknown")
+    assert len(cells) == 1 + len(training.COLUMNS)
 
 
 def test_roofline_is_that_of_flops_or_bytes_by_hand(monkeypatch):
+    assert training.work("xresnet1d101", 5000)[0] == pytest.approx(6 * 0.81e9, rel=0.01)
+    assert 20 < training.work("resnet1d", 5000)[1] / (5 * 2 * 8 * 5000) < 40  # its layers give about thirty times as many values as it takes
     monkeypatch.setattr(training, "describe", lambda device: "NVIDIA X1")
-    assert training.roofline("cuda", "xresnet1d101", 5000) is None
-    monkeypatch.setattr(training, "PEAKS", {"X1": (1.0, 6e9, 1e30)})
-    assert training.roofline("cuda", "xresnet1d101", 5000) == pytest.approx(1 / 0.81, rel=0.01)
-    monkeypatch.setattr(training, "PEAKS", {"X1": (1.0, 1e30, 1e9)})
-    assert 1 < training.roofline("cuda", "resnet1d", 5000) < 1e9 / (2 * 8 * 5000)
+    assert training.roofline("cuda", 6e9, 1.0) is None
+    monkeypatch.setattr(training, "PEAKS", {"X1": (1.0, 3e9, 1e6)})
+    assert training.roofline("cuda", 6e9, 1.0) == 0.5
+    assert training.roofline("cuda", 6e9, 8e6) == 0.125

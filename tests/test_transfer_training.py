@@ -154,7 +154,7 @@ def nan_for(monkeypatch, rows, from_epoch: int) -> None:
 def test_loss_that_is_nan_names_the_rows_and_never_becomes_best(small_store, tmp_path, monkeypatch, checks):
     rows = Trainer.prepare(quick(), small_store).rows["train"][[7]]
     nan_for(monkeypatch, rows, from_epoch=1)
-    monkeypatch.setattr(trainer_module, "STEPS_BETWEEN_CHECKS", checks)
+    monkeypatch.setitem(trainer_module.STEPS_BETWEEN_LOOKS, "cpu", checks)
     with pytest.raises(InputError, match=rf"The loss is nan at epoch 2, step \d+ \(store rows {rows[0]}\)\. Lower --lr"):
         train(quick(), small_store, tmp_path / "r", say=silent)
     assert load_checkpoint(tmp_path / "r" / BEST)["epoch"] == 1
