@@ -169,7 +169,8 @@ class Trainer:
             own = stop(), time.monotonic() - saved > SECONDS_BETWEEN_SAVES
             wishes = self._step(batch, pending, own)
             self.progress.step += 1
-            if len(pending) >= STEPS_BETWEEN_LOOKS[self.device] or (self.ranks.world == 1 and any(own)):
+            due = self.progress.step == n_steps or len(pending) >= STEPS_BETWEEN_LOOKS[self.device]
+            if due or (self.ranks.world == 1 and any(own)):
                 self._look_at(pending)
                 asked, late = map(bool, wishes)
                 if asked or late:
@@ -177,7 +178,6 @@ class Trainer:
                     saved = time.monotonic()
                 if asked:
                     raise Stopped
-        self._look_at(pending)
         return float(np.mean(self.progress.losses))
 
     def _step(self, batch: Batch, pending: list[Pending], wishes: Sequence[bool | Tensor]) -> Sequence[bool | Tensor]:
@@ -212,7 +212,7 @@ class Trainer:
 
     def _look_at(self, pending: list[Pending]) -> None:
         """Note the losses of the steps since the last look. Raises InputError naming the rows of one that is not finite."""
-        losses = torch.stack([step.loss for step in pending]).tolist() if pending else []
+        losses = torch.stack([step.loss for step in pending]).tolist()
         first = self.progress.step - len(pending) + 1
         for number, (step, value) in enumerate(zip(pending, losses, strict=True), start=first):
             if not math.isfinite(value):  # for all processes at the same step, since the loss is that of the whole batch

@@ -103,15 +103,14 @@ def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("end", ["stop", "die"])
+@pytest.mark.parametrize("end", ["stop", "stop, looking rarely", "die"])
 def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
-    """After SIGTERM to one of them; after both died, when the clock of one had asked for saves on the way."""
-
+    """After SIGTERM to one of them, heard at once or, as on GPUs, at the next look; after both died, when the clock of one had asked for saves."""
     code = (
         "import os, signal, sys, ecgfit.trainer as t\n"
         "seeds = t.torch_seeds\n"
         "def stop(seed, epoch, step):\n"
-        "    if (epoch, step) == (1, 1) and sys.argv[1] == 'stop' and os.environ['RANK'] == '1':\n"
+        "    if (epoch, step) == (1, 1) and sys.argv[1].startswith('stop') and os.environ['RANK'] == '1':\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    if (epoch, step) == (1, 2) and sys.argv[1] == 'die':\n"
         "        os._exit(9)\n"
@@ -119,6 +118,8 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
         "t.torch_seeds = stop\n"
         "if sys.argv[1] == 'die' and os.environ['RANK'] == '1':\n"
         "    t.SECONDS_BETWEEN_SAVES = -1\n"
+        "if sys.argv[1] == 'stop, looking rarely':\n"
+        "    t.STEPS_BETWEEN_LOOKS['cpu'] = 256\n"
         "from pathlib import Path\n"
         "from conftest import quick, silent\n"
         "from ecgfit.train import train\n"
@@ -129,7 +130,11 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
     assert torchrun("run.py", "whole", small_store.path, "whole", cwd=tmp_path).returncode == 0
     assert torchrun("run.py", end, small_store.path, "stopped", cwd=tmp_path).returncode != 0
     assert not (tmp_path / "stopped/threshold.json").exists()
-    assert load_checkpoint(tmp_path / "stopped" / LAST)["step"] == {"stop": 3, "die": 2}[end]
+    whole, last = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "stopped"))
+    n_steps = len(Trainer.prepare(quick(), small_store, Ranks(0, 2)).loader())
+    assert (len(last["history"]), last["step"]) == (1, {"stop": 3, "stop, looking rarely": n_steps, "die": 2}[end])
+    assert n_steps > 3
+    assert whole["world"] == last["world"] == 2
     done = torchrun("run.py", "resume", small_store.path, "stopped", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert same_results(tmp_path / "whole", tmp_path / "stopped")
