@@ -3,7 +3,7 @@
     python bench/training.py                        # the CPU table, a minute; torch_ecg and tsai where they are installed
     python bench/training.py --packages FOLDER      # ... or in another environment's site-packages, for they need an older pandas
     python bench/training.py --compile              # and torch.compile, whose warm-up takes a minute or more, in both tables
-    python bench/training.py --device cuda          # the GPU table: streaming and resident, against fixed batch, plain loop and roofline
+    python bench/training.py --device cuda          # the GPU table: streamed and resident, against a fixed batch, a plain loop and a roofline
 
 Floor of the CPU table: the same network of PyTorch's own layers in plain eager PyTorch. The GPU table is printed by default, too, where there
 is a GPU; elsewhere it says "not measured". `--device cpu` runs its code on the CPU, to test it.
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,30 +194,28 @@ def cpu_table(batch: int, threads: int, rounds: int, with_compile: bool) -> None
 
 # The GPU table ---------------------------------------------------------------------------------------------------------------------------
 
-PEAKS = {"H100": (67e12, 989e12, 3.35e12), "H200": (67e12, 989e12, 4.8e12), "A100": (19.5e12, 312e12, 2.0e12)}
-"""float32 FLOP/s without TF32, bfloat16 FLOP/s and bytes/s of a GPU, as its maker states them, by a word of its name."""
-
-
-COLUMNS = {
-    "batch": 5,
-    "fixed/s": 9,
-    "streamed": 8,
-    "wait": 6,
-    "resident": 8,
-    "wait ": 6,
-    "fast": 6,
-    "compiled": 8,
-    "/ plain": 8,
-    "GFLOP": 6,
-    "MB": 6,
-    "roofline": 8,
+PEAKS = {
+    "H100 PCIe": (756e12, 2.0e12),
+    "H100": (989e12, 3.35e12),
+    "H200": (989e12, 4.8e12),
+    "A100-SXM4-80GB": (312e12, 2.04e12),
+    "A100-PCIE-40GB": (312e12, 1.56e12),
+    "A100-SXM4-40GB": (312e12, 1.56e12),
 }
+"""bfloat16 FLOP/s and bytes/s of a GPU, as its maker states them, by words of its name; the first that fit."""
+BATCHES_AN_EPOCH = 50
+"""Train rows are repeated to as many full batches: the start of an epoch, which waits for its first batch, is then to be seen, but not the rule."""
+WORKERS = 8
+"""Of the plain loop's DataLoader, at most."""
+COLUMNS = {"batch": 5, "fixed/s": 9, "streamed": 8, "resident": 8, "fast": 6, "compiled": 8, "/ plain": 7, "GFLOP": 6, "MB": 6, "roofline": 8}
 
 
 def device_table(device: str, store: Store, models: Sequence[str], batches: Sequence[int], steps: int, with_compile: bool) -> None:
     """Print recordings a second of whole training steps, streamed and resident, in faster modes, and the ratios to their floors."""
-    print(f"{describe(device)}: whole training steps of {store.n_samples} samples; ratios to the same step on one fixed batch, deterministic")
-    print("fast: without deterministic kernels; GFLOP and MB: of a recording, what the roofline takes")
+    print(f"{describe(device)}: whole training steps of {store.n_samples} samples, deterministic; ratios of recordings a second")
+    print("streamed, resident: to the same step on one batch that lies on the device; what they lack to 1 is the wait for data")
+    print("fast, compiled: resident with --deterministic off, with --compile on; / plain: streamed, to a float32 loop over a DataLoader of items")
+    print("GFLOP and MB: of a recording, what the roofline is made of; memory: the device has not enough")
     print(f"{'model':14s} " + " ".join(f"{name:>{width}s}" for name, width in COLUMNS.items()))
     for model in models:
         for batch in batches:
@@ -226,64 +225,78 @@ def device_table(device: str, store: Store, models: Sequence[str], batches: Sequ
 
 def device_row(device: str, store: Store, model: str, batch: int, steps: int, with_compile: bool) -> list[str]:
     """Measure one model at one batch size and return the cells after it."""
-    (fixed, _), (streamed, waits), (resident, no_waits) = (run_trainer(device, store, model, batch, steps, how) for how in ("fixed", "off", "on"))
-    fast, _ = run_trainer(device, store, model, batch, steps, "on", deterministic=False)
-    compiled = f"{run_trainer(device, store, model, batch, steps, 'on', compiled='on')[0] / fixed:.2f}" if with_compile else "-"
-    plain_rate = plain_loop(device, store, model, batch, steps)
+
+    def rate(**settings: str) -> float | None:
+        return if_it_fits(lambda: trainer_rate(device, store, model, batch, steps, settings))
+
+    fixed = if_it_fits(lambda: trainer_rate(device, store, model, batch, steps, {"resident": "off"}, fixed=True))
+    streamed, resident, fast = rate(resident="off"), rate(resident="on"), rate(resident="on", deterministic="off")
+    compiled = ratio(rate(resident="on", compile="on"), fixed) if with_compile else "-"
+    plain_rate = if_it_fits(lambda: plain_loop(device, store, model, batch, steps))
     flop, n_bytes = work(model, store.n_samples)
     bound = roofline(device, flop, n_bytes)
-    waiting = (f"{streamed / fixed:.2f}", f"{waits:.1%}", f"{resident / fixed:.2f}", f"{no_waits:.1%}")
-    share = "unknown" if bound is None else f"{fixed / bound:.2f}"
     return [
-        f"{fixed:,.0f}",
-        *waiting,
-        f"{fast / fixed:.2f}",
+        "memory" if fixed is None else f"{fixed:,.0f}",
+        *(ratio(found, fixed) for found in (streamed, resident, fast)),
         compiled,
-        f"{streamed / plain_rate:.1f}",
+        ratio(streamed, plain_rate),
         f"{flop / 1e9:.2f}",
         f"{n_bytes / 1e6:.1f}",
-        share,
+        "unknown" if bound is None else ratio(fixed, bound),
     ]
+
+
+def ratio(found: float | None, floor: float | None) -> str:
+    return "memory" if found is None or floor is None else f"{found / floor:.2f}"
+
+
+def if_it_fits(measure: Callable[[], float]) -> float | None:
+    """Return what was measured, or None where the device has not enough memory for it."""
+    try:
+        return measure()
+    except torch.OutOfMemoryError:
+        return None
 
 
 def describe(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
-def run_trainer(
-    device: str, store: Store, model: str, batch: int, steps: int, how: str, *, deterministic: bool = True, compiled: str = "off"
-) -> tuple[float, float]:
-    """Return recordings a second of the trainer's own steps, and the share of the time that it waited for data; `how`: fixed, or `resident`."""
-    resident = "off" if how == "fixed" else how
-    config = make_config({"model": model, "batch": batch, "device": device, "resident": resident, "compile": compiled, "epochs": 1000}, "bench")
+def repeated_rows(rows: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
+    """Return the rows again and again, as many as make BATCHES_AN_EPOCH full batches."""
+    return np.resize(rows, batch * BATCHES_AN_EPOCH)
+
+
+def trainer_rate(device: str, store: Store, model: str, batch: int, steps: int, settings: dict[str, str], *, fixed: bool = False) -> float:
+    """Return recordings a second of the trainer's own steps: over its batches, or again and again on one that lies on the device."""
+    config = make_config({"model": model, "batch": batch, "device": device, "epochs": 1000, **settings}, "bench")
     trainer = Trainer.prepare(config, store)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = not deterministic
+    trainer.rows["train"] = repeated_rows(trainer.rows["train"], batch)
     train_mode(trainer.model)
     source = endless(trainer)
-    kept = next(source) if how == "fixed" else None
+    kept = on_device(next(source), device) if fixed else None
     pending: list[Any] = []
-    waited = begun = 0.0
+    begun = 0.0
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             synchronise(device)
-            waited, begun = 0.0, time.perf_counter()
-        asked = time.perf_counter()
-        found = next(source) if kept is None else kept
-        waited += time.perf_counter() - asked
-        trainer._step(found, pending, (False, False))
+            begun = time.perf_counter()
+        trainer._step(next(source) if kept is None else kept, pending, (False, False))
         trainer.progress.step += 1
     synchronise(device)
-    seconds = time.perf_counter() - begun
-    return batch * steps / seconds, waited / seconds
+    return batch * steps / (time.perf_counter() - begun)
+
+
+def on_device(batch: Batch, device: str) -> Batch:
+    """Return a copy of the batch on the device."""
+    names = ("waveforms", "lead_mask", "valid_span", "covariates", "label")
+    return replace(batch, **{name: getattr(batch, name).clone().to(device) for name in names})
 
 
 def endless(trainer: Trainer) -> Iterator[Batch]:
-    """Yield full batches, epoch after epoch."""
+    """Yield batches, epoch after epoch."""
     while True:
-        for batch in trainer.loader():
-            if len(batch.rows) == trainer.config.batch:
-                yield batch
+        yield from trainer.loader()
         trainer.progress.history.append({})
         trainer.progress.step = 0
 
@@ -309,10 +322,15 @@ class Items(Dataset[tuple[Tensor, int]]):
 
 
 def plain_loop(device: str, store: Store, model: str, batch: int, steps: int) -> float:
-    """Return recordings a second of a plain eager float32 loop over a DataLoader of items in this process."""
+    """Return recordings a second of a plain eager float32 loop as it is usually written: PyTorch's own settings, and beside a GPU worker processes
+    that load one recording at a time into pinned memory."""
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = False, True
     network = plain(build_model(model, N_CHANNELS, 0)).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
-    loader = DataLoader(Items(store, select_rows(store, "train", "drop")), batch, shuffle=True, drop_last=True)
+    rows = repeated_rows(select_rows(store, "train", "drop"), batch)
+    workers = 0 if device == "cpu" else min(WORKERS, os.cpu_count() or 1)
+    loader = DataLoader(Items(store, rows), batch, shuffle=True, num_workers=workers, pin_memory=device == "cuda", persistent_workers=workers > 0)
     done, begun = -WARM_UP, 0.0
     while done < steps:
         for x, label in loader:
@@ -333,7 +351,8 @@ def plain_loop(device: str, store: Store, model: str, batch: int, steps: int) ->
 def work(model: str, n_samples: int) -> tuple[float, float]:
     """Return the FLOPs (3 x 2 x MAC) and the bytes of a training step for a recording.
 
-    Bytes: in bfloat16 every layer's output is written once and read twice, and its gradient written and read once; weights do not count.
+    Bytes, an estimate: the output of every module that has no others in it is written once and read twice in bfloat16, and its gradient written
+    and read once. Weights, and what lies between modules, do not count.
     """
     network, values = build_model(model, N_CHANNELS, 0).eval(), 0
 
@@ -351,7 +370,7 @@ def work(model: str, n_samples: int) -> tuple[float, float]:
 def roofline(device: str, flop: float, n_bytes: float) -> float | None:
     """Return the recordings a second that the GPU's peak allows for so many FLOPs and bytes each, None for an unknown device."""
     peak = next((peak for word, peak in PEAKS.items() if word in describe(device)), None)
-    return None if peak is None else 1 / max(flop / peak[1], n_bytes / peak[2])
+    return None if peak is None else 1 / max(flop / peak[0], n_bytes / peak[1])
 
 
 def simulated_store(folder: Path, n_records: int) -> Store:

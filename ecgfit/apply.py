@@ -173,7 +173,7 @@ def _score(applied: Applied, usable: Sequence[tuple[Row, NDArray[np.float32]]]) 
         none,
         0,
     )
-    logits = score_batch(applied.ensemble, batch, next(applied.ensemble.parameters()).device, applied.amp).numpy()
+    logits = score_batch(applied.ensemble, batch, next(applied.ensemble.parameters()).device, applied.amp).cpu().numpy()
     return iter((logits[:, 1] - logits[:, 0]).tolist())
 
 

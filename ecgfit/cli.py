@@ -79,6 +79,7 @@ def training_options(command: Any) -> Any:
         click.option("--fold", help="One fold alone, from 0, as on a cluster."),
         click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
         click.option("--amp", help="bfloat16: auto (on a GPU), on or off.  [default: auto]"),
+        click.option("--deterministic", help="on, or off: a GPU's fastest kernels, and runs that differ when repeated.  [default: on]"),
         click.option("--compile", help="torch.compile in training: on or off. Slow first steps; needs a compiler.  [default: off]"),
         click.option("--resident", help="Train recordings kept on the device: auto (a GPU with room), on or off.  [default: auto]"),
         click.option("--threads", help="CPU threads.  [default: all cores]"),

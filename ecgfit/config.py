@@ -123,6 +123,8 @@ class TrainConfig(BaseModel):
     """bfloat16 autocast; `auto` means on a GPU only."""
     resident: Literal["auto", "on", "off"] = "auto"
     """Keep the train recordings on the device; `auto` means on a GPU that has room for them in half of its free memory."""
+    deterministic: Literal["on", "off"] = "on"
+    """`off` lets a GPU take its fastest kernels in training: a repeated run then differs in the last bits, and so in everything after."""
     compile: Literal["off", "on"] = "off"
     """torch.compile of the input's kernel and the network in training; needs a C++ compiler, and on a GPU Triton."""
     threads: Annotated[Integer, Field(ge=1, le=1024)] = Field(default_factory=usable_cores)

@@ -12,14 +12,18 @@ from ecgprep.errors import StoreError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt."""
-_GIB = 2**30
+_GIB, _MMAP_THRESHOLD_MAX = 2**30, 2**25
 
 
-def set_up(threads: int) -> None:
-    """Fix threads and kernels, which decide the last bits, and let the process keep the memory that a step has used."""
+def set_up(threads: int, *, deterministic: bool = True) -> None:
+    """Fix threads and kernels, which decide the last bits, and let the process keep the memory that a step has used.
+
+    Without `deterministic` a GPU takes whichever kernels it finds fastest: the same run twice then differs in the last bits.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # NaN in new memory, to find bugs: 5 % of a step
     torch.backends.cuda.matmul.allow_tf32 = False  # what may be coarse is bfloat16 already (--amp); the rest is to be float32
     torch.backends.cudnn.allow_tf32 = False
@@ -30,7 +34,8 @@ def keep_memory() -> None:
     """Keep glibc from giving large tensors back to the system after each operation: the fresh pages of the next cost a CPU 10 % of a step."""
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, _GIB)
+        if not mallopt(_MMAP_THRESHOLD, _GIB):
+            mallopt(_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX)  # of an older glibc
         mallopt(_TRIM_THRESHOLD, 2 * _GIB - 1)
 
 

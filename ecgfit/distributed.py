@@ -1,7 +1,8 @@
 """Training by several processes that `torchrun` started, as if they were one.
 
-Each process takes its share of every batch; gradients are sums over the whole batch divided by its whole weight, so the result is that of
-one process up to rounding. A single process needs none of this and pays nothing for it.
+Each process takes its share of every batch; gradients are sums over the whole batch divided by its whole weight, so they are those of one
+process up to rounding. Two things differ: on CPUs BatchNorm sees a process's share, and each process drops out numbers of its own. A single
+process needs none of this and pays nothing for it.
 """
 
 from __future__ import annotations

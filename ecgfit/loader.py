@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ecgfit.data import ORDER_STREAM, covariate_columns, generator_for
 from ecgfit.distributed import Ranks
@@ -86,6 +86,8 @@ class Batches(IterableDataset[Batch]):
         return [rows[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
 
     def __iter__(self) -> Generator[Batch, None, None]:
+        if get_worker_info() is not None:
+            raise ValueError("Batches are made in the process that trains: every worker would make all of them. Use num_workers=0.")
         order, cold = self.order()[self.first_step :], not self.store.is_resident(self.rows)
         by_thread, buffers = cold or self.pin, self._take_buffers()
         ring = buffers if by_thread else buffers[::2]
@@ -142,9 +144,6 @@ def ahead(items: Generator[T, None, None], depth: int, pin: bool = False) -> Gen
     asked: SimpleQueue[Any] = SimpleQueue()
     made: SimpleQueue[Any] = SimpleQueue()
 
-    def asked_of_the_gpu() -> Any:
-        return torch.cuda.current_stream().record_event() if pin else None
-
     def make() -> None:
         try:
             while (event := asked.get()) is not _END:
@@ -158,9 +157,9 @@ def ahead(items: Generator[T, None, None], depth: int, pin: bool = False) -> Gen
     thread.start()
     try:
         for _ in range(depth):
-            asked.put(asked_of_the_gpu())
+            asked.put(_asked_of_the_gpu(pin))
         while True:
-            asked.put(asked_of_the_gpu())
+            asked.put(_asked_of_the_gpu(pin))
             if (item := made.get()) is _END:
                 return
             if isinstance(item, BaseException):
@@ -170,6 +169,15 @@ def ahead(items: Generator[T, None, None], depth: int, pin: bool = False) -> Gen
         asked.put(_END)
         thread.join()
         items.close()
+
+
+def _asked_of_the_gpu(pin: bool) -> Any:
+    """Return an event that comes when the GPU has done what it has been asked until now; the thread that waits for it sleeps. None without a GPU."""
+    if not pin:
+        return None
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record()  # type: ignore[no-untyped-call]
+    return event
 
 
 class Loader(DataLoader[Batch]):

@@ -173,7 +173,7 @@ class Predictions:
 
 
 def score_batch(scorer: nn.Module, batch: Batch, device: torch.device, amp: bool, change: Callable[[Batch], Batch] | None = None) -> Tensor:
-    """Return float64 logits (B, 2) on the CPU of at most BATCH recordings."""
+    """Return float64 logits (B, 2), on the device, of at most BATCH recordings."""
     batch = batch if change is None else change(batch)
     n = len(batch.waveforms)
 
@@ -183,7 +183,7 @@ def score_batch(scorer: nn.Module, batch: Batch, device: torch.device, amp: bool
     inputs = (full(t).to(device, non_blocking=True) for t in (batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
         logits: Tensor = scorer(*inputs)
-    return logits[:n].double().cpu()
+    return logits[:n].double()
 
 
 def predict_rows(
@@ -199,7 +199,8 @@ def predict_rows(
     was_training = {module: module.training for module in scorer.modules()}
     scorer.eval()
     loader = make_loader(store, rows, BATCH, pin=device.type == "cuda", covariates=covariates)
-    logits = np.concatenate([score_batch(scorer, batch, device, amp, change).numpy() for batch in loader]) if len(rows) else np.empty((0, 2))
+    found = [score_batch(scorer, batch, device, amp, change) for batch in loader]  # fetched together: each fetch waits for a GPU
+    logits = torch.cat(found).cpu().numpy() if found else np.empty((0, 2))
     for module, mode in was_training.items():
         module.training = mode
     if not np.isfinite(logits).all():

@@ -5,6 +5,7 @@ Each epoch then reads nothing from the store, and a batch is one gather on the d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from typing import Literal
 
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ecgfit.loader import Batch, Batches, Loader
+from ecgprep.errors import InputError
 from ecgprep.leads import LEADS
 
 SHARE_OF_FREE = 0.5
@@ -37,7 +39,14 @@ class ResidentBatches(Batches):
         names = ("lead_mask", "valid_span", "covariates", "label")
         mask, span, covariates, label = (torch.from_numpy(self.store.array(name)[self._sorted]) for name in names)
         small = (mask, span, covariates[:, torch.from_numpy(streamed.columns)], label.long())
-        waveforms = torch.empty((len(self.rows), len(LEADS), self.store.n_samples), dtype=torch.int16, device=device)
+        shape = (len(self.rows), len(LEADS), self.store.n_samples)
+        try:
+            waveforms = torch.empty(shape, dtype=torch.int16, device=device)
+        except torch.OutOfMemoryError:
+            size = 2 * math.prod(shape) / 2**30
+            raise InputError(
+                f"resident: {len(self.rows):,} train recordings take {size:.1f} GiB, which the device has not. Use auto or off."
+            ) from None
         for first in range(0, len(self.rows), _TOGETHER):
             rows = self._sorted[first : first + _TOGETHER]
             waveforms[first : first + len(rows)] = torch.from_numpy(self.store.gather(rows, np.empty((len(rows), *waveforms.shape[1:]), np.int16)))

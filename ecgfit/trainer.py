@@ -41,8 +41,8 @@ from ecgprep.store import Store
 WARMUP_SHARE = 0.05
 """Share of all steps in which `cosine` rises to the full rate."""
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 4
-STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 256}
-"""A look at the losses waits for a GPU to do all that it was asked."""
+STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 32}
+"""A look at the losses, and at what other processes ask for, waits for a GPU to do all that it was asked."""
 SECONDS_BETWEEN_SAVES = 600
 """A long epoch is saved on its way."""
 
@@ -96,7 +96,7 @@ class Trainer:
     @classmethod
     def prepare(cls, config: TrainConfig, store: Store, ranks: Ranks = Ranks()) -> Trainer:  # noqa: B008 - frozen
         """Choose rows, compute statistics from train rows, build the model. Raises InputError, StoreError."""
-        set_up(config.threads)
+        set_up(config.threads, deterministic=config.deterministic == "on")
         device = pick_device(config.device)
         rows = training_rows(config, store)
         if min(config.batch, len(rows["train"])) < 2 * ranks.world:
@@ -137,7 +137,7 @@ class Trainer:
     def _compiled(self) -> tuple[nn.Module, nn.Module]:
         """The input's kernel and the network, as training steps call them: they share weights with `scorer`, which is what is kept."""
         parts = self.scorer.model_input, self.scorer.model
-        return parts if self.config.compile == "off" else tuple(torch.compile(part) for part in parts)  # type: ignore[return-value]
+        return parts if self.config.compile == "off" else tuple(torch.compile(part, dynamic=False) for part in parts)  # type: ignore[return-value]
 
     @cached_property
     def batches(self) -> DataLoader[Batch]:
@@ -192,7 +192,8 @@ class Trainer:
             wishes = summed = [torch.full((), float(wish), device=self.device) for wish in wishes]
             self.ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), loss, *summed])
         self.optimizer.step()
-        self.ranks.sum_(running_statistics(self.model), divide_by=self.ranks.world)
+        if self.ranks.world > 1 and self.device == "cpu":  # on GPUs they are those of the whole batch
+            self.ranks.sum_(running_statistics(self.model), divide_by=self.ranks.world)
         if self.ema is not None:
             self.ema.update(self.model)
         pending.append(Pending(batch.rows, batch.all_rows, losses.detach(), loss))

@@ -401,9 +401,9 @@ class Store:
         """Return mean and standard deviation (ddof 0) per lead, in µV, over the valid samples of `rows`: two arrays (8,).
 
         Exact up to the last rounding: the stored integer moments are added without overflow and no waveform is read.
-        A lead that is present in none of the rows gets mean 0 and deviation 0.
+        A lead that is present in none of the rows gets mean 0 and deviation 0. Raises IndexError for a row outside the store.
         """
-        index = np.asarray(rows, dtype=np.int64)
+        index = self._checked(rows)
         moments, spans, masks = (self.array(name) for name in ("moments", "valid_span", "lead_mask"))
         sums, counts = np.zeros((len(LEADS), 2), object), np.zeros(len(LEADS), np.int64)
         at_once = min(_ADDED_AT_ONCE, 2**33 // self.n_samples)  # the squares of so many full-scale rows add up to less than 2^63

@@ -202,18 +202,23 @@ def test_no_buffer_is_filled_while_the_gpu_may_still_copy_from_it(monkeypatch):
     done, asked = [], count()
 
     class Event:
-        def __init__(self) -> None:
+        def __init__(self, blocking: bool) -> None:
+            assert blocking, "a thread that spins would take a core"
+
+        def record(self) -> None:
             self.number = next(asked)
 
         def synchronize(self) -> None:
             done.append(self.number)
 
-    class Stream:
-        record_event = staticmethod(Event)
-
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     begun_after = []
     items = (begun_after.append(len(done)) for _ in range(6))
     list(ahead(items, 1, pin=True))
     assert begun_after == [1, 2, 3, 4, 5, 6]
     assert done[:6] == list(range(6))
+
+
+def test_workers_that_would_each_make_every_batch_are_refused(store):
+    with pytest.raises(ValueError, match="Use num_workers=0"):
+        list(DataLoader(Batches(store, np.arange(8), 4), batch_size=None, num_workers=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecgfit.models import MODEL_ARGS, MODELS, build_model, check_model_args, count_macs, count_parameters
 from ecgfit.models.network import BatchNorm, Dropout, GroupMean, PointwiseConv
@@ -276,3 +278,34 @@ def test_statistics_hold_where_the_mean_is_far_from_zero(offset):
     torch.testing.assert_close(layer(x), reference(x), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(layer.running_var, reference.running_var, rtol=1e-4, atol=0)
     assert BatchNorm(5).double()(x.double()).dtype == torch.float64
+
+
+class Called(TorchDispatchMode):
+    """Notes the operations that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*arguments, **(settings or {}))
+
+
+NATIVE = {"convolution", "avg_pool2d", "native_batch_norm"}
+
+
+@pytest.mark.parametrize("n", [1000, 1001, 61])
+@pytest.mark.parametrize(
+    "layer",
+    [PerLeadConv(8, 8, 9), PointwiseConv(8, 32), GroupMean(2, rest=True), GroupMean(5, rest=False), MovingAverage(61), BatchNorm(8)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_elsewhere_than_on_a_cpu_are_single_native_operations(layer, n):
+    """What is quick on a CPU is many small kernels on a GPU. Tensors without values, on `meta`, take the same way as those on a GPU."""
+    here = layer(torch.randn(2, 8, n)).shape
+    elsewhere, x = copy.deepcopy(layer).to("meta"), torch.empty(2, 8, n, device="meta")
+    with Called() as called:
+        assert elsewhere(x).shape == here
+    assert len(NATIVE & set(called.names)) == 1
+    assert not {"bmm", "stack", "cat", "slice"} & set(called.names)

@@ -13,6 +13,7 @@ from ecgfit.loader import make_loader
 from ecgfit.resident import ResidentBatches, fits, resident_loader
 from ecgfit.train import train
 from ecgfit.trainer import Trainer
+from ecgprep.errors import InputError
 
 TENSORS = ("waveforms", "lead_mask", "valid_span", "covariates", "label")
 
@@ -53,3 +54,13 @@ def test_auto_means_a_gpu_with_room(small_store, monkeypatch):
     for asked, kept in (("auto", False), ("on", True)):
         trainer = Trainer.prepare(quick(resident=asked, device="cpu"), small_store)
         assert isinstance(trainer.loader().dataset, ResidentBatches) == kept
+
+
+def test_rows_that_do_not_fit_are_refused_with_a_way_out(small_store, monkeypatch):
+    def full(*shape, **settings):
+        raise torch.OutOfMemoryError
+
+    streamed = make_loader(small_store, select_rows(small_store, "train", "drop"), 8, 0)
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(InputError, match=r"^resident: \d+ train recordings take 0\.0 GiB, which the device has not\. Use auto or off\.$"):
+        resident_loader(streamed, "cpu")

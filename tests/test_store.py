@@ -278,6 +278,7 @@ def test_statistics_do_not_overflow(store, monkeypatch):
         "lead_mask": np.broadcast_to(np.True_, (n, 8)),
     }
     monkeypatch.setattr(Store, "array", lambda self, name: arrays[name])
+    monkeypatch.setattr(Store, "__len__", lambda self: n)
     mean, deviation = store.lead_statistics(np.arange(n))
     np.testing.assert_array_equal(mean, 0)
     np.testing.assert_allclose(deviation, 32767, rtol=1e-15)
@@ -287,6 +288,12 @@ def test_lead_that_no_row_has_gets_zeros(store):
     mean, deviation = store.lead_statistics(np.array([], np.int64))
     assert not mean.any()
     assert not deviation.any()
+
+
+def test_statistics_of_a_row_that_is_not_there_are_refused(store):
+    for row in (-1, len(store)):
+        with pytest.raises(IndexError, match=f"rows must be within 0..{len(store) - 1}"):
+            store.lead_statistics(np.array([0, row]))
 
 
 def edit(path: Path, change) -> None:

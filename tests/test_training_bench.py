@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "bench"))
@@ -31,10 +33,24 @@ def test_cpu_table_has_the_floor_and_every_form():
 
 def test_device_table_runs_on_a_cpu():
     lines = bench("--rounds", "0", "--device", "cpu", "--models", "resnet1d", "--batches", "4", "--steps", "2", "--records", "24")
-    cells = lines[-1].split()
-    assert cells[:2] == ["resnet1d", "4"]
-    assert (cells[-5], cells[-3], cells[-1]) == ("-", "0.14", "unknown")
-    assert len(cells) == 1 + len(training.COLUMNS)
+    cells = dict(zip(["model", *training.COLUMNS], lines[-1].split(), strict=True))
+    assert (cells["model"], cells["batch"], cells["compiled"], cells["GFLOP"], cells["roofline"]) == ("resnet1d", "4", "-", "0.14", "unknown")
+    assert all(float(cells[name]) > 0 for name in ("fixed/s", "streamed", "resident", "fast", "/ plain"))
+
+
+def test_lack_of_memory_is_a_cell_of_the_table(monkeypatch, small_store):
+    def too_large(*arguments, **settings):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(training, "trainer_rate", too_large)
+    monkeypatch.setattr(training, "plain_loop", too_large)
+    assert training.device_row("cpu", small_store, "resnet1d", 4, 1, True)[:6] == ["memory"] * 6
+
+
+def test_rows_are_repeated_to_full_batches():
+    rows = training.repeated_rows(np.arange(7), 4)
+    assert len(rows) == 4 * training.BATCHES_AN_EPOCH
+    assert set(rows.tolist()) == set(range(7))
 
 
 def test_roofline_is_that_of_flops_or_bytes_by_hand(monkeypatch):
@@ -42,6 +58,6 @@ def test_roofline_is_that_of_flops_or_bytes_by_hand(monkeypatch):
     assert 20 < training.work("resnet1d", 5000)[1] / (5 * 2 * 8 * 5000) < 40  # its layers give about thirty times as many values as it takes
     monkeypatch.setattr(training, "describe", lambda device: "NVIDIA X1")
     assert training.roofline("cuda", 6e9, 1.0) is None
-    monkeypatch.setattr(training, "PEAKS", {"X1": (1.0, 3e9, 1e6)})
+    monkeypatch.setattr(training, "PEAKS", {"X1": (3e9, 1e6)})
     assert training.roofline("cuda", 6e9, 1.0) == 0.5
     assert training.roofline("cuda", 6e9, 8e6) == 0.125

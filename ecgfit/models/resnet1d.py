@@ -63,6 +63,8 @@ class PerLeadConv(nn.Conv1d):
         super().__init__(n_channels, filters * n_channels, kernel, padding=kernel // 2, groups=n_channels, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
         n, kernel = x.shape[2], self.kernel_size[0]
         padded = F.pad(x, (kernel // 2, kernel // 2))
         windows = torch.stack([padded[:, :, i : i + n] for i in range(kernel)], dim=2)
@@ -82,6 +84,8 @@ class MovingAverage(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, half = x.shape[2], self.width // 2
+        if x.device.type != "cpu":
+            return F.avg_pool1d(x, self.width, 1, half, count_include_pad=False)
         at = torch.arange(n, device=x.device)
         count = (at + half + 1).clamp(max=n) - (at - half).clamp(min=0)
         return moving_sum(F.pad(x, (half, half)), self.width) / count
