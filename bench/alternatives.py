@@ -30,7 +30,6 @@ from torch.utils.data import DataLoader, Dataset
 from ecgfit.loader import make_loader
 from ecgprep.store import Store
 
-BATCH = 256
 Rows = NDArray[np.int64]
 Pass = Callable[[], Iterator[tuple[Any, Any]]]
 
@@ -42,6 +41,7 @@ class Source:
     store: Store
     corpus: Path
     folder: Path
+    batch: int = 256
 
     def records(self) -> Iterator[tuple[int, NDArray[np.int16]]]:
         """Yield every row with its waveforms."""
@@ -150,7 +150,7 @@ def webdataset(source: Source, rows: Rows) -> Pass:
     stream = wds.WebDataset(str(source.folder / "x.tar"), shardshuffle=False).shuffle(1000)
 
     def go() -> Iterator[tuple[Rows, Any]]:
-        for keys, values in stream.to_tuple("__key__", "bin").batched(BATCH):
+        for keys, values in stream.to_tuple("__key__", "bin").batched(source.batch):
             yield np.array([int(key) for key in keys]), np.stack([np.frombuffer(value, np.int16).reshape(shape) for value in values])
 
     return go
@@ -163,7 +163,7 @@ def mosaic(source: Source, rows: Rows) -> Pass:
     with streaming.MDSWriter(out=str(source.folder / "mds"), columns=columns) as writer:
         for row, record in source.records():
             writer.write({"row": row, "x": np.array(record)})
-    dataset = streaming.StreamingDataset(local=str(source.folder / "mds"), batch_size=BATCH)
+    dataset = streaming.StreamingDataset(local=str(source.folder / "mds"), batch_size=source.batch)
     return one_by_one(rows, lambda row: dataset[row]["x"])
 
 
@@ -205,12 +205,12 @@ def xml_again(source: Source, rows: Rows) -> Pass:
 
 @dataclass(frozen=True)
 class Way:
-    """How a way is called, the package that it needs, and how many batches a pass takes at most, where it is slow."""
+    """How a way is called, the package that it needs, and how many records a pass takes at most: few where it is slow."""
 
     name: str
     package: str
     open: Callable[[Source, Rows], Pass]
-    batches: int = 64
+    records: int = 16384
 
 
 WAYS = [
@@ -218,14 +218,14 @@ WAYS = [
     Way("Dataset per item, no workers", "torch", dataset_in_process),
     Way("LMDB", "lmdb", lmdb),
     Way("HDF5 contiguous, h5py", "h5py", hdf5),
-    Way("tensorstore, chunks of 1", "tensorstore", tensorstore, 4),
+    Way("tensorstore, chunks of 1", "tensorstore", tensorstore, 1024),
     Way("one .npy per record", "numpy", npy_files),
     Way("zarr, blocks of 256", "zarr", zarr_blocks),
-    Way("zarr, items", "zarr", zarr_items, 2),
-    Way("Hugging Face datasets", "datasets", hugging_face, 4),
+    Way("zarr, items", "zarr", zarr_items, 512),
+    Way("Hugging Face datasets", "datasets", hugging_face, 1024),
     Way("webdataset, shuffle(1000)", "webdataset", webdataset),
-    Way("MosaicML streaming", "streaming", mosaic, 4),
-    Way("XML, parsed again", "lxml", xml_again, 2),
+    Way("MosaicML streaming", "streaming", mosaic, 1024),
+    Way("XML, parsed again", "lxml", xml_again, 512),
 ]
 
 
@@ -239,9 +239,9 @@ def timed(way: Pass) -> tuple[int, float]:
 def measure(way: Way, source: Source, rounds: int) -> dict[str, Any]:
     """Time a way, the loader and the floor in turn, after one pass of each that is compared and not counted."""
     store = source.store
-    batch = min(BATCH, len(store))
+    batch = min(source.batch, len(store))
     rows = np.random.default_rng(0).permutation(len(store))[: len(store) // batch * batch].reshape(-1, batch)
-    there = way.open(source, rows[: way.batches])
+    there = way.open(source, rows[: max(1, way.records // batch)])
     for seen, values in there():
         if not np.array_equal(np.asarray(values), store.waveforms[np.asarray(seen)]):
             raise ValueError(f"{way.name} does not return what the store holds")
@@ -268,12 +268,12 @@ def measure(way: Way, source: Source, rounds: int) -> dict[str, Any]:
     return {name: values[1:] for name, values in rates.items()}
 
 
-def in_own_process(way: Way, python: str, corpus: Path, store: Path, rounds: int) -> dict[str, Any] | str:
+def in_own_process(way: Way, python: str, corpus: Path, store: Path, batch: int, rounds: int) -> dict[str, Any] | str:
     """Return what `measure` found in a process of its own: workers and caches do not disturb the next way. A text says why there is nothing."""
     code = f"import sys, importlib.util; sys.exit(importlib.util.find_spec({way.package!r}) is None)"
     if subprocess.run([python, "-c", code], check=False).returncode:
         return f"skipped: {way.package} is not installed"
-    arguments = [python, "-W", "ignore", __file__, way.name, str(corpus), str(store), str(rounds)]
+    arguments = [python, "-W", "ignore", __file__, way.name, str(corpus), str(store), str(batch), str(rounds)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode:
         return "failed: " + (done.stderr.strip().splitlines() or ["without a word"])[-1]
@@ -288,12 +288,12 @@ def spread(rates: dict[str, list[float]], name: str, other: str) -> str:
     return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}..{max(values):.{digits}f}]"
 
 
-def compare_others(corpus: Path, store: Path, rounds: int, mosaic_python: str | None) -> None:
+def compare_others(corpus: Path, store: Path, batch: int, rounds: int, mosaic_python: str | None) -> None:
     """Print each way's speed, its share of the floor, and how many times faster `Store.gather`, the like of it, and the whole loader are."""
-    print(f"\n{'':30s} {'rec/s':>9s} {'of the floor':>20s} {'gather is faster by':>22s} {'the loader is faster by':>24s}")
+    print(f"\n{f'batches of {batch}':30s} {'rec/s':>9s} {'of the floor':>20s} {'gather is faster by':>22s} {'the loader is faster by':>24s}")
     for way in WAYS:
         python = mosaic_python if way.package == "streaming" and mosaic_python else sys.executable
-        found = in_own_process(way, python, corpus, store, rounds)
+        found = in_own_process(way, python, corpus, store, batch, rounds)
         if isinstance(found, str):
             print(f"{way.name:30s} {found}", flush=True)
             continue
@@ -307,12 +307,13 @@ def main() -> None:
     parser.add_argument("way", choices=[way.name for way in WAYS])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("store", type=Path)
+    parser.add_argument("batch", type=int)
     parser.add_argument("rounds", type=int)
     arguments = parser.parse_args()
     way = next(way for way in WAYS if way.name == arguments.way)
     folder = Path(tempfile.mkdtemp(dir=arguments.corpus))
     try:
-        print(json.dumps(measure(way, Source(Store(arguments.store), arguments.corpus, folder), arguments.rounds)))
+        print(json.dumps(measure(way, Source(Store(arguments.store), arguments.corpus, folder, arguments.batch), arguments.rounds)))
     finally:
         shutil.rmtree(folder)
 

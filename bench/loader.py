@@ -211,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--large", type=int, default=1_024_000, help="records of the large store")
+    sizes = ",".join(map(str, BATCHES))
+    parser.add_argument("--other-batches", default=sizes, help=f"batch sizes at which the other formats are compared  [{sizes}]")
     parser.add_argument("--without-others", action="store_true", help="leave the other formats out")
     parser.add_argument("--mosaic-python", help="an interpreter that has mosaicml-streaming, whose pins need an environment of their own")
     arguments = parser.parse_args(argv)
@@ -224,7 +226,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         compare_warm(Store(path), arguments.rounds, floor)
         measure_large(folder / "large.zarr", arguments.large)
         if not arguments.without_others:
-            compare_others(folder, path, max(1, arguments.rounds // 3), arguments.mosaic_python)
+            for batch in map(int, arguments.other_batches.split(",")):
+                compare_others(folder, path, batch, max(1, arguments.rounds // 3), arguments.mosaic_python)
         compare_cold(path, max(1, arguments.rounds // 3))  # at the end: pages that come back one record at a time are copied a little more slowly
 
 

@@ -50,7 +50,7 @@ def test_missing_package_is_named_and_the_others_go_on(source, monkeypatch, caps
     absent = alternatives.Way("an absent one", "no_such_package", alternatives.lmdb)
     there = next(way for way in alternatives.WAYS if way.name == "one .npy per record")
     monkeypatch.setattr(alternatives, "WAYS", [absent, there])
-    alternatives.compare_others(source.corpus, source.store.path, 1, None)
+    alternatives.compare_others(source.corpus, source.store.path, 8, 1, None)
     skipped, measured = capsys.readouterr().out.splitlines()[-2:]
     assert skipped.split("  ")[-1].strip() == "skipped: no_such_package is not installed"
     assert measured.startswith("one .npy per record")
