@@ -144,8 +144,12 @@ def ahead(items: Generator[T, None, None], depth: int, pin: bool = False) -> Gen
     asked: SimpleQueue[Any] = SimpleQueue()
     made: SimpleQueue[Any] = SimpleQueue()
 
+    device = torch.cuda.current_device() if pin else 0
+
     def make() -> None:
         try:
+            if pin:
+                torch.cuda.set_device(device)  # a new thread has the first, and would pin memory for that
             while (event := asked.get()) is not _END:
                 if event is not None:
                     event.synchronize()

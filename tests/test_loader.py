@@ -211,11 +211,15 @@ def test_no_buffer_is_filled_while_the_gpu_may_still_copy_from_it(monkeypatch):
         def synchronize(self) -> None:
             done.append(self.number)
 
+    chosen = []
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append((device, threading.current_thread().name)))
     begun_after = []
     items = (begun_after.append(len(done)) for _ in range(6))
     list(ahead(items, 1, pin=True))
     assert begun_after == [1, 2, 3, 4, 5, 6]
+    assert chosen == [(3, "loader")]
     assert done[:6] == list(range(6))
 
 
