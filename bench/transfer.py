@@ -25,18 +25,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from benchmark import command, compare, metrics_of, once, stamp_of
+from benchmark import command, compare, metrics_of, once, stamp_of, table
 
-from ecgprep.store import Store
+from ecgprep.splits import SplitPlan, load_registry
+from ecgprep.store import SPLITS, Store
 
-PROBE, SCRATCH = "probe of chance", "from scratch"
+SCRATCH = "from scratch"
 
 
 def ways(pretrained: Path) -> dict[str, tuple[str, ...]]:
     """Return what each way adds to the options of `ecgfit train`."""
     transferred, head_only = ("--init-from", str(pretrained)), ("--freeze", "backbone")
     return {
-        PROBE: head_only,
+        "probe of chance": head_only,
         "probe of transfer": (*transferred, *head_only),
         SCRATCH: (),
         "fine-tuned": transferred,
@@ -50,14 +51,13 @@ def build(manifest: Path, root: Path, out: Path, registry: Path, split_seed: int
     return Store(out)
 
 
-def smaller_manifest(manifest: Path, registry: Path, n_patients: int, seed: int, out: Path) -> Path:
+def smaller_manifest(manifest: Path, registry: Path, n_patients: int, split_seed: int, out: Path) -> Path:
     """Write the manifest without all but `n_patients` train patients. Raises ValueError when there are not so many."""
-    with registry.open() as file:
-        next(file)  # what the registry is
-        train = sorted(row["patient_id"] for row in csv.DictReader(file) if row["split"] == "train")
+    split = load_registry(registry, SplitPlan(seed=split_seed)).split
+    train = sorted(patient for patient, index in split.items() if SPLITS[index] == "train")
     if len(train) < n_patients:
         raise ValueError(f"--patients {n_patients}: there are only {len(train)} train patients.")
-    left_out = set(np.random.default_rng(seed).permutation(train)[n_patients:])
+    left_out = set(np.random.default_rng(split_seed).permutation(train)[n_patients:])
     with manifest.open(newline="") as file, out.open("w", newline="") as target:
         rows = csv.DictReader(file)
         writer = csv.DictWriter(target, rows.fieldnames or ())
@@ -91,14 +91,14 @@ def measure(arguments: argparse.Namespace, split_seed: int) -> dict[str, tuple[f
     return {name: (*figures[name], compare(run, runs[SCRATCH])[0]) for name, run in runs.items()}
 
 
-def table(found: Sequence[dict[str, tuple[float, float, float]]]) -> str:
-    """Return means over the splits, and the range of the differences, as Markdown."""
-    lines = ["| way | test AUROC | test AUPRC | AUROC − from scratch, each split |", "|---|---|---|---|"]
+def summary(found: Sequence[dict[str, tuple[float, float, float]]]) -> str:
+    """Return means over the splits, and each split's difference, as Markdown."""
+    rows = []
     for name in found[0]:
         auroc, auprc, differences = zip(*(figures[name] for figures in found), strict=True)
         each = "" if name == SCRATCH else ", ".join(f"{value:+.3f}" for value in differences)
-        lines.append(f"| {name} | {statistics.mean(auroc):.3f} | {statistics.mean(auprc):.3f} | {each} |")
-    return "\n".join(lines)
+        rows.append((name, f"{statistics.mean(auroc):.3f}", f"{statistics.mean(auprc):.3f}", each))
+    return table(("way", "test AUROC", "test AUPRC", "AUROC − from scratch, each split"), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split-seeds", default="0,1,2")
     parser.add_argument("--train-args", default="", help="further options of ecgfit train, for all")
     arguments = parser.parse_args(argv)
-    print(table([measure(arguments, int(seed)) for seed in arguments.split_seeds.split(",")]))
+    print(summary([measure(arguments, int(seed)) for seed in arguments.split_seeds.split(",")]))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ An ECG network is `features` and then `head`; covariates join between the two, b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """Anything that maps (x, tabular) to logits (B, 2)."""
 
+    @abstractmethod
     def depth_groups(self) -> list[list[nn.Module]]:
         """Return the modules from input to head; together they hold every parameter once, and the last group is the head."""
-        raise NotImplementedError
 
 
 class EcgNetwork(Network):
@@ -31,9 +32,9 @@ class EcgNetwork(Network):
     n_extra: int
     head: nn.Module
 
+    @abstractmethod
     def features(self, x: Tensor) -> Tensor:
         """Return the pooled features, float32 (B, n_features)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """Return float32 logits. Raises ValueError when `extra` is not (B, n_extra)."""
