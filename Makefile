@@ -16,7 +16,7 @@ ifneq ($(filter benchmark,$(MAKECMDGOALS)),)
 $(if $(PTBXL),,$(error PTBXL is not set: make benchmark PTBXL=folder, the unpacked download of PTB-XL 1.0.3 from PhysioNet))
 endif
 
-.PHONY: .venv demo prep train eval test test-full check format bench benchmark clean help
+.PHONY: .venv demo prep train eval test test-full test-gpu check format bench benchmark clean help
 
 help:
 	@echo "make demo                          simulate a corpus, build, train, evaluate"
@@ -24,6 +24,7 @@ help:
 	@echo "make train STORE=m.zarr            train a new numbered run      [RUN=runs/name TRAIN='--epochs 30']"
 	@echo "make eval STORE=m.zarr             evaluate the newest run       [RUN=runs/name]"
 	@echo "make test / test-full / check      tests / long tests too / format, lint, types"
+	@echo "make test-gpu                      the tests of what a GPU does, on a machine that has one"
 	@echo "make bench                         measure speed"
 	@echo "make benchmark PTBXL=folder        measure quality on real recordings, from a download of PTB-XL  [BENCHMARK='--tasks CD']"
 
@@ -61,6 +62,9 @@ test: .venv/dev
 
 test-full: .venv/dev
 	$(BIN)/python -m pytest
+
+test-gpu: .venv/dev
+	ECG_DEVICE=cuda $(BIN)/python -m pytest tests/test_device.py
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -40,6 +40,7 @@ from ecgfit.data import select_rows
 from ecgfit.device import set_up
 from ecgfit.loader import Batch
 from ecgfit.models import build_model, count_macs
+from ecgfit.resident import DoesNotFit
 from ecgfit.trainer import Trainer
 from ecgfit.transfer import train_mode
 from ecgprep.build import build_store
@@ -194,15 +195,17 @@ def cpu_table(batch: int, threads: int, rounds: int, with_compile: bool) -> None
 
 # The GPU table ---------------------------------------------------------------------------------------------------------------------------
 
-PEAKS = {
+PEAKS: dict[str, tuple[float, float] | None] = {
+    "MIG": None,  # a part of a card
     "H100 PCIe": (756e12, 2.0e12),
+    "H100 NVL": (835e12, 3.9e12),
     "H100": (989e12, 3.35e12),
     "H200": (989e12, 4.8e12),
     "A100-SXM4-80GB": (312e12, 2.04e12),
     "A100-PCIE-40GB": (312e12, 1.56e12),
     "A100-SXM4-40GB": (312e12, 1.56e12),
 }
-"""bfloat16 FLOP/s and bytes/s of a GPU, as its maker states them, by words of its name; the first that fit."""
+"""bfloat16 FLOP/s and bytes/s of a GPU, as its maker states them, by words of its name, the first that fit; None: not known."""
 BATCHES_AN_EPOCH = 50
 """Train rows are repeated to as many full batches: the start of an epoch, which waits for its first batch, is then to be seen, but not the rule."""
 WORKERS = 8
@@ -254,7 +257,7 @@ def if_it_fits(measure: Callable[[], float]) -> float | None:
     """Return what was measured, or None where the device has not enough memory for it."""
     try:
         return measure()
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, DoesNotFit):
         return None
 
 

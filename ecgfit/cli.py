@@ -346,19 +346,15 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
 
 def run_training(config: TrainConfig, store: Path, outdir: Path | None, resume: bool, overwrite: bool) -> Run:
     """Train with progress on stderr."""
+    from ecgfit.distributed import left_together
     from ecgfit.run import next_run_dir
     from ecgfit.train import train as train_run
     from ecgprep.store import Store
 
     opened = Store(store)
     target = outdir or next_run_dir(RUNS)
-    from ecgfit.distributed import stop
-
-    try:
-        with status_lines("training") as say:
-            return train_run(config, opened, target, resume=resume, overwrite=overwrite, say=say)
-    finally:
-        stop()
+    with status_lines("training") as say, left_together():
+        return train_run(config, opened, target, resume=resume, overwrite=overwrite, say=say)
 
 
 def is_first_process() -> bool:

@@ -120,7 +120,7 @@ class TrainConfig(BaseModel):
     """One fold alone, as a member of `folds` is trained."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "on", "off"] = "auto"
-    """bfloat16 autocast; `auto` means on a GPU only."""
+    """bfloat16 autocast; `auto` means on a GPU that has it."""
     resident: Literal["auto", "on", "off"] = "auto"
     """Keep the train recordings on the device; `auto` means on a GPU that has room for them in half of its free memory."""
     deterministic: Literal["on", "off"] = "on"

@@ -47,5 +47,5 @@ def pick_device(asked: str) -> str:
 
 
 def use_amp(asked: str, device: str) -> bool:
-    """Resolve `auto` to bfloat16 on a GPU only."""
-    return asked == "on" or (asked == "auto" and device == "cuda")
+    """Resolve `auto` to bfloat16 on a GPU that has it; one older than NVIDIA's Ampere would emulate it, slowly."""
+    return asked == "on" or (asked == "auto" and device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))

@@ -8,8 +8,10 @@ process needs none of this and pays nothing for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ecgprep.errors import InputError
+
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others: the first one alone computes intervals and writes files. Of one that died torchrun tells them."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Ranks:
 def start(device: str) -> Ranks:
     """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), with gloo on CPUs and nccl on GPUs; else a single process.
 
-    Raises InputError where the environment is not that of torchrun.
+    Raises InputError where the environment is not that of torchrun, or has more processes than GPUs.
     """
     world = os.environ.get("WORLD_SIZE", "1")
     if not world.isdecimal():
@@ -78,9 +83,15 @@ def start(device: str) -> Ranks:
         raise InputError(f"WORLD_SIZE is set, but not {', '.join(absent)}: start several processes with torchrun, or unset WORLD_SIZE.")
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        if device == "cuda":
+        if device == "cpu":
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        else:
+            if ranks.local_rank >= (here := torch.cuda.device_count()):
+                raise InputError(
+                    f"Each process needs a GPU of its own, and {here} can be seen here: torchrun --nproc-per-node {here}, or --device cpu."
+                )
             torch.cuda.set_device(ranks.local_rank)
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+            dist.init_process_group("nccl", timeout=PATIENCE, device_id=torch.device("cuda", ranks.local_rank))
     return ranks
 
 
@@ -88,6 +99,18 @@ def stop() -> None:
     """Leave the other processes, if there are any."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def left_together() -> Iterator[None]:
+    """Leave the other processes at the end, or where all end early by agreement. One that fails alone just ends: leaving would wait for the
+    others, who wait for it, and torchrun ends them when it sees one dead."""
+    try:
+        yield
+    except SystemExit:
+        stop()
+        raise
+    stop()
 
 
 def synchronised(model: nn.Module, ranks: Ranks, device: str) -> nn.Module:

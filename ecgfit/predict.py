@@ -73,9 +73,12 @@ def load_ensemble(members: Sequence[Run], device: str) -> Ensemble:
 
 
 def load_run(run: Run) -> tuple[Ensemble, bool]:
-    """Set the machine up as the run's config says; return its models on their device, and whether they compute in bfloat16. Raises StoreError."""
+    """Set the machine up as the run's config says; return its models on their device, and whether they compute in bfloat16. Raises StoreError.
+
+    A run that was trained on a GPU is used on the CPU where there is none.
+    """
     set_up(run.config.threads)
-    device = pick_device(run.config.device)
+    device = pick_device("cpu" if run.config.device == "cpu" else "auto")
     return load_ensemble(run.members, device), use_amp(run.config.amp, device)
 
 

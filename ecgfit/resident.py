@@ -23,15 +23,22 @@ _TOGETHER = 256
 """Recordings that are read from the store and sent to the device at a time."""
 
 
+class DoesNotFit(InputError):
+    """The device has not enough memory for the recordings that are to be kept there."""
+
+
 def fits(asked: Literal["auto", "on", "off"], n_bytes: int, device: str) -> bool:
     """Say whether waveforms of so many bytes are to be kept on the device: `auto` means on a GPU that has room."""
     if asked != "auto":
         return asked == "on"
-    return device == "cuda" and n_bytes <= SHARE_OF_FREE * torch.cuda.mem_get_info()[0]
+    if device != "cuda":
+        return False
+    torch.cuda.empty_cache()  # what an ensemble's earlier member has left cached would count as taken
+    return n_bytes <= SHARE_OF_FREE * torch.cuda.mem_get_info()[0]
 
 
 class ResidentBatches(Batches):
-    """The batches of `streamed`, the same to the bit, gathered on the device from a copy of all its rows."""
+    """The batches of `streamed`, the same to the bit, gathered on the device from a copy of all its rows. Raises DoesNotFit."""
 
     def __init__(self, streamed: Batches, device: str) -> None:
         super().__init__(streamed.store, streamed.rows, streamed.batch_size, streamed.seed, ranks=streamed.ranks)
@@ -44,7 +51,7 @@ class ResidentBatches(Batches):
             waveforms = torch.empty(shape, dtype=torch.int16, device=device)
         except torch.OutOfMemoryError:
             size = 2 * math.prod(shape) / 2**30
-            raise InputError(
+            raise DoesNotFit(
                 f"resident: {len(self.rows):,} train recordings take {size:.1f} GiB, which the device has not. Use auto or off."
             ) from None
         for first in range(0, len(self.rows), _TOGETHER):

@@ -45,7 +45,7 @@ from ecgfit.run import (
     save_config,
     write_curves,
 )
-from ecgfit.trainer import Stopped, Trainer, training_rows
+from ecgfit.trainer import Stopped, Trainer, resolved_settings, training_rows
 from ecgprep.durable import write_json
 from ecgprep.errors import EXIT_TERMINATED, InputError, StoreError, TargetExists
 from ecgprep.leads import LEADS
@@ -268,8 +268,10 @@ def _check_same_config(outdir: Path, config: TrainConfig, store: Store, ranks: R
     """Refuse to go on with an ensemble or a member of other settings."""
     values = config_values(outdir)
     recorded = values.pop(RECORDED)
-    wanted = config.model_dump(mode="json") | {"processes": ranks.world}
-    values["processes"] = recorded.get("processes")
+    device = pick_device(config.device)
+    wanted = resolved_settings(config, device, use_amp(config.amp, device), ranks)
+    was_on = "cpu" if str(recorded.get("device")).startswith("cpu ") else "cuda"
+    values |= {"device": was_on, "amp": "on" if recorded.get("amp") else "off", "processes": recorded.get("processes")}
     if recorded["store"]["content_sha256"] != store.content_sha256:
         raise StoreError(f"{outdir} was trained on another store. Resume it with its own store, or start another run.")
     if changed := differing_settings(values, wanted):

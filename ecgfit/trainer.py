@@ -31,7 +31,7 @@ from ecgfit.losses import batch_weight, class_weights, row_losses
 from ecgfit.metrics import auroc_auprc
 from ecgfit.models import Network, build_model
 from ecgfit.predict import Predictions, Scorer, predict_rows
-from ecgfit.resident import fits, resident_loader
+from ecgfit.resident import DoesNotFit, fits, resident_loader
 from ecgfit.run import BEST, MEMBERS, differing_settings, load_checkpoint
 from ecgfit.transfer import Ema, Loaded, freeze_backbone, load_matching, parameter_groups, train_mode
 from ecgprep.errors import InputError, StoreError
@@ -137,7 +137,10 @@ class Trainer:
     def _compiled(self) -> tuple[nn.Module, nn.Module]:
         """The input's kernel and the network, as training steps call them: they share weights with `scorer`, which is what is kept."""
         parts = self.scorer.model_input, self.scorer.model
-        return parts if self.config.compile == "off" else tuple(torch.compile(part, dynamic=False) for part in parts)  # type: ignore[return-value]
+        if self.config.compile == "off":
+            return parts
+        torch.compiler.reset()  # graphs belong to code: an ensemble's members would share its limit of eight, and then go on without
+        return torch.compile(parts[0], dynamic=False), torch.compile(parts[1], dynamic=False)  # type: ignore[return-value]
 
     @cached_property
     def batches(self) -> DataLoader[Batch]:
@@ -145,7 +148,14 @@ class Trainer:
         rows, config = self.rows["train"], self.config
         loader = make_loader(self.store, rows, config.batch, config.seed, self.device == "cuda", config.tabular, self.ranks)
         n_bytes = 2 * len(rows) * len(LEADS) * self.store.n_samples
-        return resident_loader(loader, self.device) if fits(config.resident, n_bytes, self.device) else loader
+        if not fits(config.resident, n_bytes, self.device):
+            return loader
+        try:
+            return resident_loader(loader, self.device)
+        except DoesNotFit:
+            if config.resident == "on":
+                raise
+            return loader  # another process has taken the room meanwhile
 
     def loader(self) -> Any:
         """Return a DataLoader of the epoch under way, from its next step."""
@@ -269,9 +279,8 @@ class Trainer:
             "best": self.progress.best,
             "step": self.progress.step,
             "losses": self.progress.losses,
-            "config": self.config.model_dump(mode="json"),
+            "settings": resolved_settings(self.config, self.device, self.amp, self.ranks),
             "content_sha256": self.store.content_sha256,
-            "world": self.ranks.world,
         }
 
     def load_state(self, path: Path) -> None:
@@ -280,9 +289,7 @@ class Trainer:
         try:
             if state["content_sha256"] != self.store.content_sha256:
                 raise StoreError(f"{path.parent.parent} was trained on another store. Resume it with its own store, or start another run.")
-            config = self.config.model_dump(mode="json") | {"processes": self.ranks.world}
-            saved = state["config"] | {"processes": state["world"]}
-            if changed := differing_settings(saved, config):
+            if changed := differing_settings(state["settings"], resolved_settings(self.config, self.device, self.amp, self.ranks)):
                 raise StoreError(f"{path.parent.parent} was started with other settings ({changed}). Resume with the same, or start another run.")
             self.model.load_state_dict(state["model"])
             if self.ema is not None:
@@ -292,6 +299,8 @@ class Trainer:
             if not isinstance(state["history"], list) or not state["best"].keys() >= {"epoch", "score"}:
                 raise KeyError
             self.progress = Progress(state["history"], state["best"], int(state["step"]), [float(loss) for loss in state["losses"]])
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the machine's fault, not the file's
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError):
             raise StoreError(f"{path} is damaged. Start again with --overwrite.") from None
 
@@ -325,6 +334,11 @@ def weights_of(path: Path, member: str) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise StoreError(f"{path} does not hold the weights of a network.")
     return state
+
+
+def resolved_settings(config: TrainConfig, device: str, amp: bool, ranks: Ranks) -> dict[str, Any]:
+    """Return the settings with what they left to the machine: a run that goes on elsewhere would not end in the same weights."""
+    return config.model_dump(mode="json") | {"device": device, "amp": "on" if amp else "off", "processes": ranks.world}
 
 
 def training_rows(config: TrainConfig, store: Store) -> dict[str, NDArray[np.int64]]:

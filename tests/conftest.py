@@ -24,6 +24,9 @@ from ecgprep.synth.simulator import Heart, simulate
 
 # Before torch is imported: several tests run at once, and threads that spin while they wait take each other's cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+DEVICE = os.environ.setdefault("ECG_DEVICE", "cpu")
+if DEVICE == "cpu":  # what is expected to the bit is a CPU's; tests/test_device.py is for either, on a GPU by `make test-gpu`
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -134,7 +134,7 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
     n_steps = len(Trainer.prepare(quick(), small_store, Ranks(0, 2)).loader())
     assert (len(last["history"]), last["step"]) == (1, {"stop": 3, "stop, looking rarely": n_steps, "die": 2}[end])
     assert n_steps > 3
-    assert whole["world"] == last["world"] == 2
+    assert whole["settings"]["processes"] == last["settings"]["processes"] == 2
     done = torchrun("run.py", "resume", small_store.path, "stopped", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert same_results(tmp_path / "whole", tmp_path / "stopped")
@@ -164,6 +164,30 @@ def test_an_environment_that_is_not_torchruns_is_refused(monkeypatch, environmen
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
         start("cpu")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="a GPU of its own, and 1 can be seen here: torchrun --nproc-per-node 1, or --device cpu"):
+        start("cuda")
+
+
+def test_a_process_that_fails_alone_ends_all(small_store, tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "import ecgfit.trainer as t; from ecgfit.cli import load_config, run_training\n"
+        "from ecgprep.errors import InputError\n"
+        "def fail(*_): raise InputError('one alone')\n"
+        "if os.environ['RANK'] == '1': t.Trainer._step = fail\n"
+        "run_training(load_config(None, {'batch': '16', 'threads': '1'}), Path(sys.argv[1]), Path('r'), False, False)\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    done = torchrun("run.py", small_store.path, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "one alone" in done.stderr
+    assert not (tmp_path / "r/threshold.json").exists()
 
 
 def test_statistics_of_frozen_parts_are_not_averaged():

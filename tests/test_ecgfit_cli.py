@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+import torch
 from conftest import build
 
 from ecgfit.cli import cli, let_threads_sleep
@@ -101,6 +103,23 @@ def test_mistakes_of_the_user_end_in_a_message_and_a_code(store, tmp_path, monke
     said = capsys.readouterr().err
     assert ended.value.code == code, said
     assert message in said
+
+
+def test_lack_of_gpu_memory_is_one_line_with_a_way_out(capsys):
+    @click.command()
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    @click.command()
+    def faulty():
+        raise RuntimeError("ours")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(full, [])
+    assert ended.value.code == 3
+    assert capsys.readouterr().err.startswith("Error: the GPU has not enough memory. Use a smaller --batch")
+    with pytest.raises(RuntimeError, match="ours"):
+        run_command(faulty, [])
 
 
 FLAGS = (

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import quick, same_results, silent
 
+import ecgfit.trainer as trainer_module
 from ecgfit.data import select_rows
 from ecgfit.distributed import Ranks
 from ecgfit.loader import make_loader
-from ecgfit.resident import ResidentBatches, fits, resident_loader
+from ecgfit.resident import DoesNotFit, ResidentBatches, fits, resident_loader
 from ecgfit.train import train
 from ecgfit.trainer import Trainer
 from ecgprep.errors import InputError
@@ -45,7 +46,9 @@ def test_a_run_is_the_same_with_and_without(small_store, tmp_path):
 
 
 def test_auto_means_a_gpu_with_room(small_store, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80_000, 100_000))
+    cached = [30_000]  # of an ensemble's member before
+    monkeypatch.setattr(torch.cuda, "empty_cache", cached.clear)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80_000 - sum(cached), 100_000))
     assert fits("auto", 40_000, "cuda")
     assert not fits("auto", 40_001, "cuda")
     assert not fits("auto", 1, "cpu")
@@ -64,3 +67,14 @@ def test_rows_that_do_not_fit_are_refused_with_a_way_out(small_store, monkeypatc
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(InputError, match=r"^resident: \d+ train recordings take 0\.0 GiB, which the device has not\. Use auto or off\.$"):
         resident_loader(streamed, "cpu")
+
+
+def test_auto_streams_where_another_process_took_the_room(small_store, monkeypatch):
+    def full(*arguments):
+        raise DoesNotFit("resident: no room")
+
+    monkeypatch.setattr(trainer_module, "fits", lambda *arguments: True)
+    monkeypatch.setattr(trainer_module, "resident_loader", full)
+    assert not isinstance(Trainer.prepare(quick(), small_store).loader().dataset, ResidentBatches)
+    with pytest.raises(DoesNotFit, match="no room"):
+        Trainer.prepare(quick(resident="on"), small_store).loader()

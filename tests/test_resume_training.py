@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import quick, same_results, silent
 
 import ecgfit.train as train_module
@@ -92,6 +91,15 @@ def test_sigterm_during_the_last_step_of_an_epoch(small_store, tmp_path, monkeyp
     monkeypatch.undo()
     train(quick(), small_store, tmp_path / "stopped", resume=True, say=silent)
     assert same_results(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("settings", [{}, {"seeds": (0, 1)}], ids=["one", "ensemble"])
+def test_resuming_on_another_device_is_refused(small_store, tmp_path, monkeypatch, settings):
+    """`auto` is what the machine has, and in bfloat16 on a GPU: half a run of each would be neither."""
+    train(quick(epochs=1, **settings), small_store, tmp_path / "r", say=silent)
+    monkeypatch.setattr(train_module if settings else trainer_module, "use_amp", lambda asked, device: True)
+    with pytest.raises(StoreError, match=r"other settings \(amp: off, now on\)"):
+        train(quick(epochs=1, **settings), small_store, tmp_path / "r", resume=True, say=silent)
 
 
 @pytest.mark.parametrize("dies_in", ["write_curves", "save_checkpoint", "_decide", "_finish", "save_config"])
@@ -212,7 +220,6 @@ def test_compiled_steps_resume_to_the_bit(small_store, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(config, small_store, tmp_path / "killed", say=silent)
     monkeypatch.undo()
-    torch.compiler.reset()  # another process has compiled nothing yet
     train(config, small_store, tmp_path / "killed", resume=True, say=silent)
     assert same_results(whole.path, tmp_path / "killed")
     eager = train(quick(), small_store, tmp_path / "eager", say=silent)

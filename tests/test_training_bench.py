@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from ecgfit.config import make_config
+from ecgfit.resident import DoesNotFit
+from ecgprep.errors import InputError
+
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "bench"))
 
@@ -45,6 +49,15 @@ def test_lack_of_memory_is_a_cell_of_the_table(monkeypatch, small_store):
     monkeypatch.setattr(training, "trainer_rate", too_large)
     monkeypatch.setattr(training, "plain_loop", too_large)
     assert training.device_row("cpu", small_store, "resnet1d", 4, 1, True)[:6] == ["memory"] * 6
+    with pytest.raises(InputError, match="model"):  # what is wrong with the command is not lack of memory
+        training.if_it_fits(lambda: make_config({"model": "resnet2d"}, "bench") and 0.0)
+
+
+def test_rows_that_do_not_fit_are_a_cell_too():
+    def too_many():
+        raise DoesNotFit("resident: no room")
+
+    assert training.if_it_fits(too_many) is None
 
 
 def test_rows_are_repeated_to_full_batches():
@@ -58,6 +71,9 @@ def test_roofline_is_that_of_flops_or_bytes_by_hand(monkeypatch):
     assert 20 < training.work("resnet1d", 5000)[1] / (5 * 2 * 8 * 5000) < 40  # its layers give about thirty times as many values as it takes
     monkeypatch.setattr(training, "describe", lambda device: "NVIDIA X1")
     assert training.roofline("cuda", 6e9, 1.0) is None
+    monkeypatch.setattr(training, "describe", lambda device: "NVIDIA H100 80GB HBM3 MIG 1g.10gb")
+    assert training.roofline("cuda", 6e9, 1.0) is None  # a part of the card, whose share is not known
+    monkeypatch.setattr(training, "describe", lambda device: "NVIDIA X1")
     monkeypatch.setattr(training, "PEAKS", {"X1": (3e9, 1e6)})
     assert training.roofline("cuda", 6e9, 1.0) == 0.5
     assert training.roofline("cuda", 6e9, 8e6) == 0.125
