@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ecgfit.augment import shifted
+from ecgfit.augment import noise, shifted
 from ecgprep.durable import write_json
 from ecgprep.errors import STATUS_CODE, InputError, StoreError
 from ecgprep.leads import LEADS
@@ -250,7 +250,7 @@ class ModelInput(nn.Module):
         inside = ((time >= valid_span[:, :1]) & (time < valid_span[:, 1:])).float()[:, None]
         x = (waveforms.float() - self.mean).mul_(gain)
         if "noise" in drawn:
-            x.add_(drawn["noise"])
+            x.addcmul_(noise(drawn, waveforms.shape[2]), drawn["noise"])
         x.mul_(inside).mul_(lead_mask.float()[:, :, None])  # one after the other: a joint mask would cost a CPU as much as all the rest
         if self.missing == "mask":
             x = torch.cat([x, inside * lead_mask.float().mean(dim=1)[:, None, None]], dim=1)

@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
-from ecgfit.augment import AUGMENTATIONS, LEAD_DROP, MAX_SHIFT_SAMPLES, Draws, draw
+from ecgfit.augment import AUGMENTATIONS, LEAD_DROP, MAX_SHIFT_SAMPLES, NOISE_STARTS, Draws, draw, noise
 from ecgfit.data import CovariateStats, ModelInput, NormStats, SeenRange
 
 SPAN = (20, 480)
@@ -54,6 +55,22 @@ def test_noise_is_between_one_and_three_percent_and_only_where_there_is_signal()
     assert not noise[:, :, :20].any()
     assert not noise[:, :, 4980:].any()
     assert (signal[:, 20:4980] == 7 / 8).all()
+
+
+def test_noise_is_normal_white_and_another_for_each_lead():
+    inputs = batch(n=200, n_samples=2000, span=(0, 2000))
+    drawn = draw(("noise",), draws(total=200), inputs[0].shape)
+    found = noise(drawn, 2000).double().numpy()
+    assert stats.kstest(found.ravel()[::10], "norm").pvalue > 0.001
+    following = (found[..., 1:] * found[..., :-1]).mean(axis=2)
+    assert abs(following.mean()) < 4 / np.sqrt(found.size)
+    between = np.array([np.corrcoef(record)[np.triu_indices(8, 1)] for record in found])
+    assert np.abs(between).max() < 6 / np.sqrt(2000)
+    assert len(drawn["noise_start"].unique()) > 1500  # of 1,600: two leads in a thousand share a start by chance
+    every = draws(total=4096).integers(0, NOISE_STARTS - 1, 4096, 64)
+    assert 0 <= every.min() < 200
+    assert NOISE_STARTS - 200 < every.max() < NOISE_STARTS
+    assert len(drawn["normal"].unfold(0, 2000, 1)) == NOISE_STARTS
 
 
 def test_scale_is_one_factor_per_record_within_ten_percent():
@@ -109,7 +126,8 @@ def test_all_together_are_the_formula():
     x, _ = model_input(mean=40.0, std=700.0)(waveforms, mask, span, None, drawn)
     for i in range(16):
         by = int(drawn["shift"][i])
-        expected = (np.roll(waveforms[i].double().numpy(), by, axis=1) - 40) / 700 * float(drawn["scale"][i]) + drawn["noise"][i].double().numpy()
+        expected = (np.roll(waveforms[i].double().numpy(), by, axis=1) - 40) / 700 * float(drawn["scale"][i])
+        expected += float(drawn["noise"][i]) * np.stack([drawn["normal"][start : start + 500].double().numpy() for start in drawn["noise_start"][i]])
         expected[:, : SPAN[0] + by] = expected[:, SPAN[1] + by :] = 0
         expected[~(mask[i] & drawn["leadmask"][i]).numpy()] = 0
         np.testing.assert_allclose(x[i, :8].numpy(), expected, rtol=1e-5, atol=1e-6)
