@@ -47,14 +47,14 @@ def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
         # Vendor files never get here (a bad one is a status), so the name is that of a manifest, store, run or output.
         click.echo(f"Error: {error.filename or 'a file'}: {os.strerror(error.errno)}. Check the path and its permissions.", err=True)
         sys.exit(InputError.exit_code)
-    except RuntimeError as error:
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. No half-written file was left. A build goes on when it is run again, an unfinished run with --resume.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except RuntimeError as error:  # click.Abort, above, is one, too
         if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which this package does without
             raise
         click.echo("Error: the GPU has not enough memory. Use a smaller --batch, --resident off, or the CPU (CUDA_VISIBLE_DEVICES=).", err=True)
         sys.exit(InputError.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. No half-written file was left. A build goes on when it is run again, an unfinished run with --resume.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
 
 
 def _terminate(*_: object) -> NoReturn:
