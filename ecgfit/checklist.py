@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecgfit.config import TrainConfig
-from ecgprep.counts import SMALLEST_COUNT
 
 AUTHORS, REST = "To be written by the authors.", "The rest is to be written by the authors."
 ANSWERED, PARTLY, OPEN = "answered", "partly", "authors"
@@ -20,7 +19,15 @@ RULES = {
     "net-benefit": "the threshold with the largest net benefit at a risk of {}",
     "fixed": "the threshold {}, fixed in advance",
 }
-SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test", "oof": "out-of-fold", "all": "all rows", "folds": "cross-validated"}
+SPLIT_NAMES = {
+    "scored": "scored (not for development)",
+    "train": "train",
+    "val": "validation",
+    "test": "test",
+    "oof": "out-of-fold",
+    "all": "all rows",
+    "folds": "cross-validated",
+}
 AGGREGATIONS = {"none": "recordings one by one"}
 
 
@@ -57,6 +64,8 @@ class Facts:
     has_lead_removal: bool
     externals: int
     aggregation: str
+    records: dict[str, str]
+    """How many recordings trained and selected the model, as text."""
     of_folds: bool
     """The results are out of fold, each patient's at their own model's calibration and threshold."""
 
@@ -65,6 +74,11 @@ def rule_in_words(rule: str) -> str:
     """Say how a threshold was chosen."""
     name, _, value = rule.partition("=")
     return RULES.get(name, rule).format(value)
+
+
+def is_fixed(rule: str) -> bool:
+    """Say whether a threshold was given, and not chosen on data."""
+    return rule.startswith("fixed")
 
 
 def split_name(name: str) -> str:
@@ -81,7 +95,8 @@ def class_weights_in_words(facts: Facts) -> str:
     if setting == "none":
         first = "The classes were not weighted and not resampled."
     elif setting == "auto":
-        first = f"The loss weighed the classes inversely to their share of the train recordings (class weights auto: {used} for label 0 and 1)."
+        of = " of the first fold" if facts.config.folds and facts.config.fold < 0 else ""
+        first = f"The loss weighed the classes inversely to their share of the train recordings (class weights auto: {used} for label 0 and 1{of})."
     else:
         first = f"The loss weighed label 0 and 1 by {used}, as set."
     return f"{first} {calibration_in_words(facts)}"
@@ -93,8 +108,9 @@ def calibration_in_words(facts: Facts) -> str:
     names = {"platt": "Platt scaling", "temperature": "temperature scaling"}
     if method == "none":
         return "Probabilities were not recalibrated."
-    own = OF_FOLDS if facts.of_folds else ""
-    return f"{own}Probabilities were recalibrated by {names.get(method, method)} fitted on the {on} predictions, and never again."
+    own, note = OF_FOLDS if facts.of_folds else "", facts.calibration.get("note")
+    but = f" ({note})" if note else ""
+    return f"{own}Probabilities were recalibrated by {names.get(method, method)} fitted on the {on} predictions{but}, and never again."
 
 
 def missing_in_words(facts: Facts) -> str:
@@ -109,8 +125,9 @@ def missing_in_words(facts: Facts) -> str:
 
 def threshold_in_words(facts: Facts) -> str:
     """Say which threshold is used and where it comes from."""
-    on = split_name(str(facts.threshold.get("chosen_on", "val")))
-    chosen = f"{facts.threshold['value']:.4f}: {rule_in_words(facts.config.threshold)}, chosen on the {on} predictions and never again"
+    chosen = f"{facts.threshold['value']:.4f}: {rule_in_words(facts.config.threshold)}"
+    if not is_fixed(facts.config.threshold):
+        chosen += f", chosen on the {split_name(str(facts.threshold.get('chosen_on', 'val')))} predictions and never again"
     return chosen + (" (that of the mean model; the results out of fold use each model's own)" if facts.of_folds else "")
 
 
@@ -120,10 +137,11 @@ def training_in_words(facts: Facts) -> str:
     ema = f", weights averaged with decay {c.ema:g}" if c.ema else ""
     start = " Weights were initialised from other weights (init_from), what fitted them." if c.init_from else ""
     frozen = " Only the head was trained." if c.freeze == "backbone" else ""
+    augmentation = "" if c.tabular_only else f"; augmentation: {', '.join(c.aug) or 'none'}"
     smoothing = f" with label smoothing {c.label_smoothing:g}" if c.label_smoothing else ""
     return (
         f"Loss {c.loss}{smoothing}, {c.optimizer} with learning rate {c.lr:g} and weight decay {c.weight_decay:g}, schedule {c.scheduler}, "
-        f"batches of {c.batch}, at most {c.epochs} epochs{ema}; augmentation: {', '.join(c.aug) or 'none'}. The epoch with the best validation "
+        f"batches of {c.batch}, at most {c.epochs} epochs{ema}{augmentation}. The epoch with the best validation "
         f"{c.val_metric.upper()} was kept; training was to end after {c.early_stop} epochs without a better one.{start}{frozen}"
     )
 
@@ -168,7 +186,9 @@ def _methods(facts: Facts) -> list[Item]:
             "Data preparation",
             ANSWERED,
             "Settings; ecgprep report: quality",
-            f"Eight leads at {store['sample_rate_hz']:g} Hz, {store['n_samples']} samples, in µV; each lead was standardised with mean and "
+            "The model sees covariates alone."
+            if c.tabular_only
+            else f"Eight leads at {store['sample_rate_hz']:g} Hz, {store['n_samples']} samples, in µV; each lead was standardised with mean and "
             "deviation of the train recordings only.",
         ),
         Item("8a–c", "Outcome: definition, time horizon, who assessed it", OPEN, "", AUTHORS),
@@ -183,30 +203,32 @@ def _methods(facts: Facts) -> list[Item]:
         Item(
             "11",
             "Missing data",
-            ANSWERED,
+            PARTLY,
             table,
-            f"{missing_in_words(facts)} Missing covariates: the train median with an indicator, where the model uses covariates.",
+            f"{missing_in_words(facts)} Missing covariates: the train median with an indicator, where the model uses covariates. {REST}",
         ),
         Item(
             "12a",
             "How data were divided",
-            ANSWERED,
+            PARTLY,
             table,
-            f"Data were divided by {how}; no patient is on two sides. The test split took no part in any choice.",
+            f"Data were divided by {how}; no patient is on two sides. ecgfit used the test split for no choice; whether its results "
+            "led to any is for the authors to say.",
         ),
         Item(
             "12b",
             "How predictors were handled",
             ANSWERED,
             "Settings",
-            "Leads standardised with the train recordings' statistics; covariates by train median and scale.",
+            ("" if c.tabular_only else "Leads standardised with the train recordings' statistics; ") + "covariates by train median and scale.",
         ),
         Item(
             "12c",
             "Model, building steps, tuning",
-            ANSWERED,
+            PARTLY,
             "Settings; training",
-            f"The model is {model_in_words(facts)}. {training_in_words(facts)}",
+            f"The model is {model_in_words(facts)}. {training_in_words(facts)} Why this one, and what else was tried, is to be written by the "
+            "authors.",
         ),
         Item(
             "12d",
@@ -223,7 +245,7 @@ def _methods(facts: Facts) -> list[Item]:
             "AUROC, AUPRC, calibration (slope, intercept, curve), Brier score, decision curve and measures at the threshold; 95 % intervals by "
             f"bootstrap over patients. The unit is the {per}.",
         ),
-        Item("12f", "Updating of the model", ANSWERED, "Calibration before and after", calibration_in_words(facts)),
+        Item("12f", "Updating of the model after its evaluation", OPEN, "", f"None by ecgfit. {calibration_in_words(facts)} {AUTHORS}"),
         Item(
             "12g",
             "How predictions were calculated",
@@ -233,15 +255,16 @@ def _methods(facts: Facts) -> list[Item]:
         ),
         Item("13", "Class imbalance", ANSWERED, "Settings; calibration", class_weights_in_words(facts)),
         Item("14", "Fairness", PARTLY, "Subgroups", f"Performance was compared between the groups of the covariates that were given. {REST}"),
-        Item("15", "Output and thresholds", ANSWERED, "Summary", f"A probability, and a class at the threshold {threshold_in_words(facts)}."),
+        Item("15", "Output and thresholds", PARTLY, "Summary", f"A probability, and a class at the threshold {threshold_in_words(facts)}. {REST}"),
         Item(
             "16",
             "Differences between development and evaluation data",
-            ANSWERED if facts.has_store or facts.externals else PARTLY,
+            PARTLY if facts.has_store or facts.externals else OPEN,
             table,
             f"Evaluated on the {split_name(facts.split)} data"
-            + (f" and {facts.externals} external store(s)" if facts.externals else "; no external test")
-            + ".",
+            + (f" and {facts.externals} external store(s)" if facts.externals else "" if facts.split.startswith("external") else "; no external test")
+            + (", which are the patients of development, each judged by a model that did not see them" if facts.of_folds else "")
+            + f". {REST}",
         ),
         Item("17", "Ethical approval", OPEN, "", AUTHORS),
     ]
@@ -258,8 +281,10 @@ def _open_science() -> list[Item]:
 
 def _results(facts: Facts) -> list[Item]:
     table = "Table 1" if facts.has_store else "Table 1 with --store"
-    status = ANSWERED if facts.has_store else PARTLY
-    external = "The external sections show the model elsewhere." if facts.externals else "No external test yet: ecgfit eval --external."
+    status = PARTLY if facts.has_store else OPEN
+    elsewhere = facts.externals or facts.split.startswith("external")
+    external = "The external sections show the model elsewhere." if elsewhere else "No external test yet: ecgfit eval --external."
+    method = facts.calibration["method"]
     removal = (
         " The figure on leads shows what a missing lead costs."
         if facts.has_lead_removal
@@ -273,12 +298,12 @@ def _results(facts: Facts) -> list[Item]:
             "ecgprep report: flow",
             "Draw the diagram from the store's report; follow-up is to be written by the authors.",
         ),
-        Item("20b", "Characteristics", status, table, "Patients, recordings, positives and covariates of each split."),
-        Item("20c", "Comparison of development with evaluation data", status, table, "The splits stand side by side."),
+        Item("20b", "Characteristics", status, table, f"Patients, recordings, positives and the store's covariates of each split. {REST}"),
+        Item("20c", "Comparison of development with evaluation data", status, table, f"The splits of the store stand side by side. {REST}"),
         Item(
             "21",
             "Participants and events in each analysis",
-            ANSWERED,
+            PARTLY,
             "Results",
             f"Recordings used in development: {records_in_words(facts)}. {facts.summary}",
         ),
@@ -289,14 +314,16 @@ def _results(facts: Facts) -> list[Item]:
             "the run folder",
             "Weights, statistics, calibration, threshold and settings lie in the run folder, and can be applied by others.",
         ),
-        Item("23a", "Performance with intervals, subgroups", ANSWERED, "Results; Subgroups", "All measures have 95 % intervals."),
+        Item("23a", "Performance with intervals, subgroups", ANSWERED, "Results; Subgroups", "Measures have 95 % intervals where they are defined."),
         Item("23b", "Heterogeneity of performance", PARTLY, "Subgroups", external),
         Item(
             "24",
-            "Results of updating",
-            ANSWERED,
-            "Calibration before and after",
-            "Brier score, slope and intercept are given before and after recalibration.",
+            "Results of updating after the evaluation",
+            OPEN,
+            "",
+            "None by ecgfit."
+            + ("" if method == "none" else " Calibration before and after the recalibration that belongs to development is shown.")
+            + f" {AUTHORS}",
         ),
         Item("25", "Interpretation", OPEN, "", AUTHORS),
         Item("26", "Limitations", PARTLY, "Model card: limitations", f"What the run knows is listed there. {REST}"),
@@ -322,5 +349,4 @@ def inputs_in_words(facts: Facts) -> str:
 
 def records_in_words(facts: Facts) -> str:
     """Return how many recordings trained and selected the model."""
-    records = facts.recorded.get("records") or {}
-    return ", ".join(f"{f'{n:,}' if n >= SMALLEST_COUNT else '<10'} {split_name(name)}" for name, n in records.items()) or "not recorded"
+    return ", ".join(f"{n} {split_name(name)}" for name, n in facts.records.items()) or "not recorded"

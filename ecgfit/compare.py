@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,16 @@ from ecgfit.metrics import (
     count_patients,
     curve_metrics,
     describe_bootstrap,
+    filled,
     interval,
     threshold_metrics,
     with_intervals,
 )
-from ecgprep.counts import SMALLEST_COUNT
+from ecgprep.counts import SMALLEST_COUNT, Range, leaves_open, possible
 
 SUBGROUP_METRICS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
 N_BOOTSTRAP_SUBGROUP = 500
+COUNTS = ("n", "n_positive", "n_negative")
 
 
 def paired_difference(
@@ -42,7 +44,8 @@ def paired_difference(
 ) -> dict[str, Any]:
     """Compare two models on the same entries (n,): every metric of both, b minus a with a 95 % interval from the same resamples, and p.
 
-    p is two-sided: 2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + replicates), at most 1 (Davison & Hinkley 1997, chapter 4). AUROC is also tested
+    p is two-sided: 2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + replicates), at most 1 (Davison & Hinkley 1997, chapter 4). Net benefits at
+    different thresholds weigh a false positive differently: their difference is then undefined. AUROC is also tested
     by DeLong's method, unless patients have several entries. Raises ValueError as `evaluate`.
     """
     check(label, probability_a)
@@ -57,6 +60,8 @@ def paired_difference(
     for name in point_a:
         differences = np.concatenate([b[name] - a[name] for a, b in parts])
         metrics[name] = _difference(name, float(point_a[name][0]), float(point_b[name][0]), differences)
+    if np.any(np.not_equal(threshold_a, threshold_b)):
+        metrics["net_benefit"] |= {"difference": None, "ci95": None, "p": None, "reason": "undefined: the thresholds differ"}
     independent = cluster is None or len(np.unique(cluster)) == len(cluster)
     difference, error, p = delong_test(label, probability_a, probability_b) if independent else (None, None, None)
     delong = {"difference": difference, "standard_error": error, "p": p}
@@ -89,8 +94,8 @@ def subgroups(
 ) -> dict[str, Any]:
     """Return for each grouping, an array of names (n,), and each of its groups: patients, positive and negative ones, metrics with intervals.
 
-    A group with fewer than 10 patients, positive patients or negative patients shows that count as "<10" and no metrics. Where that befalls
-    one group of a grouping, the smallest other group is withheld, too: the total less the rest would give the first away.
+    A group with fewer than 10 patients, positive patients or negative patients shows that count as "<10" and no metrics; other groups are
+    withheld beside it where the total less the rest would give it away (see `suppress`).
     Raises ValueError as `evaluate`, and for a grouping of another length.
     """
     check(label, probability)
@@ -114,20 +119,48 @@ def subgroups(
 
 
 def suppress(counts: Mapping[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
-    """Return {group: {n, n_positive, n_negative, suppressed, metrics}} with small counts, and what would give them away, withheld."""
+    """Return {group: {n, n_positive, n_negative, suppressed, metrics}} with small counts, and what would give them away, withheld.
+
+    A count under 10 is "<10". Its group's other class is withheld, since n less it is the small count; n stays where it is large enough.
+    The smallest other groups are withheld one after the other until who knows the totals is left at least five values for each small
+    count; where no group is left, no class is counted, nor any group with a small n.
+    """
     small = [name for name, count in counts.items() if min(count.values()) < SMALLEST_COUNT]
     others = sorted((name for name in counts if name not in small), key=lambda name: (counts[name]["n"], name))
-    beside = others[:1] if len(small) == 1 else []
-    result: dict[str, dict[str, Any]] = {}
-    for name, count in counts.items():
-        shown: dict[str, Any] = dict(count)
-        if name in small:  # n stays where it is large enough; the other class is withheld, since n less it is the small count
-            shown = {key: "<10" if value < SMALLEST_COUNT else (value if key == "n" else None) for key, value in count.items()}
-        elif name in beside:
-            shown = dict.fromkeys(count)
-        why = "fewer than 10" if name in small else "beside a group of fewer than 10" if name in beside else None
-        result[name] = {**shown, "suppressed": why, "metrics": None}
-    return result
+    for n_beside in range(len(others) + 1):
+        beside = others[:n_beside]
+        shown = {name: _shown(count, name in small, name in beside) for name, count in counts.items()}
+        if all(leaves_open(values) for values in _guessed(counts, shown)):
+            break
+    else:
+        of_all = min(count["n"] for count in counts.values()) >= SMALLEST_COUNT
+        beside, shown = others, {name: dict.fromkeys(count) | ({"n": count["n"]} if of_all else {}) for name, count in counts.items()}
+    why = dict.fromkeys(small, "fewer than 10") | dict.fromkeys(beside, "beside a group of fewer than 10")
+    return {name: {**own, "suppressed": why.get(name), "metrics": None} for name, own in shown.items()}
+
+
+def _shown(count: Mapping[str, int], small: bool, beside: bool) -> dict[str, Any]:
+    if small:
+        return {key: "<10" if value < SMALLEST_COUNT else (value if key == "n" else None) for key, value in count.items()}
+    return dict.fromkeys(count) if beside else dict(count)
+
+
+def _guessed(counts: Mapping[str, Mapping[str, int]], shown: Mapping[str, Mapping[str, Any]]) -> Iterator[Range]:
+    """Yield for each "<10" the values that it can have for a reader who knows the sums over all groups."""
+    ranges: dict[str, dict[str, Range]] = {}
+    for key in COUNTS:
+        everyone = sum(count[key] for count in counts.values())
+        withheld = {name: own[key] for name, own in shown.items() if not isinstance(own[key], int)}
+        bounds = {name: (0, SMALLEST_COUNT - 1) if text else (SMALLEST_COUNT, everyone) for name, text in withheld.items()}
+        ranges[key] = possible(sum(counts[name][key] for name in withheld), bounds)
+    for name, own in shown.items():
+        for key, other in (("n", None), ("n_positive", "n_negative"), ("n_negative", "n_positive")):
+            if own[key] != "<10":
+                continue
+            low, high = ranges[key][name]
+            if other is not None and isinstance(own["n"], int):  # the classes add up to it
+                low, high = max(low, own["n"] - ranges[other][name][1]), min(high, own["n"] - ranges[other][name][0])
+            yield low, high
 
 
 def _subgroup_metrics(label: Ints, probability: Floats, threshold: Floats, seed: int, n_bootstrap: int, cluster: Ints | None) -> dict[str, Any]:
@@ -135,7 +168,7 @@ def _subgroup_metrics(label: Ints, probability: Floats, threshold: Floats, seed:
         values = curve_metrics(label, probability, weight) | threshold_metrics(label, probability, threshold, weight)
         return {name: values[name] for name in SUBGROUP_METRICS}
 
-    return with_intervals(compute, len(label), seed, n_bootstrap, cluster)
+    return filled(with_intervals(compute, len(label), seed, n_bootstrap, cluster), label, probability >= threshold, cluster)
 
 
 def count_baseline(label: Ints, n_recordings: NDArray[Any], seed: int = 0, n_bootstrap: int = N_BOOTSTRAP) -> dict[str, Any]:

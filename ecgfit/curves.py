@@ -5,15 +5,13 @@ Labels are 0 or 1 (n,), probabilities (n,); all results are plain lists, ready f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgfit.delong import Z95
-from ecgfit.metrics import Floats, Ints, equal_mass_bins
+from ecgfit.metrics import Floats, Ints, equal_mass_bins, wilson_interval
 
 MAX_POINTS = 200
 SMOOTH_POINTS = 100
@@ -56,13 +54,6 @@ def _bins(label: Ints, probability: Floats) -> list[dict[str, Any]]:
         k, n = int((y == 1).sum()), len(y)
         bins.append({"mean_predicted": float(p.mean()), "observed": k / n, "n": n, "n_positive": k, "ci95": wilson_interval(k, n)})
     return bins
-
-
-def wilson_interval(k: int, n: int) -> list[float]:
-    """Return the 95 % score interval of the proportion k / n (Wilson 1927)."""
-    p, z2 = k / n, Z95**2
-    middle, half = (p + z2 / (2 * n)) / (1 + z2 / n), Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
 def lowess(x: Floats, y: Floats, at: Floats, frac: float = 2 / 3) -> Floats:

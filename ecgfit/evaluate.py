@@ -158,6 +158,9 @@ def evaluate_run(
         raise InputError(f"{store.path}: the {split} rows cannot be evaluated: {error}") from None
     if external:
         metrics["external"] = {"store": store.path.name, "content_sha256": store.content_sha256, "rows": split, "shared_recordings": shared}
+    if how != run.config.aggregate:
+        judged = f"epoch, calibration and threshold were chosen with aggregate={run.config.aggregate}, and are used with {how} as they are"
+        metrics["note"] = "; ".join(filter(None, (metrics["note"], judged)))
     if each_lead:
         metrics["lead_removal"] = lead_removal(ensemble, run, store, predictions, how, amp)
     predictions.save(run.path / f"predictions_{name}.csv", run.calibration)

@@ -130,7 +130,8 @@ def precision_recall(curve: dict[str, list[Any]], prevalence: float, sensitivity
     figure = _figure(4.4, 4.2)
     axes = figure.subplots()
     axes.axhline(prevalence, linestyle="--", color=QUIET, linewidth=1, label="prevalence (chance)")
-    axes.step([0, *curve["recall"]], [*curve["precision"][:1], *curve["precision"]], where="pre", color=MODEL, label="model")
+    if curve["recall"]:  # there is none without positives
+        axes.step([0, *curve["recall"]], [*curve["precision"][:1], *curve["precision"]], where="pre", color=MODEL, label="model")
     _point(axes, sensitivity, ppv)
     _unit_square(axes, "sensitivity (recall)", "precision (PPV)")
     axes.legend(loc="lower left")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgfit.delong import delong_summary
+from ecgfit.delong import Z95, delong_summary
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -246,7 +246,7 @@ def evaluate(
         "prevalence": float((label == 1).mean()),
         "threshold": threshold if isinstance(threshold, float | int) else None,
         "confusion": {"tp": tp, "fp": fp, "fn": fn, "tn": tn},
-        "metrics": with_intervals(compute, len(label), seed, n_bootstrap, cluster),
+        "metrics": filled(with_intervals(compute, len(label), seed, n_bootstrap, cluster), label, probability >= threshold, cluster),
         "delong": delong_summary(label, probability, cluster),
         "bootstrap": describe_bootstrap(seed, n_bootstrap),
     }
@@ -289,7 +289,38 @@ def with_intervals(compute: Callable[[Floats], Columns], n: int, seed: int, n_bo
     """Return {metric: {value, ci95, ...}} of `compute`, which maps weights (R, n) to columns (R,)."""
     point = compute(np.ones((1, n)))
     parts = [compute(weight) for weight in bootstrap_weights(n, seed, n_bootstrap, cluster)]
-    return {name: interval(name, float(point[name][0]), np.concatenate([part[name] for part in parts])) for name in point}
+    found = {name: interval(name, float(point[name][0]), np.concatenate([part[name] for part in parts])) for name in point}
+    for entry in found.values():
+        if entry["ci95"] and entry["ci95"][0] == entry["ci95"][1]:  # of a value that no resample changes, such as a sensitivity of 1
+            entry |= {"ci95": None, "reason": "no interval: every resample gives the same"}
+    return found
+
+
+def filled(metrics: dict[str, Any], label: Ints, call: NDArray[np.bool_], cluster: Ints | None) -> dict[str, Any]:
+    """Return the metrics with Wilson's intervals of the proportions for which resamples give none. Entries must be independent for it."""
+    tp, fp, fn, tn = (int(cell.sum()) for cell in _cells(label, call))
+    proportions = {
+        "sensitivity": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+        "ppv": (tp, tp + fp),
+        "npv": (tn, tn + fn),
+        "ruled_out": (tn + fn, len(label)),
+        "accuracy": (tp + tn, len(label)),
+    }
+    independent = cluster is None or len(np.unique(cluster)) == len(cluster)
+    for name, (k, n) in proportions.items():
+        entry = metrics.get(name)
+        if entry and entry["value"] is not None and entry["ci95"] is None and independent:
+            entry["ci95"] = wilson_interval(k, n)
+            entry["reason"] = "Wilson's interval: every resample gives the same"
+    return metrics
+
+
+def wilson_interval(k: int, n: int) -> list[float]:
+    """Return the 95 % score interval of the proportion k / n (Wilson 1927)."""
+    p, z2 = k / n, Z95**2
+    middle, half = (p + z2 / (2 * n)) / (1 + z2 / n), Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
 def interval(name: str, value: float, replicates: Floats) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ecgfit.checklist import (
     checklist,
     class_weights_in_words,
     inputs_in_words,
+    is_fixed,
     missing_in_words,
     model_in_words,
     records_in_words,
@@ -90,10 +91,10 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
     show = Counts(exact)
     main = Evaluation.load(run, split)
     others = sorted(path.stem.removeprefix("metrics_") for path in run.path.glob("metrics_external_*.json"))
-    externals = [Evaluation.load(run, name) for name in others if name.count("_") == 1]  # the run's own aggregation, once for each store
+    externals = [Evaluation.load(run, name) for name in others if name.count("_") == 1 and name != main.name]  # once for each store
     names = [name for name in _COLUMNS if (run.path / f"metrics_{name}.json").is_file()]
     columns = [main if name == split else Evaluation.load(run, name) for name in names] + [main] * (split not in names)
-    facts = _facts(run, main, show, store is not None, len(externals))
+    facts = _facts(run, main, show, store, len(externals))
     return {
         "name": run.path.resolve().name,
         "recorded": run.recorded,
@@ -103,7 +104,10 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
         "metrics": metric_table(columns),
         "folds": _folds(columns),
         "main": _sections(run, main, show),
-        "externals": [_sections(run, external, show) | {"summary": _summary(run, external, show)} for external in externals],
+        "externals": [
+            _sections(run, external, show) | {"summary": _summary(run, external, show), "warnings": _warnings(run, external)}
+            for external in externals
+        ],
         "training": _training(run),
         "mistakes": [] if store is None else _mistakes(run, store, main),
         "table1": None if store is None else table_one(store, run, show),
@@ -140,7 +144,7 @@ class Evaluation:
             value = metrics["metrics"]["auroc"]["value"]
             agree &= (
                 value is None
-                or abs(value - float(curve_metrics(found.items.label, found.items.difference(), np.ones((1, len(found.items.label))))["auroc"][0]))
+                or abs(value - float(curve_metrics(found.items.label, found.probability(run), np.ones((1, len(found.items.label))))["auroc"][0]))
                 < 1e-3
             )
         except (KeyError, TypeError):
@@ -153,6 +157,10 @@ class Evaluation:
     def items(self) -> Predictions:
         """Patients, or recordings where these were evaluated one by one."""
         return self.records.by_patient(cast(Aggregate, self.metrics["aggregation"]))
+
+    def probability(self, run: Run) -> NDArray[np.float64]:
+        """Return the items' probabilities."""
+        return self.items.judge(run.calibration, run.threshold)[0]
 
     def uncalibrated(self, run: Run) -> Predictions:
         """Return the items with their logits as they were: out of fold those are in the members' own files."""
@@ -189,13 +197,14 @@ def _summary(run: Run, evaluation: Evaluation, show: Counts) -> str:
     n, positive = m["n_patients"], m["n_positive"]
     classes = show.parts({"positive": positive, "negative": n - positive})
     chance = "the prevalence" if show.hides(positive) or show.hides(n - positive) else f"the prevalence, {m['prevalence']:.3f}"
-    chosen = split_name(str(run.read_json(THRESHOLD).get("chosen_on", "val"))) if m["threshold"] is not None else "validation"
+    on = split_name(str(run.read_json(THRESHOLD).get("chosen_on", "val"))) if m["threshold"] is not None else "validation"
+    chosen = "" if is_fixed(run.config.threshold) else f", chosen on the {on} data"
     unit = "recordings" if m["level"] == "recording" else "patients"
     said = {name: _with_interval(evaluation, name) for name in METRICS}
     text = (
         f"In the {split_name(evaluation.name)} data ({show(n)} patients, {classes['positive']} of them positive), the AUROC is "
         f"{said['auroc']} and the AUPRC {said['auprc']}; a model that knows nothing would reach 0.5 and {chance}. At the threshold "
-        f"{called_at(m)} ({rule_in_words(run.config.threshold)}, chosen on the {chosen} data), sensitivity is {said['sensitivity']}, "
+        f"{called_at(m)} ({rule_in_words(run.config.threshold)}{chosen}), sensitivity is {said['sensitivity']}, "
         f"specificity {said['specificity']} and the negative predictive value {said['npv']}; {_percent(evaluation.value('ruled_out'))} of the "
         f"{unit} are called negative. The calibration slope is {said['calibration_slope']} (ideal: 1) and the intercept "
         f"{said['calibration_intercept']} (ideal: 0)."
@@ -222,6 +231,9 @@ def _warnings(run: Run, main: Evaluation) -> list[str]:
             f"Fewer than {FEW} patients of one class in the {split_name(main.name)} data: every number here is uncertain, and intervals are "
             "somewhat too short."
         )
+    if m.get("external", {"shared_recordings": 0})["shared_recordings"] is None:
+        name = split_name(main.name).capitalize()
+        found.append(f"{name} data: whether these recordings trained the run was not looked at; `ecgfit eval --trained-on STORE` does.")
     if m["note"]:
         found.append(f"{split_name(main.name).capitalize()} data: {m['note']}.")
     note = run.read_json(THRESHOLD).get("note")
@@ -266,8 +278,8 @@ def _table_row(label: str, reading: str, cells: Sequence[tuple[float | None, str
 
 def _sections(run: Run, evaluation: Evaluation, show: Counts) -> dict[str, Any]:
     """Return figures and tables of one evaluation."""
-    m, items = evaluation.metrics, evaluation.items
-    probability, _ = items.judge(run.calibration, run.threshold)
+    m = evaluation.metrics
+    probability = evaluation.probability(run)
     before = UNCALIBRATED.apply(evaluation.uncalibrated(run).difference())
     return {
         "name": split_name(evaluation.name),
@@ -287,22 +299,27 @@ def _figures(evaluation: Evaluation, probability: NDArray[np.float64], before: N
     histogram = probability_histogram(label, probability)
     sensitivity, specificity, ppv = (evaluation.value(name) for name in ("sensitivity", "specificity", "ppv"))
     auroc, auprc = _with_interval(evaluation, "auroc"), _with_interval(evaluation, "auprc")
+    called = "the threshold in use" if m["threshold"] is not None else "each fold's own threshold, for the patients of that fold"
+    recalibrated = m["calibration"]["method"] != "none"
+    uncalibrated = (
+        "Calibration before",
+        "Before calibration: the share of positives among those given a probability. Below the diagonal, probabilities are too high. Under it, "
+        "how the probabilities of each class lie.",
+        figures.calibration(m["reliability_curve_before"], probability_histogram(label, before)),
+    )
+    before_it = [uncalibrated] if recalibrated else []
     shown = [
-        ("ROC curve", f"Area {auroc}. The dot is the threshold in use.", figures.roc(roc_curve(label, probability), sensitivity, specificity)),
+        ("ROC curve", f"Area {auroc}. The dot is {called}.", figures.roc(roc_curve(label, probability), sensitivity, specificity)),
         (
             "Precision and recall",
             f"Area {auprc} (average precision). The dashed line is the prevalence: what chance would reach.",
             figures.precision_recall(pr_curve(label, probability), m["prevalence"], sensitivity, ppv),
         ),
+        *before_it,
         (
-            "Calibration before",
-            "Before calibration: the share of positives among those given a probability. Below the diagonal, probabilities are too high. Under it, "
-            "how the probabilities of each class lie.",
-            figures.calibration(m["reliability_curve_before"], probability_histogram(label, before)),
-        ),
-        (
-            "Calibration after",
-            "After calibration, which is what the model gives out. The smooth curve is local regression; dots are tenths of the data with "
+            "Calibration after" if recalibrated else "Calibration",
+            ("After calibration, which is what the model gives out." if recalibrated else "Of what the model gives out.")
+            + " The smooth curve is local regression; dots are tenths of the data with "
             "95 % intervals.",
             figures.calibration(m["reliability_curve"], histogram),
         ),
@@ -334,6 +351,8 @@ def _confusion(m: dict[str, Any], show: Counts) -> list[dict[str, str]]:
 
 
 def _before_after(m: dict[str, Any]) -> list[dict[str, str]]:
+    if m["calibration"]["method"] == "none":
+        return []
     names = ("brier", "calibration_slope", "calibration_intercept", "observed_expected", "ece")
     return [
         {"label": NAMES[key][0], "before": number(m["before_calibration"].get(key)), "after": number(m["metrics"][key]["value"])} for key in names
@@ -536,7 +555,7 @@ def _leads_and_rates(store: Store, rows: Sequence[NDArray[np.int64]], show: Coun
     ]
 
 
-def _facts(run: Run, main: Evaluation, show: Counts, has_store: bool, externals: int) -> Facts:
+def _facts(run: Run, main: Evaluation, show: Counts, store: Store | None, externals: int) -> Facts:
     n, positive = main.metrics["n_patients"], main.metrics["n_positive"]
     classes = show.parts({"positive": positive, "negative": n - positive})
     return Facts(
@@ -548,12 +567,20 @@ def _facts(run: Run, main: Evaluation, show: Counts, has_store: bool, externals:
         split=main.name,
         summary=f"Evaluated on the {split_name(main.name)} data: {show(n)} patients, {classes['positive']} positive.",
         n_members=len(run.members),
-        has_store=has_store,
+        has_store=store is not None,
         has_lead_removal="lead_removal" in main.metrics,
         externals=externals,
         aggregation=main.metrics["aggregation"],
+        records={name: _records(run, store, show, name, n) for name, n in (run.recorded.get("records") or {}).items()},
         of_folds=main.metrics["threshold"] is None,
     )
+
+
+def _records(run: Run, store: Store | None, show: Counts, split: str, n: int) -> str:
+    """Return a number of recordings, to the ten where Table 1 has all of the split and a few of them were left out."""
+    if store is not None and split in SPLITS and run.config.missing == "drop" and show.hides(len(usable_rows(store, split, "mask")) - n):
+        return f"about {round(n, -1):,}"
+    return show(n)
 
 
 def _seen(run: Run) -> str:
@@ -574,7 +601,8 @@ def _card(run: Run, facts: Facts) -> list[tuple[str, str]]:
         ("Inputs", inputs_in_words(facts) + "."),
         (
             "Output",
-            f"A calibrated probability of label 1 and, at the threshold {facts.threshold['value']:.4f}, a class. {calibration_in_words(facts)}",
+            ("A" if facts.calibration["method"] == "none" else "A calibrated")
+            + f" probability of label 1 and, at the threshold {facts.threshold['value']:.4f}, a class. {calibration_in_words(facts)}",
         ),
         (
             "Training data",

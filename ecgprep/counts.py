@@ -8,6 +8,20 @@ from dataclasses import dataclass
 SMALLEST_COUNT = 10
 """Counts below are shown as "<10": a reader who knows one patient must not find the others."""
 HIDDEN = "–"
+UNSURE = 5
+"""A withheld small count must leave at least so many values possible to who subtracts all that is shown from the total."""
+Range = tuple[int, int]
+
+
+def possible(total: int, bounds: Mapping[str, Range]) -> dict[str, Range]:
+    """Return the values that each of several withheld counts can have, given their sum and what is known of each: least and greatest."""
+    lows, highs = (sum(bound[end] for bound in bounds.values()) for end in (0, 1))
+    return {name: (max(low, total - (highs - high)), min(high, total - (lows - low))) for name, (low, high) in bounds.items()}
+
+
+def leaves_open(values: Range) -> bool:
+    """Say whether enough values are possible."""
+    return values[1] - values[0] + 1 >= UNSURE
 
 
 @dataclass(frozen=True)
@@ -24,11 +38,16 @@ class Counts:
         return not self.exact and 0 < n < SMALLEST_COUNT
 
     def parts(self, counts: Mapping[str, int]) -> dict[str, str]:
-        """Return counts that add up to a known total; beside a single small one the next smallest is withheld, too: the rest would give it away."""
+        """Return counts that add up to a known total; beside small ones the next smallest are withheld, as many as keep the rest from giving
+        them away. Where all that there is would not, nothing is said of any."""
         small = [name for name, n in counts.items() if self.hides(n)]
-        others = sorted((n, name) for name, n in counts.items() if n and name not in small)
-        beside = {others[0][1]} if len(small) == 1 and others else set()
-        return {name: HIDDEN if name in beside else self(n) for name, n in counts.items()}
+        others = [name for _, name in sorted((n, name) for name, n in counts.items() if n and name not in small)]
+        for n_beside in range(len(others) + 1):
+            bounds = dict.fromkeys(small, (1, SMALLEST_COUNT - 1)) | dict.fromkeys(others[:n_beside], (SMALLEST_COUNT, sum(counts.values())))
+            ranges = possible(sum(counts[name] for name in bounds), bounds)
+            if all(leaves_open(ranges[name]) for name in small):
+                return {name: HIDDEN if name in others[:n_beside] else self(n) for name, n in counts.items()}
+        return {name: HIDDEN if n else self(n) for name, n in counts.items()}
 
     def share(self, n: int, total: int) -> str:
         """Return a proportion in percent, unless it would give a small count away."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -307,6 +309,78 @@ def test_two_withheld_groups_protect_each_other():
     assert table["c"]["suppressed"] is None
 
 
+def small_counts_a_reader_could_find(table: dict[str, dict[str, object]], truth: dict[str, tuple[int, int]]) -> set[str]:
+    """Try every value of the withheld counts of a small table by brute force, as a reader who knows the totals: which are the only possible?"""
+    names = list(truth)
+    total, positive = (sum(truth[name][k] for name in names) for k in (0, 1))
+    options = []
+    for name in names:
+        own = table[name]
+        found = []
+        for n in range(total + 1):
+            for k in range(min(n, positive) + 1):
+                cells = {"n": n, "n_positive": k, "n_negative": n - k}
+                small = min(cells.values()) < 10
+                fits = all(
+                    value == shown if isinstance(shown, int) else (value < 10 if shown == "<10" else True)
+                    for value, shown in ((cells[key], own[key]) for key in cells)
+                )
+                if fits and small == (own["suppressed"] == "fewer than 10"):
+                    found.append((n, k))
+        options.append(found)
+    seen: dict[str, set[tuple[int, int]]] = {name: set() for name in names}
+    for chosen in itertools.product(*options):
+        if sum(n for n, _ in chosen) == total and sum(k for _, k in chosen) == positive:
+            for name, pair in zip(names, chosen, strict=True):
+                seen[name].add(pair)
+    hidden = [name for name in names if table[name]["suppressed"] == "fewer than 10"]
+    return {name for name in hidden if len(seen[name]) < 2}
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        {"a": (20, 9), "b": (21, 9), "c": (30, 12), "d": (26, 13)},  # two hidden counts whose sum leaves one way
+        {"missing": (4, 1), "young": (22, 7), "old": (25, 12), "oldest": (31, 15)},  # small in number, and small in positives only
+        {"250 Hz": (7, 3), "500 Hz": (29, 14)},
+        {"a": (12, 1), "b": (22, 11), "c": (25, 12)},
+    ],
+    ids=str,
+)
+def test_no_withheld_count_follows_from_the_others(truth):
+    table = suppress({name: {"n": n, "n_positive": k, "n_negative": n - k} for name, (n, k) in truth.items()})
+    assert not small_counts_a_reader_could_find(table, truth)
+
+
+def test_nothing_is_hidden_without_need():
+    truth = {"a": (50, 20), "b": (30, 10), "c": (40, 25)}
+    table = suppress({name: {"n": n, "n_positive": k, "n_negative": n - k} for name, (n, k) in truth.items()})
+    assert {name: (own["n"], own["n_positive"]) for name, own in table.items()} == truth
+    assert suppress({}) == {}
+
+
+def test_an_interval_is_wilsons_where_no_resample_differs():
+    label, p = np.repeat([0, 1], [40, 5]), np.r_[np.linspace(0.1, 0.6, 40), np.full(5, 0.9)]
+    found = evaluate(label, p, 0.5, 0, 200)["metrics"]
+    low, high = proportion_confint(5, 5, method="wilson")
+    assert found["sensitivity"]["value"] == 1
+    assert found["sensitivity"]["ci95"] == pytest.approx([low, high], abs=1e-9)
+    assert "Wilson" in found["sensitivity"]["reason"]
+    assert (found["auroc"]["value"], found["auroc"]["ci95"]) == (1, None)
+    assert "every resample" in found["auroc"]["reason"]
+    assert "reason" not in found["specificity"]
+    recordings = evaluate(label, p, 0.5, 0, 200, cluster=np.r_[np.arange(40), 40, 40, 41, 41, 42])["metrics"]["sensitivity"]
+    assert (recordings["value"], recordings["ci95"]) == (1, None)  # five recordings of three patients are not independent
+
+
+def test_net_benefits_at_two_thresholds_are_not_compared():
+    label, p = simulated(7, 300)
+    found = paired_difference(label, p, p, 0.3, 0.1, 0, 50)["metrics"]["net_benefit"]
+    assert found["value_a"] != found["value_b"]
+    assert (found["difference"], found["ci95"], found["p"], found["reason"]) == (None, None, None, "undefined: the thresholds differ")
+    assert paired_difference(label, p, p, 0.3, 0.3, 0, 50)["metrics"]["net_benefit"]["difference"] == 0
+
+
 def test_subgroup_metrics_are_those_of_the_group_alone():
     label, p = simulated(7, 400)
     sex = np.array(["F", "M"])[np.random.default_rng(0).integers(0, 2, 400)]
@@ -337,7 +411,8 @@ def test_the_number_of_recordings_as_only_predictor():
     result = count_baseline(label, count, n_bootstrap=200)
     assert result["auroc"]["value"] == pytest.approx(sk.roc_auc_score(label, count))
     assert result["auroc"]["ci95"][0] > 0.5
-    assert count_baseline(label, np.ones(300, int), n_bootstrap=20)["auroc"]["ci95"] == [0.5, 0.5]
+    same = count_baseline(label, np.ones(300, int), n_bootstrap=20)["auroc"]
+    assert (same["value"], same["ci95"]) == (0.5, None)
 
 
 def test_decision_curve_against_the_net_benefit_at_each_threshold():

@@ -7,17 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build
+from conftest import build, changed_store
 from test_report import CHROMIUM, Links
 
 from ecgfit.compare import paired_difference
 from ecgfit.config import make_config
 from ecgfit.curves import probability_histogram
-from ecgfit.evaluate import evaluate_run
+from ecgfit.data import select_rows
+from ecgfit.evaluate import evaluate_run, report
 from ecgfit.figures import ForestRow, forest, histograms
 from ecgfit.metrics import METRICS
 from ecgfit.predict import Predictions
@@ -182,6 +184,8 @@ def test_a_small_class_is_not_the_rest_of_what_is_shown(run, cells, shown):
         ({"a": 3, "b": 40, "c": 57}, ["<10", "–", "57"]),
         ({"a": 3, "b": 4, "c": 57}, ["<10", "<10", "57"]),
         ({"a": 0, "b": 1234}, ["0", "1,234"]),
+        ({"a": 9, "b": 9, "c": 57}, ["<10", "<10", "–"]),
+        ({"a": 3, "b": 10}, ["–", "–"]),
     ],
 )
 def test_what_would_give_a_small_count_away_is_withheld(counts, shown):
@@ -222,7 +226,73 @@ def test_the_checklist_says_what_was_done(run):
     assert "Platt scaling fitted on the validation predictions" in items["13"].text
     assert "Youden" in items["15"].text
     assert items["17"].text == "To be written by the authors."
-    assert [item.status for item in items.values()].count("answered") >= 12
+    assert {number for number, item in items.items() if item.status == "answered"} == {"7", "12b", "12e", "12g", "13", "22", "23a", "27a"}
+
+
+def trained_with(own_store, target: Path, **settings: object) -> Run:
+    config = make_config({"epochs": 1, "batch": 16, "threads": 2, "model_args": "width=0.25"} | settings, "test")
+    trained = train(config, own_store, target, say=silent)
+    if not config.folds:
+        evaluate_run(trained, own_store, "test")
+    return trained
+
+
+def test_what_was_not_done_is_not_claimed(own_store, tmp_path):
+    plain = trained_with(own_store, tmp_path / "plain", calibration="none", threshold="fixed=0.3", tabular=("age",), tabular_only=True)
+    write_run_report(plain, tmp_path / "plain.html", own_store)
+    page = (tmp_path / "plain.html").read_text()
+    for claim in ("A calibrated probability", "Calibration before", "After calibration", "augmentation:", "was standardised", "Leads standardised"):
+        assert claim not in page, claim
+    assert "(the threshold 0.3, fixed in advance), sensitivity" in page
+    assert "fixed in advance, chosen" not in page
+    items = {item.number: item.text for item in report_content(plain)["checklist"]}
+    assert items["7"] == "The model sees covariates alone."
+    assert "before and after" not in items["24"]
+
+
+def test_what_folds_are_judged_by_is_said(own_store, tmp_path):
+    content = report_content(trained_with(own_store, tmp_path / "f", folds=3), split="oof")
+    assert "each fold's own threshold" in content["main"]["figures"][0]["caption"]
+    items = {item.number: item.text for item in content["checklist"]}
+    assert "each judged by a model that did not see them" in items["16"]
+    assert "of the first fold" in items["13"]
+    one = report_content(trained_with(own_store, tmp_path / "one", folds=3, fold=0), split="oof")
+    assert "scored (not for development)" in {item.number: item.text for item in one["checklist"]}["10"]
+
+
+def test_calibration_that_was_fitted_otherwise_is_said(copied):
+    calibration = copied.read_json("calibration.json") | {"note": "slope 1 is kept, only the intercept is fitted"}
+    (copied.path / "calibration.json").write_text(json.dumps(calibration))
+    assert "only the intercept is fitted" in {item.number: item.text for item in report_content(copied)["checklist"]}["13"]
+
+
+def test_a_store_of_one_class_has_a_report(copied, own_store, tmp_path):
+    one_class = changed_store(own_store, tmp_path / "s.zarr", label=np.zeros(len(own_store.array("label")), np.int8))
+    rows = select_rows(one_class, "test", "drop")
+    predictions = Predictions.load(copied.path / "predictions_test.csv")
+    assert predictions.rows.tolist() == rows.tolist()
+    predictions = replace(predictions, label=np.zeros(len(rows), np.int64))
+    predictions.save(copied.path / "predictions_test.csv", copied.calibration)
+    metrics = report(predictions, "test", one_class, copied.calibration, copied.threshold, "mean", 0)
+    (copied.path / "metrics_test.json").write_text(json.dumps(metrics))
+    content = report_content(copied)
+    assert "the AUROC is undefined" in content["summary"]
+    assert content["main"]["figures"]
+
+
+def test_recordings_left_out_do_not_follow_from_the_recordings_used(own_store, copied):
+    """Table 1 counts the recordings of the store: how many lack leads must not be the difference to those that trained."""
+
+    def sample_size(**how: object) -> str:
+        return next(item.text for item in report_content(Run(copied.path), **how)["checklist"] if item.number == "10")
+
+    whole = copied.recorded["records"]["train"]
+    assert f"used: {whole:,} train" in sample_size(store=own_store)
+    config = copied.path / "config.yaml"
+    config.write_text(config.read_text().replace(f"train: {whole}\n", f"train: {whole - 3}\n"))
+    assert f"used: about {round(whole - 3, -1):,} train" in sample_size(store=own_store)
+    assert f"used: {whole - 3:,} train" in sample_size()  # no Table 1 is beside it
+    assert f"used: {whole - 3:,} train" in sample_size(store=own_store, exact=True)
 
 
 def test_without_an_evaluation_it_says_what_to_do(copied):
@@ -253,12 +323,17 @@ def test_an_external_test_has_its_section(copied, store, tmp_path):
     assert 'id="external1-figures"' in text
     assert 'id="table1"' not in text
     assert "No external test" not in text
+    assert "whether these recordings trained the run was not looked at" in text
+    alone = report_content(copied, split=f"external_{store.content_sha256[:12]}")
+    assert alone["externals"] == []
+    assert "external store(s)" not in {item.number: item.text for item in alone["checklist"]}["16"]
 
 
 def test_another_aggregation_is_shown_as_what_it_is(copied, own_store, store, tmp_path):
     evaluate_run(copied, own_store, "test", aggregate="none")
     content = report_content(copied, split="test_none")
     assert content["metrics"]["columns"][-1] == "test, recordings one by one"
+    assert any("chosen with aggregate=mean, and are used with none as they are" in line for line in content["warnings"])
     assert "The unit is the recording" in next(item.text for item in content["checklist"] if item.number == "12e")
     assert [column for column in report_content(copied)["metrics"]["columns"] if "one by one" in column] == []
 
