@@ -395,7 +395,7 @@ def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
         if entry["value"] is None:
             table.add_row(name, "undefined", entry["reason"])
         else:
-            table.add_row(name, f"{entry['value']:.3f}", "{:.3f} to {:.3f}".format(*entry["ci95"]) if entry["ci95"] else entry["reason"])
+            table.add_row(name, f"{entry['value']:.3f}", "{:.3f} to {:.3f}".format(*entry["ci95"]))
     console = Console()
     console.print(table)
     if "lead_removal" in metrics:

@@ -292,12 +292,17 @@ def with_intervals(compute: Callable[[Floats], Columns], n: int, seed: int, n_bo
     found = {name: interval(name, float(point[name][0]), np.concatenate([part[name] for part in parts])) for name in point}
     for entry in found.values():
         if entry["ci95"] and entry["ci95"][0] == entry["ci95"][1]:  # of a value that no resample changes, such as a sensitivity of 1
-            entry |= {"ci95": None, "reason": "no interval: every resample gives the same"}
+            entry["reason"] = "no true interval: every resample gives the same"
     return found
 
 
 def filled(metrics: dict[str, Any], label: Ints, call: NDArray[np.bool_], cluster: Ints | None) -> dict[str, Any]:
-    """Return the metrics with Wilson's intervals of the proportions for which resamples give none. Entries must be independent for it."""
+    """Return the metrics with score intervals where resamples give none: Wilson's for proportions, Newcombe's for the AUROC.
+
+    Both take entries as independent: where a patient has several, the interval stays as it is.
+    """
+    if cluster is not None and len(np.unique(cluster)) < len(cluster):
+        return metrics
     tp, fp, fn, tn = (int(cell.sum()) for cell in _cells(label, call))
     proportions = {
         "sensitivity": (tp, tp + fn),
@@ -307,20 +312,33 @@ def filled(metrics: dict[str, Any], label: Ints, call: NDArray[np.bool_], cluste
         "ruled_out": (tn + fn, len(label)),
         "accuracy": (tp + tn, len(label)),
     }
-    independent = cluster is None or len(np.unique(cluster)) == len(cluster)
-    for name, (k, n) in proportions.items():
-        entry = metrics.get(name)
-        if entry and entry["value"] is not None and entry["ci95"] is None and independent:
-            entry["ci95"] = wilson_interval(k, n)
-            entry["reason"] = "Wilson's interval: every resample gives the same"
+    for name, entry in metrics.items():
+        if entry["ci95"] and "reason" in entry:
+            if name in proportions:
+                entry |= {"ci95": wilson_interval(*proportions[name]), "reason": "Wilson's interval: every resample gives the same"}
+            elif name == "auroc":
+                entry |= {"ci95": newcombe_interval(entry["value"], tp + fn, fp + tn), "reason": "Newcombe's interval: every resample gives the same"}
     return metrics
+
+
+def newcombe_interval(auroc: float, n_positive: int, n_negative: int) -> list[float]:
+    """Return the 95 % score interval of an AUROC (Newcombe 2006, method 5): all A with |auroc - A| at most 1.96 standard errors at A.
+
+    The variance is Hanley and McNeil's of 1982 with both class sizes replaced by their mean, A (1 - A) (1 + N (1 - A) / (2 - A) + N A / (1 + A))
+    / (n_positive n_negative), N their mean less 1. It has a width where the AUROC is 1, which no resample can have.
+    """
+    a = np.linspace(0, 1, 100_001)
+    size = (n_positive + n_negative) / 2 - 1
+    variance = a * (1 - a) * (1 + size * (1 - a) / (2 - a) + size * a / (1 + a)) / (n_positive * n_negative)
+    inside = a[(auroc - a) ** 2 <= Z95**2 * variance + 1e-15]
+    return [float(min(inside[0], auroc)), float(max(inside[-1], auroc))]
 
 
 def wilson_interval(k: int, n: int) -> list[float]:
     """Return the 95 % score interval of the proportion k / n (Wilson 1927)."""
     p, z2 = k / n, Z95**2
     middle, half = (p + z2 / (2 * n)) / (1 + z2 / n), Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    return [max(0.0, middle - half) if k else 0.0, min(1.0, middle + half) if k < n else 1.0]  # exact where rounding would not be
 
 
 def interval(name: str, value: float, replicates: Floats) -> dict[str, Any]:

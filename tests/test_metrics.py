@@ -366,11 +366,15 @@ def test_an_interval_is_wilsons_where_no_resample_differs():
     assert found["sensitivity"]["value"] == 1
     assert found["sensitivity"]["ci95"] == pytest.approx([low, high], abs=1e-9)
     assert "Wilson" in found["sensitivity"]["reason"]
-    assert (found["auroc"]["value"], found["auroc"]["ci95"]) == (1, None)
-    assert "every resample" in found["auroc"]["reason"]
+    assert found["auroc"]["value"] == found["auroc"]["ci95"][1] == 1
+    assert "Newcombe" in found["auroc"]["reason"]
+    low = found["auroc"]["ci95"][0]  # there the distance to 1 is 1.96 standard errors, after Hanley and McNeil with equal class sizes
+    q1, q2, size = low / (2 - low), 2 * low**2 / (1 + low), 22.5
+    error = np.sqrt((low * (1 - low) + (size - 1) * (q1 - low**2 + q2 - low**2)) / (40 * 5))
+    assert (1 - low) / error == pytest.approx(1.96, abs=0.01)
     assert "reason" not in found["specificity"]
     recordings = evaluate(label, p, 0.5, 0, 200, cluster=np.r_[np.arange(40), 40, 40, 41, 41, 42])["metrics"]["sensitivity"]
-    assert (recordings["value"], recordings["ci95"]) == (1, None)  # five recordings of three patients are not independent
+    assert (recordings["value"], recordings["ci95"]) == (1, [1, 1])  # five recordings of three patients are not independent
 
 
 def test_net_benefits_at_two_thresholds_are_not_compared():
@@ -412,7 +416,8 @@ def test_the_number_of_recordings_as_only_predictor():
     assert result["auroc"]["value"] == pytest.approx(sk.roc_auc_score(label, count))
     assert result["auroc"]["ci95"][0] > 0.5
     same = count_baseline(label, np.ones(300, int), n_bootstrap=20)["auroc"]
-    assert (same["value"], same["ci95"]) == (0.5, None)
+    assert (same["value"], same["ci95"]) == (0.5, [0.5, 0.5])
+    assert "every resample gives the same" in same["reason"]
 
 
 def test_decision_curve_against_the_net_benefit_at_each_threshold():
