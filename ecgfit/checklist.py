@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecgfit.config import TrainConfig
+from ecgfit.thresholds import parse_rule
 
 AUTHORS, REST = "To be written by the authors.", "The rest is to be written by the authors."
 ANSWERED, PARTLY, OPEN = "answered", "partly", "authors"
@@ -78,7 +79,7 @@ def rule_in_words(rule: str) -> str:
 
 def is_fixed(rule: str) -> bool:
     """Say whether a threshold was given, and not chosen on data."""
-    return rule.startswith("fixed")
+    return parse_rule(rule)[0] == "fixed"
 
 
 def split_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgfit.delong import delong_test
+from ecgfit.delong import delong_test, independent
 from ecgfit.metrics import (
     N_BOOTSTRAP,
     Columns,
@@ -62,8 +62,7 @@ def paired_difference(
         metrics[name] = _difference(name, float(point_a[name][0]), float(point_b[name][0]), differences)
     if np.any(np.not_equal(threshold_a, threshold_b)):
         metrics["net_benefit"] |= {"difference": None, "ci95": None, "p": None, "reason": "undefined: the thresholds differ"}
-    independent = cluster is None or len(np.unique(cluster)) == len(cluster)
-    difference, error, p = delong_test(label, probability_a, probability_b) if independent else (None, None, None)
+    difference, error, p = delong_test(label, probability_a, probability_b) if independent(cluster) else (None, None, None)
     delong = {"difference": difference, "standard_error": error, "p": p}
     return {"metrics": metrics, "delong": delong, "bootstrap": describe_bootstrap(seed, n_bootstrap)}
 

@@ -49,9 +49,14 @@ def delong_interval(auroc: float | None, standard_error: float | None) -> list[f
     return [1 / (1 + math.exp(half - middle)), 1 / (1 + math.exp(-half - middle))]
 
 
+def independent(cluster: Ints | None) -> bool:
+    """Say whether entries are independent: each of another patient, whose number `cluster` (n,) is."""
+    return cluster is None or len(np.unique(cluster)) == len(cluster)
+
+
 def delong_summary(label: Ints, score: Floats, cluster: Ints | None = None) -> dict[str, Any]:
     """Return AUROC, standard error and interval by DeLong's method; None where patients have several entries, which are not independent."""
-    if cluster is not None and len(np.unique(cluster)) < len(cluster):
+    if not independent(cluster):
         return {"auroc": None, "standard_error": None, "ci95": None, "reason": "undefined: patients have several recordings"}
     auroc, error = delong(label, score)
     return {"auroc": auroc, "standard_error": error, "ci95": delong_interval(auroc, error), "interval": "logit scale, 95 %"}

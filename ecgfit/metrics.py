@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgfit.delong import Z95, delong_summary
+from ecgfit.delong import Z95, delong_summary, independent
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -301,7 +301,7 @@ def filled(metrics: dict[str, Any], label: Ints, call: NDArray[np.bool_], cluste
 
     Both take entries as independent: where a patient has several, the interval stays as it is.
     """
-    if cluster is not None and len(np.unique(cluster)) < len(cluster):
+    if not independent(cluster):
         return metrics
     tp, fp, fn, tn = (int(cell.sum()) for cell in _cells(label, call))
     proportions = {

@@ -37,7 +37,7 @@ from ecgfit.curves import pr_curve, probability_histogram, roc_curve
 from ecgfit.data import usable_rows
 from ecgfit.evaluate import MOST_CATEGORIES
 from ecgfit.figures import ForestRow
-from ecgfit.metrics import METRICS, curve_metrics
+from ecgfit.metrics import METRICS, auroc_auprc
 from ecgfit.predict import UNCALIBRATED, Aggregate, Predictions
 from ecgfit.run import CURVES, THRESHOLD, Run
 from ecgprep.counts import HIDDEN, Counts
@@ -142,11 +142,7 @@ class Evaluation:
             counts = (metrics["n_records"], metrics["n_items"], metrics["n_positive_items"])
             agree = counts == (len(records.rows), len(found.items.label), int(found.items.label.sum()))
             value = metrics["metrics"]["auroc"]["value"]
-            agree &= (
-                value is None
-                or abs(value - float(curve_metrics(found.items.label, found.probability(run), np.ones((1, len(found.items.label))))["auroc"][0]))
-                < 1e-3
-            )
+            agree &= value is None or abs(value - auroc_auprc(found.items.label, found.probability(run))[0]) < 1e-3  # type: ignore[operator]
         except (KeyError, TypeError):
             agree = False
         if not agree:
@@ -157,6 +153,11 @@ class Evaluation:
     def items(self) -> Predictions:
         """Patients, or recordings where these were evaluated one by one."""
         return self.records.by_patient(cast(Aggregate, self.metrics["aggregation"]))
+
+    @property
+    def recalibrated(self) -> bool:
+        """Whether probabilities are other than the logits'."""
+        return bool(self.metrics["calibration"]["method"] != "none")
 
     def probability(self, run: Run) -> NDArray[np.float64]:
         """Return the items' probabilities."""
@@ -226,16 +227,16 @@ def _percent(value: float | None) -> str:
 
 def _warnings(run: Run, main: Evaluation) -> list[str]:
     m, found = main.metrics, []
+    data = f"{split_name(main.name).capitalize()} data"
     if min(m["n_positive"], m["n_patients"] - m["n_positive"]) < FEW:
         found.append(
             f"Fewer than {FEW} patients of one class in the {split_name(main.name)} data: every number here is uncertain, and intervals are "
             "somewhat too short."
         )
     if m.get("external", {"shared_recordings": 0})["shared_recordings"] is None:
-        name = split_name(main.name).capitalize()
-        found.append(f"{name} data: whether these recordings trained the run was not looked at; `ecgfit eval --trained-on STORE` does.")
+        found.append(f"{data}: whether these recordings trained the run was not looked at; `ecgfit eval --trained-on STORE` does.")
     if m["note"]:
-        found.append(f"{split_name(main.name).capitalize()} data: {m['note']}.")
+        found.append(f"{data}: {m['note']}.")
     note = run.read_json(THRESHOLD).get("note")
     if note:
         found.append(f"Threshold: {note}")
@@ -286,7 +287,7 @@ def _sections(run: Run, evaluation: Evaluation, show: Counts) -> dict[str, Any]:
         "figures": _figures(evaluation, probability, before),
         "confusion": _confusion(m, show),
         "unit": "recordings" if m["level"] == "recording" else "patients",
-        "before": _before_after(m),
+        "before": _before_after(m) if evaluation.recalibrated else [],
         "threshold": called_at(m),
         "subgroups": _subgroups(evaluation),
         "leads": _leads(m.get("lead_removal")),
@@ -300,14 +301,13 @@ def _figures(evaluation: Evaluation, probability: NDArray[np.float64], before: N
     sensitivity, specificity, ppv = (evaluation.value(name) for name in ("sensitivity", "specificity", "ppv"))
     auroc, auprc = _with_interval(evaluation, "auroc"), _with_interval(evaluation, "auprc")
     called = "the threshold in use" if m["threshold"] is not None else "each fold's own threshold, for the patients of that fold"
-    recalibrated = m["calibration"]["method"] != "none"
-    uncalibrated = (
-        "Calibration before",
-        "Before calibration: the share of positives among those given a probability. Below the diagonal, probabilities are too high. Under it, "
-        "how the probabilities of each class lie.",
-        figures.calibration(m["reliability_curve_before"], probability_histogram(label, before)),
-    )
-    before_it = [uncalibrated] if recalibrated else []
+    before_it = []
+    if evaluation.recalibrated:
+        text = (
+            "Before calibration: the share of positives among those given a probability. Below the diagonal, probabilities are too high. Under it, "
+            "how the probabilities of each class lie."
+        )
+        before_it = [("Calibration before", text, figures.calibration(m["reliability_curve_before"], probability_histogram(label, before)))]
     shown = [
         ("ROC curve", f"Area {auroc}. The dot is {called}.", figures.roc(roc_curve(label, probability), sensitivity, specificity)),
         (
@@ -317,8 +317,8 @@ def _figures(evaluation: Evaluation, probability: NDArray[np.float64], before: N
         ),
         *before_it,
         (
-            "Calibration after" if recalibrated else "Calibration",
-            ("After calibration, which is what the model gives out." if recalibrated else "Of what the model gives out.")
+            "Calibration after" if before_it else "Calibration",
+            ("After calibration, which is what the model gives out." if before_it else "Of what the model gives out.")
             + " The smooth curve is local regression; dots are tenths of the data with "
             "95 % intervals.",
             figures.calibration(m["reliability_curve"], histogram),
@@ -351,8 +351,6 @@ def _confusion(m: dict[str, Any], show: Counts) -> list[dict[str, str]]:
 
 
 def _before_after(m: dict[str, Any]) -> list[dict[str, str]]:
-    if m["calibration"]["method"] == "none":
-        return []
     names = ("brier", "calibration_slope", "calibration_intercept", "observed_expected", "ece")
     return [
         {"label": NAMES[key][0], "before": number(m["before_calibration"].get(key)), "after": number(m["metrics"][key]["value"])} for key in names

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import DEVICE, quick, same_results, silent
 from test_distributed import torchrun
+from test_resume_training import at_step, die
 
 import ecgfit.trainer as trainer_module
 from ecgfit.data import select_rows
@@ -48,14 +49,7 @@ def test_resident_rows_make_the_same_run(small_store, tmp_path):
 def test_killed_and_resumed_to_the_bit(small_store, tmp_path, monkeypatch, compiled):
     settings = config(compile=compiled)
     train(settings, small_store, tmp_path / "whole", say=silent)
-    seeds = trainer_module.torch_seeds
-
-    def die_at_a_step(seed, epoch, step):
-        if (epoch, step) == (1, 2):
-            raise KeyboardInterrupt
-        return seeds(seed, epoch, step)
-
-    monkeypatch.setattr(trainer_module, "torch_seeds", die_at_a_step)
+    at_step(monkeypatch, 1, 2, 0, die)
     monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_SAVES", -1)
     with pytest.raises(KeyboardInterrupt):
         train(settings, small_store, tmp_path / "killed", say=silent)
@@ -79,7 +73,7 @@ def test_a_run_of_a_gpu_is_used_where_there_is_none(corpus: Path, small_store: S
     here = predict_rows(load_ensemble(run.members, DEVICE), small_store, select_rows(small_store, "test", "drop"), (), amp=False)
     ecgfit("eval", "--run", run.path, "--store", small_store.path)
     np.testing.assert_allclose(Predictions.load(run.path / "predictions_test.csv").logits, here.logits, rtol=1e-3, atol=1e-3)
-    ecgfit("predict", "--run", run.path, next(iter(sorted((corpus / "xml").rglob("*.xml")))), "-o", tmp_path / "p.csv")
+    ecgfit("predict", "--run", run.path, min((corpus / "xml").rglob("*.xml")), "-o", tmp_path / "p.csv")
 
 
 def test_a_run_in_bfloat16_predicts_as_in_float32(small_store, tmp_path):
