@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,10 +25,11 @@ from ecgfit.loader import Batch
 from ecgfit.predict import BATCH, Ensemble, load_run, predict_rows, score_batch
 from ecgfit.run import Run
 from ecgprep.conform import Conformity, Row, conform
-from ecgprep.durable import PRIVATE, write_file
+from ecgprep.durable import PRIVATE
 from ecgprep.errors import InputError, RecordError
 from ecgprep.leads import LEADS
 from ecgprep.manifest import covariate_value
+from ecgprep.output import write_output
 from ecgprep.readers import read_recording
 from ecgprep.store import Store
 
@@ -35,6 +37,8 @@ TOLERANCE = 1.5
 """A lead's standard deviation is unlike training beyond so many times the greatest, or below the least divided by it."""
 
 Table = list[dict[str, Any]]
+MARKS = (b"file,status,message,probability", b"row,patient,probability,positive", b'"probability":')
+"""Of which a file that `write_predictions` wrote holds one."""
 
 
 @dataclass(frozen=True)
@@ -186,23 +190,38 @@ def read_covariates(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.fl
     """Read {file: values (K,), NaN where empty} from a CSV with a column `file` and the named ones. Raises InputError by line and column."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            absent = [name for name in ("file", *names) if name not in (reader.fieldnames or ())]
-            if absent:
-                raise InputError(f"{path.name}: column {', '.join(absent)} is missing; it needs file{''.join(f',{name}' for name in names)}.")
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            _check_header(header, ("file", *names), path.name)
             known: dict[str, NDArray[np.float32]] = {}
-            for row in reader:
-                if row["file"] in known:
-                    raise InputError(f"{path.name}, line {reader.line_num}: a file that is listed before. Each file once.")
-                known[row["file"]] = np.array([_value(row[name], name, f"{path.name}, line {reader.line_num}") for name in names], np.float32)
+            for cells in reader:
+                where = f"{path.name}, line {reader.line_num}"
+                if cells and len(cells) != len(header):
+                    raise InputError(f"{where}: {len(cells)} values for {len(header)} columns. A value with a comma in it needs quotes.")
+                row = dict(zip(header, cells, strict=False))
+                if row.get("file") in known:
+                    raise InputError(f"{where}: a file that is listed before. Each file once.")
+                if row:
+                    known[row["file"]] = np.array([_value(row[name], name, where) for name in names], np.float32)
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{path.name} is not a CSV file in UTF-8.") from None
     return known
 
 
-def _value(text: str | None, name: str, where: str) -> float:
+def _check_header(header: Sequence[str], needed: Sequence[str], where: str) -> None:
+    """Refuse a header that lacks a column or has one of them twice, and say what it has: without a header those would be values."""
+    needs = f"it needs {','.join(needed)}"
+    if absent := [name for name in needed if name not in header]:
+        found = f"it has {len(header)} columns" if "file" not in header else f"it has {', '.join(header)}"
+        hint = " Columns are to be separated by commas, not semicolons." if len(header) == 1 and ";" in header[0] else ""
+        raise InputError(f"{where}: column {', '.join(absent)} is missing; {needs}, and {found}.{hint}")
+    if doubled := [name for name in needed if header.count(name) > 1]:
+        raise InputError(f"{where}: column {', '.join(doubled)} is there twice; {needs}, each once.")
+
+
+def _value(text: str, name: str, where: str) -> float:
     try:
-        return covariate_value(text or "", name)
+        return covariate_value(text, name)
     except ValueError:
         raise InputError(f"{where}, column {name}: not a number. Leave it empty where it is not known.") from None
 
@@ -229,13 +248,21 @@ def covariates_of_files(
     return {file: known[key] for file, key in keys.items() if key is not None}
 
 
-def write_predictions(table: Table, path: Path | None) -> None:
-    """Write a table as CSV, to a file that only its owner may read (file names may name patients), or to standard output: docs/predict.md."""
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()} for row in table)
-    if path is None:
-        sys.stdout.write(buffer.getvalue())
+def write_predictions(table: Table, path: Path | None, as_json: bool = False) -> None:
+    """Write a table as CSV or JSON, to a file that only its owner may read (file names may name patients), or to standard output: docs/predict.md.
+
+    File names are written as the bytes that they are, in whatever encoding; JSON escapes those that are not UTF-8 as Python's surrogates.
+    """
+    if as_json:
+        text = json.dumps(table, indent=2) + "\n"
     else:
-        write_file(path, buffer.getvalue().encode(), mode=PRIVATE)
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()} for row in table)
+        text = buffer.getvalue()
+    content = text.encode("utf-8", "surrogateescape")
+    if path is None:
+        click.echo(content, nl=False)
+    else:
+        write_output(path, content, PRIVATE)

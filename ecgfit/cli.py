@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgprep import __version__
-from ecgprep.console import json_option, run_command, status_lines
+from ecgprep.console import json_option, output_option, overwrite_option, run_command, status_lines
 from ecgprep.errors import EcgError, InputError
+from ecgprep.output import STDOUT, check_output
 
 if TYPE_CHECKING:
     from ecgfit.config import TrainConfig
     from ecgfit.run import Run
-
-RUNS = Path("runs")
-"""Where numbered runs go, and where `ecgfit eval` looks for one."""
 
 _NEEDS_EXTRA = "ecgfit needs the extra `fit` (PyTorch, scikit-learn, …): pip install 'ecgprep-ecgfit[fit]'."
 
@@ -175,15 +173,23 @@ def evaluate(
 
 
 @cli.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, readable=False))  # one that cannot be read has its line in the result
 @click.option("--run", "run_dir", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--store", type=click.Path(path_type=Path), help="Predict a store's recordings instead of files.")
 @click.option("--split", help="With --store: train, val, test or all.  [default: all]")
 @click.option("--covariates", type=click.Path(path_type=Path), help="CSV with a column `file` and one for each covariate the run needs.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV to write (readable by you only).  [default: standard output]")
+@output_option("CSV to write (readable by you only).  [default: standard output]")
+@overwrite_option
 @json_option
 def predict(
-    files: tuple[Path, ...], run_dir: Path, store: Path | None, split: str | None, covariates: Path | None, output: Path | None, as_json: bool
+    files: tuple[Path, ...],
+    run_dir: Path,
+    store: Path | None,
+    split: str | None,
+    covariates: Path | None,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Give the probability of each recording: vendor XML files, or the rows of a store, labelled or not.
 
@@ -197,26 +203,22 @@ def predict(
         raise click.UsageError("--covariates goes with FILES; a store holds its own (ecgprep build --covariates).")
     if store is None and split is not None:
         raise click.UsageError("--split goes with --store.")
-    if output is not None and not output.parent.is_dir():
-        raise click.UsageError(f"-o: there is no folder {output.parent} to write to.")
     try:
-        from ecgfit.apply import predict_files, predict_store, write_predictions
+        from ecgfit.apply import MARKS, predict_files, predict_store, write_predictions
         from ecgfit.run import Run
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
     from ecgprep.store import Store
 
+    target = None
+    if output not in (None, STDOUT):
+        target = check_output(output, MARKS, [*files, *([covariates] if covariates else [])], overwrite)
     run = Run(run_dir)
     if store is None:
         table = predict_files(run, files, covariates, lambda line: click.echo(line, err=True))
     else:
         table = predict_store(run, Store(store), split or "all")
-    if output is not None:
-        write_predictions(table, output)
-    elif as_json:
-        click.echo(json.dumps(table, indent=2))
-    else:
-        write_predictions(table, None)
+    write_predictions(table, target, as_json)
     refused = sum(row.get("status", "ok") != "ok" for row in table)
     if refused:
         click.echo(f"{refused:,} of {len(table):,} files could not be used; column status says why.", err=True)
@@ -248,19 +250,21 @@ def compare(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path, readable=False))
+@overwrite_option
 @json_option
-def export(run_dir: Path, output: Path, as_json: bool) -> None:
+def export(run_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     """Write RUN as one file: OUTPUT is *.onnx (recording in, calibrated probability out) or *.safetensors (the weights).
 
     Example: ecgfit export runs/baseline model.onnx
     """
     try:
-        from ecgfit.export import TOLERANCE, export_run
+        from ecgfit.export import FORMAT, TOLERANCE, export_run
         from ecgfit.run import Run
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
-    written = export_run(Run(run_dir), output)
+    target = check_output(output, [FORMAT.encode()], overwrite=overwrite)
+    written = export_run(Run(run_dir), target)
     if as_json:
         click.echo(json.dumps(written, indent=2))
         return
@@ -268,9 +272,10 @@ def export(run_dir: Path, output: Path, as_json: bool) -> None:
     if written["format"] == "onnx":
         difference = written["max_difference"]
         unchecked = "not compared with the run: onnxruntime is not installed"
-        click.echo(
-            unchecked if difference is None else f"differs from the run by at most {difference:.0e} in a probability ({TOLERANCE:.0e} allowed)"
-        )
+        compared = "" if difference is None else f"{difference:.0e} in a probability ({TOLERANCE:.0e} allowed)"
+        click.echo(f"differs from the run in float32 by at most {compared}, on made-up recordings" if compared else unchecked)
+        if (in_bfloat16 := written["max_difference_bfloat16"]) is not None:
+            click.echo(f"the run itself computes in bfloat16 (amp), and its probabilities differ from the file's by up to {in_bfloat16:.0e} there")
 
 
 @cli.command()
@@ -311,24 +316,26 @@ def explain(run_dir: Path, store: Path, split: str, n: int, output: Path | None,
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), help="The run's own store: adds Table 1 and the worst mistakes drawn as ECGs.")
 @click.option("--split", default="test", show_default=True, help="A split that `ecgfit eval` has evaluated.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="HTML file to write (readable by you only).  [default: RUN/report.html]")
+@output_option("HTML file to write (readable by you only).  [default: RUN/report.html]")
+@overwrite_option
 @click.option("--exact-counts", is_flag=True, help='Show counts below 10, which are "<10" otherwise; subgroups stay as they are.')
-def report(run_dir: Path, store: Path | None, split: str, out: Path | None, exact_counts: bool) -> None:
+def report(run_dir: Path, store: Path | None, split: str, output: Path | None, overwrite: bool, exact_counts: bool) -> None:
     """Write the report of RUN: one HTML file that opens offline, with results, figures, TRIPOD+AI checklist and model card.
 
     Example: ecgfit report runs/baseline --store cohort.zarr
     """
     try:
-        from ecgfit.report import write_run_report
+        from ecgfit.report import MARK, write_run_report
         from ecgfit.run import REPORT, Run
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
     from ecgprep.store import Store
 
-    out = out or run_dir / REPORT
+    out = output or run_dir / REPORT
     run, opened = Run(run_dir), None if store is None else Store(store)
+    target = check_output(out, [MARK], overwrite=overwrite)
     try:
-        write_run_report(run, out, opened, split, exact_counts)
+        write_run_report(run, target, opened, split, exact_counts)
     except ImportError as error:
         raise EcgError("The report needs jinja2 and matplotlib: pip install 'ecgprep-ecgfit[report]'.") from error
     click.echo(f"{out}: one file, opens offline." + (" It shows ECGs: treat it as health data." if store is not None else ""))
@@ -347,14 +354,12 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
 def run_training(config: TrainConfig, store: Path, outdir: Path | None, resume: bool, overwrite: bool) -> Run:
     """Train with progress on stderr."""
     from ecgfit.distributed import left_together
-    from ecgfit.run import next_run_dir
     from ecgfit.train import train as train_run
     from ecgprep.store import Store
 
     opened = Store(store)
-    target = outdir or next_run_dir(RUNS)
     with status_lines("training") as say, left_together():
-        return train_run(config, opened, target, resume=resume, overwrite=overwrite, say=say)
+        return train_run(config, opened, outdir, resume=resume, overwrite=overwrite, say=say)
 
 
 def is_first_process() -> bool:
@@ -366,7 +371,7 @@ def run_evaluation(store: Path, run_dir: Path | None, split: str, *, trained_on:
     """Evaluate a run, or the newest of this store."""
     try:
         from ecgfit.evaluate import evaluate_run
-        from ecgfit.run import Run, newest_run
+        from ecgfit.run import RUNS, Run, newest_run
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
     from ecgprep.store import Store
@@ -415,6 +420,10 @@ def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
 def _remarks(metrics: dict[str, Any]) -> list[str]:
     """Return what must be known to read the metrics."""
     found = [f"note: {metrics['note']}"] if metrics["note"] else []
+    out = metrics["excluded"]
+    if out and out["n_records"]:
+        of = f"{out['n_patients']:,} patients ({out['n_positive']:,} positive) have no other and are not judged"
+        found.append(f"left out: {out['n_records']:,} recordings ({out['reason']}); {of}; --missing mask trains a model that takes them")
     if metrics.get("external", {}).get("shared_recordings", 0) is None:
         found.append("not looked at: whether these recordings trained the run; --trained-on STORE looks for them")
     if "folds" in metrics:
@@ -431,9 +440,13 @@ def _lead_table(removal: dict[str, Any]) -> Any:
         table.add_column(column, justify="left" if column == "lead" else "right")
     for lead, metrics in removal.items():
         entry = metrics["auroc"]
-        low, high = entry["ci95"] or (float("nan"), float("nan"))
-        table.add_row(lead, _number(entry["value_b"]), _number(entry["difference"], "+"), f"{low:+.3f} to {high:+.3f}")
+        table.add_row(lead, _number(entry["value_b"]), _number(entry["difference"], "+"), _signed(entry))
     return table
+
+
+def _signed(entry: dict[str, Any]) -> str:
+    """Return the interval of a difference, or why there is none."""
+    return "{:+.3f} to {:+.3f}".format(*entry["ci95"]) if entry["ci95"] else entry.get("reason", "")
 
 
 def _number(value: float | None, sign: str = "") -> str:
@@ -451,9 +464,8 @@ def print_comparison(result: dict[str, Any]) -> None:
         for column in ("metric", first, name, "difference", "95 % interval", "p"):
             table.add_column(column, justify="left" if column == "metric" else "right")
         for metric, entry in compared["metrics"].items():
-            low_high = "{:+.3f} to {:+.3f}".format(*entry["ci95"]) if entry["ci95"] else entry.get("reason", "")
             p = "" if entry["p"] is None else f"{entry['p']:.3f}"
-            table.add_row(metric, _number(entry["value_a"]), _number(entry["value_b"]), _number(entry["difference"], "+"), low_high, p)
+            table.add_row(metric, _number(entry["value_a"]), _number(entry["value_b"]), _number(entry["difference"], "+"), _signed(entry), p)
         Console().print(table)
         delong = compared["delong"]["p"]
         click.echo(f"AUROC by DeLong's test: p = {delong:.3f}" if delong is not None else "DeLong's test: undefined here")

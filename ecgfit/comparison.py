@@ -54,4 +54,4 @@ def _of_patients(run: Run, split: str) -> Predictions:
         eval_ = f"`ecgfit eval --run {run.path} --split {split} --store STORE` makes them."
         how = {"oof": "A run of --folds has them."}.get(split, eval_ if split in (*SPLITS, "all") else "")
         raise InputError(f"{run.path} has no predictions of {split} (it has: {has}). {how}".rstrip())
-    return Predictions.load(path).by_patient(run.config.aggregate)
+    return Predictions.load(path, run.calibration).by_patient(run.config.aggregate)

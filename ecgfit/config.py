@@ -136,6 +136,9 @@ class TrainConfig(BaseModel):
             check_model_args(self.model, self.model_args)
         except ValueError as error:
             raise ValueError(f"model_args: {error}") from None
+        for name in ("tabular", "aug"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: names one twice; each once")
         if len(set(self.seeds)) != len(self.seeds) or len(self.seeds) == 1:
             raise ValueError("seeds: give two or more different seeds, or use seed")
         if self.folds and (self.folds < 3 or self.seeds or self.fold >= self.folds):
@@ -193,7 +196,7 @@ def make_config(values: dict[str, Any], where: str) -> TrainConfig:
     try:
         return TrainConfig(**values)
     except ValidationError as error:
-        faults = "; ".join(dict.fromkeys(_fault(item) for item in error.errors(include_url=False, include_input=False)))
+        faults = "; ".join(dict.fromkeys(_fault(item) for item in error.errors(include_url=False)))
         raise InputError(f"Config ({where}): {faults}.") from None
 
 
@@ -208,10 +211,12 @@ def _fault(item: Any) -> str:
         return f"{key[:40]}: unknown key; allowed are {', '.join(TrainConfig.model_fields)}"
     if key == "class_weights":
         return "class_weights: must be auto, none, or two positive numbers for label 0 and 1, such as 1.0,2.2"
+    value = item["input"]
+    found = f" (found {str(value)[:40]})" if isinstance(value, str | int | float) and key != "init_from" else ""
     if item["type"] in _MUST_BE:
-        return f"{key}: must be {_MUST_BE[item['type']]}"
+        return f"{key}: must be {_MUST_BE[item['type']]}{found}"
     message = item["msg"].removeprefix("Value error, ").removesuffix(".")
-    return f"{key}: {message[:1].lower()}{message[1:]}"
+    return f"{key}: {message[:1].lower()}{message[1:]}{'' if item['type'] == 'value_error' else found}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

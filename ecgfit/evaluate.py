@@ -21,6 +21,7 @@ from ecgfit.thresholds import threshold_with_interval
 from ecgprep.durable import write_json
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
+from ecgprep.output import check_folder
 from ecgprep.store import Store
 
 AGE_BANDS = (50, 65, 75)
@@ -62,8 +63,10 @@ def report(
     how: Aggregate,
     seed: int,
     raw: Predictions | None = None,
+    eligible: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of metrics_<name>.json: see docs/metrics.md. `raw` are the logits before calibration, where `predictions` are not."""
+    """Return the content of metrics_<name>.json: see docs/metrics.md. `raw` are the logits before calibration, where `predictions` are not;
+    `eligible` the rows that were to be judged, among them those left out for a missing lead."""
     patients = predictions.by_patient(how)
     probability, called_at = patients.judge(calibration, threshold)
     cluster = patients.drawn_together(how)
@@ -78,6 +81,7 @@ def report(
         "n_records": len(predictions.rows),
         "n_positive_records": int((predictions.label == 1).sum()),
         "n_mixed_patients": _n_mixed(predictions),
+        "excluded": None if eligible is None else excluded(predictions, store, eligible),
         **evaluate(patients.label, probability, called_at, seed, cluster=cluster),
         "calibration": calibration.to_json(),
         "before_calibration": before,
@@ -89,6 +93,20 @@ def report(
     if how != "none":
         result["count_baseline"] = count_baseline(patients.label, predictions.n_recordings(), seed)
     return result
+
+
+def excluded(predictions: Predictions, store: Store, eligible: NDArray[np.int64]) -> dict[str, Any]:
+    """Count what `missing=drop` left out of the rows (n,) that were to be judged: recordings, and patients who have none left."""
+    rows = np.setdiff1d(eligible, predictions.rows)
+    patient, label = store.array("patient")[rows], store.array("label")[rows]
+    gone = ~np.isin(patient, predictions.patient)
+    return {
+        "reason": "a lead is missing",
+        "n_records": len(rows),
+        "n_positive_records": int((label == 1).sum()),
+        "n_patients": len(np.unique(patient[gone])),
+        "n_positive": len(np.unique(patient[gone & (label == 1)])),
+    }
 
 
 def _or_none(value: float) -> float | None:
@@ -146,6 +164,9 @@ def evaluate_run(
     are the run's. `trained_on`, the run's own store, lets an external store be searched for its recordings. Raises InputError, StoreError.
     """
     _check_judge(run, store, split, external)
+    if each_lead and run.config.tabular_only:
+        raise InputError(f"{run.path} does not use the ECG: there is no lead to take away. Leave --each-lead out.")
+    check_folder(run.path)
     how = cast(Aggregate, aggregate or run.config.aggregate)
     name = f"external_{store.content_sha256[:12]}" if external else split
     ensemble, amp = load_run(run)
@@ -153,7 +174,8 @@ def evaluate_run(
     shared = check_apart(run, trained_on, store, rows) if external else None
     predictions = predict_rows(ensemble, store, rows, run.config.tabular, amp)
     try:
-        metrics = report(predictions, name, store, run.calibration, run.threshold, how, run.config.seed)
+        eligible = select_rows(store, split, "mask")
+        metrics = report(predictions, name, store, run.calibration, run.threshold, how, run.config.seed, eligible=eligible)
     except ValueError as error:
         raise InputError(f"{store.path}: the {split} rows cannot be evaluated: {error}") from None
     if external:

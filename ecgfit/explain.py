@@ -27,6 +27,7 @@ from ecgfit.run import EXPLAIN, Run
 from ecgprep.durable import write_file, write_json
 from ecgprep.errors import EcgError, InputError
 from ecgprep.leads import LEADS
+from ecgprep.output import check_folder
 from ecgprep.store import Store
 
 STEPS = 50
@@ -76,10 +77,11 @@ def explain_run(
         raise InputError(f"{run.path} does not use the ECG: there is nothing to draw.")
     if n < LEAST_PATIENTS:
         raise InputError(f"--n (={n}) must be at least {LEAST_PATIENTS}")
+    out = out or run.path / EXPLAIN
+    check_folder(out)
     ensemble, amp = load_run(run)
     ensemble.requires_grad_(False)
     rows = called_positive(run, store, ensemble, split, amp, n)
-    out = out or run.path / EXPLAIN
     out.mkdir(parents=True, exist_ok=True)
     groups: dict[str, dict[str, Any]] = {}
     arrays: dict[str, NDArray[Any]] = {}

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,14 +23,15 @@ from ecgfit.calibration import Calibration
 from ecgfit.predict import Ensemble, load_ensemble
 from ecgfit.run import NORM_STATS, THRESHOLD, Run
 from ecgprep import __version__
-from ecgprep.durable import canonical_json, write_file
+from ecgprep.durable import canonical_json
 from ecgprep.errors import EcgError, InputError, StoreError
 from ecgprep.leads import LEADS
+from ecgprep.output import write_output
 
 OPSET = 20
 """Of ONNX, fixed: a file does not depend on what the exporter thinks is newest."""
 TOLERANCE = 1e-4
-"""Greatest difference of a probability between the file and ecgfit."""
+"""Greatest difference of a probability between the file and ecgfit, both in float32: ten times what 101 layers round away."""
 FORMAT = "ecgfit 1"
 _MEMBER = "member."
 _SCALAR = np.iinfo(np.int16)
@@ -74,6 +75,15 @@ def derive(waveforms: Tensor) -> tuple[Tensor, Tensor]:
     return lead_mask, torch.stack([first, last], dim=1).int()
 
 
+class Differences(NamedTuple):
+    """Greatest differences of a probability between an ONNX file and ecgfit, on `probes`; NaN when one is not a number."""
+
+    max_difference: float | None
+    """From the run in float32; None where onnxruntime is not installed."""
+    max_difference_bfloat16: float | None
+    """From a run that computes in bfloat16 (`amp`), as it does; None where it does not."""
+
+
 def export_run(run: Run, path: Path) -> dict[str, Any]:
     """Write a run as `path`, in the format of its suffix, whole or not at all; return its path, format, bytes and, of ONNX, parity.
 
@@ -82,14 +92,14 @@ def export_run(run: Run, path: Path) -> dict[str, Any]:
     """
     if path.suffix == ".onnx":
         require("onnx", "onnxscript")
-        content, parity = onnx_bytes(run)
+        content, differences = onnx_bytes(run)
     elif path.suffix == ".safetensors":
         require("safetensors")
-        content, parity = safetensors_bytes(run), None
+        content, differences = safetensors_bytes(run), Differences(None, None)
     else:
         raise InputError(f"{path.name}: the format follows from the suffix, which must be .onnx or .safetensors.")
-    write_file(path, content)
-    return {"path": str(path), "format": path.suffix[1:], "bytes": len(content), "max_difference": parity}
+    write_output(path, content)
+    return {"path": str(path), "format": path.suffix[1:], "bytes": len(content), **differences._asdict()}
 
 
 def require(*packages: str) -> None:
@@ -99,8 +109,8 @@ def require(*packages: str) -> None:
         raise EcgError(f"This needs the extra `export` ({', '.join(absent)} not found): pip install 'ecgprep-ecgfit[fit,export]'.")
 
 
-def onnx_bytes(run: Run) -> tuple[bytes, float | None]:
-    """Return an ONNX file of a run, checked, and its greatest difference to ecgfit; None where onnxruntime is not installed."""
+def onnx_bytes(run: Run) -> tuple[bytes, Differences]:
+    """Return an ONNX file of a run, checked, and its differences from ecgfit."""
     import onnx
 
     ensemble = load_ensemble(run.members, "cpu").requires_grad_(False)
@@ -110,13 +120,13 @@ def onnx_bytes(run: Run) -> tuple[bytes, float | None]:
     onnx.checker.check_model(model, full_check=True)
     content = bytes(model.SerializeToString(deterministic=True))
     if importlib.util.find_spec("onnxruntime") is None:
-        return content, None
-    parity = parity_of(content, ensemble, run.calibration, n_samples)
-    if not parity <= TOLERANCE:
+        return content, Differences(None, None)
+    found = differences_of(content, ensemble, run.calibration, n_samples, amp=bool(run.recorded.get("amp")))
+    if found.max_difference is None or not found.max_difference <= TOLERANCE:
         raise StoreError(
-            f"{run.path}: the ONNX file differs from the run by {parity:.1e} in a probability ({TOLERANCE:.0e} is allowed); not written."
+            f"{run.path}: the ONNX file differs from the run by {found.max_difference:.1e} in a probability ({TOLERANCE:.0e} is allowed); not written."
         )
-    return content, parity
+    return content, found
 
 
 def to_onnx(model: Standalone, n_samples: int, n_covariates: int) -> Any:
@@ -195,18 +205,22 @@ def member_names(run: Run) -> list[str]:
     return [member.path.name for member in run.members] if run.members != [run] else [str(run.config.seed)]
 
 
-def parity_of(content: bytes, ensemble: Ensemble, calibration: Calibration, n_samples: int) -> float:
-    """Return the greatest difference of a probability between an ONNX file and ecgfit in float32, on `probes`; NaN when one is not a number."""
+def differences_of(content: bytes, ensemble: Ensemble, calibration: Calibration, n_samples: int, amp: bool) -> Differences:
+    """Compare an ONNX file with the models that it was made of."""
     usual: Any = ensemble.get_submodule("scorers.0.model_input")
     waveforms, lead_mask, valid_span, covariates = probes(n_samples, usual.median.numpy(), usual.scale.numpy())
     session = onnx_session(content)
     feed = {"waveforms": waveforms} | ({"covariates": covariates} if covariates.size else {})
     batches = (slice(None), slice(0, 1), slice(-1, None))
-    with torch.inference_mode():
-        logits = ensemble(*(torch.from_numpy(array) for array in (waveforms, lead_mask, valid_span, covariates))).double().numpy()
-    expected = calibration.apply(logits[:, 1] - logits[:, 0])
     found = [session.run(["probability"], {name: array[part] for name, array in feed.items()})[0] for part in batches]
-    return float(max(np.abs(p - expected[part]).max() for p, part in zip(found, batches, strict=True)))
+
+    def difference(in_bfloat16: bool) -> float:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+            logits = ensemble(*(torch.from_numpy(array) for array in (waveforms, lead_mask, valid_span, covariates))).double().numpy()
+        expected = calibration.apply(logits[:, 1] - logits[:, 0])
+        return float(max(np.abs(p - expected[part]).max() for p, part in zip(found, batches, strict=True)))
+
+    return Differences(difference(False), difference(True) if amp else None)
 
 
 def onnx_session(content: bytes) -> Any:

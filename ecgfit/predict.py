@@ -165,14 +165,21 @@ class Predictions:
         write_table(path, _HEADER[: 3 + len(real)], table)
 
     @classmethod
-    def load(cls, path: Path) -> Predictions:
-        """Read what `save` wrote. Raises InputError when it is not that."""
+    def load(cls, path: Path, calibration: Calibration | None = None) -> Predictions:
+        """Read what `save` wrote; with `calibration`, only what was written with that. Raises InputError when it is not that."""
+        again = "`ecgfit train` with --resume makes it again." if path.stem.endswith("_oof") else "Run `ecgfit eval` again."
         try:
+            if path.stat().st_size == 0:
+                raise ValueError
             table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, dtype=np.float64)
             rows, patient, label = table[:, :3].astype(np.int64).T
-            return cls(rows, patient, label, table[:, 3:5], table[:, 6] if table.shape[1] > len(_HEADER) - 1 else None)
+            found = cls(rows, patient, label, table[:, 3:5], table[:, 6] if table.shape[1] > len(_HEADER) - 1 else None)
+            probability = table[:, 5] if calibration is None else found.judge(calibration, 0.0)[0]
         except (OSError, ValueError, IndexError):
-            raise InputError(f"{path} is missing or damaged. Run `ecgfit eval` again.") from None
+            raise InputError(f"{path} is missing or damaged. {again}") from None
+        if not np.allclose(probability, table[:, 5], rtol=0, atol=1e-6):
+            raise InputError(f"{path} was not made with the calibration that the run has now: it is of an earlier training. {again}")
+        return found
 
 
 def score_batch(scorer: nn.Module, batch: Batch, device: torch.device, amp: bool, change: Callable[[Batch], Batch] | None = None) -> Tensor:

@@ -9,6 +9,7 @@ file is health data.
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,14 @@ from ecgfit.metrics import METRICS, auroc_auprc
 from ecgfit.predict import UNCALIBRATED, Aggregate, Predictions
 from ecgfit.run import CURVES, THRESHOLD, Run
 from ecgprep.counts import HIDDEN, Counts
-from ecgprep.durable import PRIVATE, write_file
+from ecgprep.durable import PRIVATE
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
+from ecgprep.output import write_output
 from ecgprep.store import SPLITS, Store
 
+MARK = b": report of a run</title>"
+"""What every report holds."""
 N_MISTAKES = 3
 """Of each kind, of as many patients."""
 FEW = 20
@@ -81,7 +85,7 @@ def write_run_report(run: Run, out: Path, store: Store | None = None, split: str
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text("utf-8"))
-    write_file(out, template.render(report_content(run, store, split, exact)).encode(), PRIVATE)
+    write_output(out, template.render(report_content(run, store, split, exact)).encode(), PRIVATE)
 
 
 def report_content(run: Run, store: Store | None = None, split: str = "test", exact: bool = False) -> dict[str, Any]:
@@ -135,10 +139,15 @@ class Evaluation:
                 f"{run.path} has no metrics_{name}.json (evaluated so far: {has}). Run `ecgfit eval --store STORE --run {run.path} --split {name}` "
                 "first, or name another with --split."
             )
-        metrics = run.read_json(f"metrics_{name}.json")
-        records = Predictions.load(run.path / f"predictions_{metrics.get('split')}.csv").labelled()
+        metrics, again = (
+            run.read_json(f"metrics_{name}.json"),
+            f"Run `ecgfit eval --store STORE --run {shlex.quote(str(run.path))} --split {name}` again.",
+        )
+        records = Predictions.load(run.path / f"predictions_{metrics.get('split', name)}.csv", run.calibration).labelled()
         found = cls(name, metrics, records)
         try:
+            if metrics["threshold"] not in (None, run.threshold):
+                raise InputError(f"{run.path}: metrics_{name}.json has another threshold than the run: it is of an earlier training. {again}")
             counts = (metrics["n_records"], metrics["n_items"], metrics["n_positive_items"])
             agree = counts == (len(records.rows), len(found.items.label), int(found.items.label.sum()))
             value = metrics["metrics"]["auroc"]["value"]
@@ -146,7 +155,7 @@ class Evaluation:
         except (KeyError, TypeError):
             agree = False
         if not agree:
-            raise InputError(f"{run.path}: metrics_{name}.json and its predictions are not of one evaluation. Run `ecgfit eval` again.")
+            raise InputError(f"{run.path}: metrics_{name}.json and its predictions are not of one evaluation. {again}")
         return found
 
     @property
@@ -167,7 +176,7 @@ class Evaluation:
         """Return the items with their logits as they were: out of fold those are in the members' own files."""
         if self.records.threshold is None:
             return self.items
-        parts = [Predictions.load(member.path / "predictions_oof.csv") for member in run.members]
+        parts = [Predictions.load(member.path / "predictions_oof.csv", member.calibration) for member in run.members]
         return Predictions.joined(parts).labelled().by_patient(cast(Aggregate, self.metrics["aggregation"]))
 
     def value(self, metric: str) -> float | None:

@@ -18,7 +18,9 @@ import json
 import math
 import pickle
 import re
+import shlex
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,13 @@ CONFIG, NORM_STATS, CALIBRATION, THRESHOLD, CURVES = "config.yaml", "norm_stats.
 MEMBERS = "members"
 REPORT, EXPLAIN = "report.html", "explain"
 EXPLANATIONS = [f"{EXPLAIN}/{name}" for name in ("explain_true_positives.png", "explain_false_positives.png", "attributions.npz", "explain.json")]
+RUNS = Path("runs")
+"""Where numbered runs go, and where `ecgfit eval` looks for one."""
+LOCKED = "training"
+"""Training holds `.training.lock` in the folder."""
 BEST, LAST = "checkpoints/best.pt", "checkpoints/last.pt"
+OF_MACHINE = {"device", "amp", "threads", "resident", "compile", "deterministic"}
+"""Settings that say how a machine computes, not what."""
 EVENTS = "events.out.tfevents.ecgfit"
 """Named without time or host, both of which TensorBoard's own writer would put there."""
 
@@ -50,8 +58,9 @@ _RESULT = re.compile(rf"metrics_{_ROWS}(_(mean|max|first|last|none))?\.json|pred
 class Run:
     """A finished run. Raises StoreError when the folder is missing, unfinished or damaged."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, ensemble: Path | None = None) -> None:
+        """Read the run at `path`; `ensemble` is the folder of the run that it is a member of."""
+        self.path, self._trained_as = path, ensemble or path
         self._require(CONFIG, THRESHOLD, CALIBRATION)
         values = config_values(path)
         self.recorded: dict[str, Any] = values.pop(RECORDED)
@@ -60,7 +69,7 @@ class Run:
         except InputError as error:
             raise StoreError(f"{path}: {error}") from None
         names = self.config.member_configs()
-        self.members: list[Run] = [Run(path / MEMBERS / name) for name in names] or [self]
+        self.members: list[Run] = [self._member(name, config) for name, config in names.items()] or [self]
         if not names:
             self._require(NORM_STATS, BEST)
         self.stats = NormStats.from_json(self.members[0].read_json(NORM_STATS))
@@ -68,19 +77,40 @@ class Run:
         try:
             self.calibration = Calibration.from_json(self.read_json(CALIBRATION))
         except ValueError as error:
-            raise StoreError(f"{path}/{CALIBRATION} is damaged ({error}) Train again.") from None
+            raise StoreError(f"{path}/{CALIBRATION} is damaged ({error}) {self._remedy(CALIBRATION)}") from None
+
+    def _member(self, name: str, expected: TrainConfig) -> Run:
+        """Read a member. Raises StoreError where it is another run, copied here: the ensemble's calibration and threshold are not for it."""
+        member = Run(self.path / MEMBERS / name, self.path)
+        values = [config.model_dump(mode="json", exclude=OF_MACHINE) for config in (member.config, expected)]
+        changed = differing_settings(*values) or ("store" if member.content_sha256 != self.content_sha256 else "")
+        if changed:
+            raise StoreError(
+                f"{member.path} is not the member that this ensemble was made of (it differs in {changed}). Put that one there, or train again."
+            )
+        return member
 
     def _require(self, *names: str) -> None:
         missing = [name for name in names if not (self.path / name).is_file()]
         if missing:
+            resume = " --resume" if looks_like_run(self._trained_as) else ""
             raise StoreError(
-                f"{self.path} is not a finished run (missing: {', '.join(missing)}). `ecgfit train --store STORE --outdir {self.path}` makes one."
+                f"{self.path} is not a finished run (missing: {', '.join(missing)}). "
+                f"`ecgfit train --store STORE --outdir {shlex.quote(str(self._trained_as))}{resume}` with its settings makes one."
             )
+
+    def _remedy(self, name: str) -> str:
+        """Say how a damaged file of the run is made again."""
+        if _RESULT.fullmatch(name) and "_oof" not in name:
+            return "`ecgfit eval` makes it again."
+        if name in (CALIBRATION, THRESHOLD) or _RESULT.fullmatch(name):
+            return "Delete it, and `ecgfit train` with the run's settings and --resume makes it again."
+        return "Train again."
 
     def _threshold(self) -> float:
         value = self.read_json(THRESHOLD).get("value")  # just above 1 calls nobody positive, not even a probability of 1
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= math.nextafter(1, 2):
-            raise StoreError(f"{self.path}/{THRESHOLD} is damaged. Train again.")
+            raise StoreError(f"{self.path}/{THRESHOLD} is damaged. {self._remedy(THRESHOLD)}")
         return float(value)
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -90,7 +120,7 @@ class Run:
         except (OSError, ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise StoreError(f"{self.path}/{name} is missing or damaged. Train again.")
+            raise StoreError(f"{self.path}/{name} is missing or damaged. {self._remedy(name)}")
         return value
 
     def shown_settings(self) -> dict[str, Any]:
@@ -159,24 +189,24 @@ def delete_run(path: Path) -> None:
     for member in list(path.glob(f"{MEMBERS}/*")):
         if looks_like_run(member):
             delete_run(member)
-        _remove_if_empty(member)
+        remove_if_empty(member)
     for found in [found for found in path.glob("*_*.*") if _RESULT.fullmatch(found.name)]:
         found.unlink()
     remove_leftovers(path)
     for name in (CALIBRATION, BEST, LAST, CURVES, EVENTS, NORM_STATS, REPORT, *EXPLANATIONS, CONFIG):
         (path / name).unlink(missing_ok=True)
-    _remove_if_empty(path / MEMBERS, path / Path(BEST).parent, path / EXPLAIN)
+    remove_if_empty(path / MEMBERS, path / Path(BEST).parent, path / EXPLAIN)
 
 
-def _remove_if_empty(*folders: Path) -> None:
+def remove_if_empty(*folders: Path) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):  # not empty, or not there
             folder.rmdir()
 
 
 def is_leftover(path: Path) -> bool:
-    """Say whether a file is what a write into a run folder leaves when it is killed."""
-    return _LEFTOVER.fullmatch(path.name) is not None
+    """Say whether a file is what training leaves in a run folder when it is killed: half a file, or its lock."""
+    return _LEFTOVER.fullmatch(path.name) is not None or path.name == f".{LOCKED}.lock"
 
 
 def remove_leftovers(path: Path) -> None:
@@ -201,10 +231,15 @@ def newest_run(folder: Path, store: Store) -> Run:
     )
 
 
-def next_run_dir(folder: Path) -> Path:
-    """Return the next numbered run folder: runs/001, runs/002, …"""
+def new_run_dir(folder: Path) -> Path:
+    """Make the next numbered run folder, runs/001, runs/002, …, and return it: no other program gets the same."""
+    folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name) for path in folder.glob("*") if path.name.isascii() and path.name.isdecimal()]
-    return folder / f"{max(numbers, default=0) + 1:03d}"
+    for number in count(max(numbers, default=0) + 1):
+        with contextlib.suppress(FileExistsError):  # another program was quicker
+            (made := folder / f"{number:03d}").mkdir()
+            break
+    return made
 
 
 def save_config(path: Path, config: TrainConfig, recorded: dict[str, Any]) -> None:

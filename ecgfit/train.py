@@ -18,7 +18,7 @@ import torch
 from ecgfit.augment import AUGMENTATIONS, Draws, draw
 from ecgfit.calibration import Calibration
 from ecgfit.config import RECORDED, TrainConfig
-from ecgfit.data import ModelInput, NormStats, usable_rows
+from ecgfit.data import ModelInput, NormStats, select_rows, usable_rows
 from ecgfit.device import pick_device, set_up, use_amp
 from ecgfit.distributed import Ranks, start
 from ecgfit.evaluate import operating_point, report
@@ -30,8 +30,10 @@ from ecgfit.run import (
     CALIBRATION,
     CONFIG,
     LAST,
+    LOCKED,
     MEMBERS,
     NORM_STATS,
+    RUNS,
     THRESHOLD,
     Run,
     config_values,
@@ -40,13 +42,15 @@ from ecgfit.run import (
     is_leftover,
     load_checkpoint,
     looks_like_run,
+    new_run_dir,
+    remove_if_empty,
     remove_leftovers,
     save_checkpoint,
     save_config,
     write_curves,
 )
 from ecgfit.trainer import Stopped, Trainer, resolved_settings, training_rows
-from ecgprep.durable import write_json
+from ecgprep.durable import locked, write_json
 from ecgprep.errors import EXIT_TERMINATED, InputError, StoreError, TargetExists
 from ecgprep.leads import LEADS
 from ecgprep.store import SPLITS, Store
@@ -60,23 +64,50 @@ CURVE_METRICS = ("auroc", "auprc")
 Say = Callable[[str], None]
 
 
-def train(config: TrainConfig, store: Store, outdir: Path, *, resume: bool = False, overwrite: bool = False, say: Say = print) -> Run:
+def train(config: TrainConfig, store: Store, outdir: Path | None, *, resume: bool = False, overwrite: bool = False, say: Say = print) -> Run:
     """Train, go back to the best epoch, let validation choose calibration and threshold, and return the finished run.
 
     With `seeds` or `folds` this is done for each member, and then for their mean logit. Test rows are never read. SIGTERM saves a checkpoint
-    and ends the program with exit code 143. Raises TargetExists, InputError, StoreError.
+    and ends the program with exit code 143. The first process locks the folder; without `outdir` it is the next number under runs/.
+    Raises TargetExists, InputError, StoreError.
     """
     ranks = start(pick_device(config.device))
     say = say if ranks.is_first else _silent
-    check_outdir(outdir, resume, overwrite, config.init_from)
-    ranks.wait()
-    with _asked_to_stop() as stop:
+    outdir = outdir or _numbered(ranks)
+    with _held(outdir, ranks), _asked_to_stop() as stop:
+        check_outdir(outdir, resume, overwrite, config.init_from)
+        ranks.wait()
         members = config.member_configs()
         if not members:
-            _train_one(config, store, outdir, ranks, resume, overwrite, say, stop)
+            _train_one(config, store, outdir, ranks, resume, say, stop)
         else:
             _train_members(config, members, store, outdir, ranks, resume, overwrite, say, stop)
     return Run(outdir)
+
+
+def _numbered(ranks: Ranks) -> Path:
+    """Return a new folder under runs/, the same in all processes."""
+    made = new_run_dir(RUNS).name if ranks.is_first else ""
+    names: list[str] = ranks.gather(np.array([made])).tolist()
+    return RUNS / max(names)
+
+
+@contextmanager
+def _held(outdir: Path, ranks: Ranks) -> Iterator[None]:
+    """Lock the run folder, made where it is not there, against other programs that would train into it. Raises TargetExists.
+
+    The lock lies inside: what is above a folder that was mounted for one run often cannot be written to.
+    """
+    if not ranks.is_first:
+        yield
+        return
+    if not outdir.exists():
+        outdir.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(outdir / LOCKED, wait=False, busy=f"{outdir} is being trained"):
+            yield
+    finally:
+        remove_if_empty(outdir)  # refused before anything was written
 
 
 def _silent(line: str) -> None:
@@ -106,23 +137,27 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _train_one(
-    config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, resume: bool, overwrite: bool, say: Say, stop: Callable[[], bool]
-) -> None:
+def _train_one(config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, resume: bool, say: Say, stop: Callable[[], bool]) -> None:
     trainer = Trainer.prepare(config, store, ranks)
     for line in preflight(trainer, test=False):
         say(line)
-    resumed = resume and (outdir / LAST).exists()
+    begun = resume and (outdir / CONFIG).exists()
+    if begun:
+        _check_same_config(outdir, config, store, ranks)
+    if begun and (outdir / THRESHOLD).exists() and not (outdir / LAST).exists():
+        say(f"{outdir} is finished already")
+        ranks.wait()
+        return
+    resumed = begun and (outdir / LAST).exists()
     loaded = None
     if resumed:
         _continue(trainer, outdir, say)
     else:
         loaded = _begin(trainer, say)
     if ranks.is_first:
-        if overwrite:
-            delete_run(outdir)
         remove_leftovers(outdir)
         if not resumed:
+            delete_run(outdir)  # what lies there is asked to go, or of a run that had no checkpoint yet
             outdir.mkdir(parents=True, exist_ok=True)
             save_config(outdir, config, recorded_facts(trainer, loaded))
             trainer.stats.save(outdir / NORM_STATS)
@@ -213,7 +248,8 @@ def _write_decisions(outdir: Path, config: TrainConfig, store: Store, prediction
     calibration, threshold = operating_point(predictions["val"], config, "val")
     for name, found in predictions.items():
         found.save(outdir / f"predictions_{name}.csv", calibration)
-        metrics = report(found, name, store, calibration, threshold["value"], config.aggregate, config.seed)
+        eligible = select_rows(store, name, "mask") if config.fold < 0 else None  # of a fold there is no telling: it is made of usable rows
+        metrics = report(found, name, store, calibration, threshold["value"], config.aggregate, config.seed, eligible=eligible)
         write_json(outdir / f"metrics_{name}.json", metrics)
     _finish(outdir, calibration, threshold)
 
@@ -257,15 +293,15 @@ def _train_members(
             _check_same_config(folder, member, store, ranks)
             continue
         say(f"member {name} of {', '.join(members)}")
-        _train_one(member, store, folder, ranks, resume, False, say, stop)
+        _train_one(member, store, folder, ranks, resume, say, stop)
     if ranks.is_first:
         decide = _decide_out_of_fold if config.folds else _decide_together
-        decide(config, [Run(outdir / MEMBERS / name) for name in members], store, outdir)
+        decide(config, [Run(outdir / MEMBERS / name, outdir) for name in members], store, outdir)
     ranks.wait()
 
 
 def _check_same_config(outdir: Path, config: TrainConfig, store: Store, ranks: Ranks) -> None:
-    """Refuse to go on with an ensemble or a member of other settings."""
+    """Refuse to go on with a run of other settings."""
     values = config_values(outdir)
     recorded = values.pop(RECORDED)
     device = pick_device(config.device)
@@ -294,14 +330,15 @@ def _decide_out_of_fold(config: TrainConfig, members: list[Run], store: Store, o
     for other patients, gets one calibration and threshold from all predictions out of fold, as scikit-learn's CalibratedClassifierCV
     (ensemble=False) does: no patient is left on which the mean itself could be calibrated.
     """
-    parts = [Predictions.load(member.path / "predictions_oof.csv") for member in members]
+    parts = [Predictions.load(member.path / "predictions_oof.csv", member.calibration) for member in members]
     raw = Predictions.joined(parts)
     calibration, threshold = operating_point(raw, config, "oof")
     calibration = replace(calibration, note="; ".join(filter(None, (calibration.note, OF_SINGLE_MODELS))))
     judged = Predictions.joined([part.calibrated(member.calibration, member.threshold) for part, member in zip(parts, members, strict=True)])
     judged.save(outdir / "predictions_oof.csv", UNCALIBRATED)
     identity = replace(UNCALIBRATED, note="each fold's own, in the logits")
-    metrics = report(judged, "oof", store, identity, threshold["value"], config.aggregate, config.seed, raw)
+    eligible = np.concatenate([select_rows(store, split, "mask") for split in ("train", "val")])
+    metrics = report(judged, "oof", store, identity, threshold["value"], config.aggregate, config.seed, raw, eligible)
     write_json(outdir / "metrics_oof.json", metrics | {"folds": fold_results(members)})
     _finish(outdir, calibration, threshold)
 

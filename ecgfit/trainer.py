@@ -313,6 +313,13 @@ class Trainer:
             loaded = load_matching(self.model, state)
         except ValueError as error:
             raise StoreError(f"init_from {self.config.init_from}: {error}") from None
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        if at_random := [name for name in loaded.untouched if name in frozen]:
+            names = ", ".join(at_random[:4]) + (" and others" if len(at_random) > 4 else "")
+            raise StoreError(
+                f"init_from {self.config.init_from}: {names} do not fit, and with freeze=backbone would stay at random values. Use the --missing and "
+                "--model-args that the weights come from, or leave --freeze out."
+            )
         if self.ema is not None:
             self.ema = Ema(self.model, self.config.ema)
         return loaded

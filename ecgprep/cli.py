@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ecgprep import __version__
-from ecgprep.console import json_option, progress_bar, run_command
+from ecgprep.console import json_option, output_option, overwrite_option, progress_bar, run_command
+from ecgprep.output import check_output
 
 store_argument = click.argument("store", type=click.Path(path_type=Path))
 
@@ -268,21 +270,23 @@ def verify(store: Path, as_json: bool) -> None:
 
 @cli.command()
 @store_argument
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="HTML file to write.  [default: STORE.report.html]")
+@output_option("HTML file to write.  [default: STORE.report.html]")
+@overwrite_option
 @click.option("--ecgs", default=12, show_default=True, type=click.IntRange(0, 200), help="ECGs drawn at random; 0 draws none at all.")
 @click.option("--exact-counts", is_flag=True, help='Show counts below 10, which are "<10" otherwise.')
-def report(store: Path, out: Path | None, ecgs: int, exact_counts: bool) -> None:
+def report(store: Path, output: Path | None, overwrite: bool, ecgs: int, exact_counts: bool) -> None:
     """Write the report of STORE: one HTML file that opens offline, with flow, splits, origins, quality, copies and ECGs.
 
     Example: ecgprep report cohort.zarr
     """
     from ecgprep.errors import EcgError
-    from ecgprep.report import write_report
+    from ecgprep.report import MARK, write_report
     from ecgprep.store import Store
 
-    out = out or store.with_name(f"{store.name}.report.html")
+    out = output or store.with_name(f"{store.name}.report.html")
+    opened, target = Store(store), check_output(out, [MARK], overwrite=overwrite)
     try:
-        write_report(Store(store), out, ecgs, exact_counts)
+        write_report(opened, target, ecgs, exact_counts)
     except ImportError as error:
         raise EcgError("The report needs jinja2: pip install 'ecgprep-ecgfit[report]'.") from error
     click.echo(f"{out}: one file, opens offline. It shows ECGs: treat it as health data.")
@@ -340,8 +344,9 @@ def doctor(folder: Path, as_json: bool) -> None:
 @cli.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the (one) recording as the store would hold it: out.png.")
+@overwrite_option
 @json_option
-def read(files: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
+def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: bool) -> None:
     """Show what a reader sees in vendor FILES, what conforming would change, or why a file is refused (then the exit code is 3).
 
     Example: ecgprep read export/0001.xml --plot 0001.png
@@ -354,6 +359,7 @@ def read(files: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
         raise click.UsageError("--plot draws one recording: give one file.")
     if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise click.UsageError("--plot must end in .png, .pdf or .svg.")
+    picture = _picture(plot, files, overwrite) if plot else None
     target = Conformity()
     seen = [(path, *preview(path, target)) for path in files]
     if as_json:
@@ -361,8 +367,8 @@ def read(files: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
     for path, content, _, _ in () if as_json else seen:
         click.echo(f"{path}\n{_describe(content)}")
     row = seen[0][3]
-    if plot and row is not None:
-        _plot(plot, row, target.rate_hz)
+    if picture and row is not None:
+        _plot(picture, row, target.rate_hz)
     refused = sum("refused" in content for _, content, _, _ in seen)
     if refused:
         raise InputError(f"{refused} of {len(files)} file{'s were' if len(files) > 1 else ' was'} refused; the reasons stand above.")
@@ -389,12 +395,18 @@ def _span(entry: dict[str, Any]) -> str:
     return span + (f" ({entry['n_missing']} missing)" if entry["n_missing"] else "")
 
 
+def _picture(path: Path, files: Sequence[Path], overwrite: bool) -> Path:
+    """Return where to draw. Raises InputError and TargetExists."""
+    from ecgprep.plot import MARK
+
+    return check_output(path, [MARK.encode()], files, overwrite)
+
+
 def _plot(path: Path, row: Any, rate_hz: float) -> None:
     from ecgprep.errors import EcgError
+    from ecgprep.plot import save_ecg
 
     try:
-        from ecgprep.plot import save_ecg
-
         save_ecg(path, row.waveform, row.lead_mask, rate_hz)
     except ImportError as error:
         raise EcgError("--plot needs matplotlib: pip install 'ecgprep-ecgfit[report]'.") from error

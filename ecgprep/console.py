@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -19,6 +20,12 @@ _USERS_PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIS
 """Errors of the system that mean a path the user gave cannot be used."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output that exists and is not what this command writes.")
+
+
+def output_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option -o: the file that a command writes, to be looked at by `check_output`."""
+    return click.option("--output", "--out", "-o", type=click.Path(path_type=Path, readable=False), help=help_text)
 
 
 def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:

@@ -79,10 +79,10 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
 
 
 @contextlib.contextmanager
-def locked(target: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
+def locked(target: Path, wait: bool = True, shared: bool = False, busy: str = "") -> Iterator[None]:
     """Hold a lock file beside `target`, alone or `shared` with others that share it.
 
-    Raises TargetExists when another process holds it and `wait` is off.
+    Raises TargetExists when another process holds it and `wait` is off; the message begins with `busy`.
     """
     lock = target.with_name(f".{target.name}.lock")
     while True:
@@ -90,7 +90,8 @@ def locked(target: Path, wait: bool = True, shared: bool = False) -> Iterator[No
             try:
                 fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             except OSError:
-                raise TargetExists(f"{target.name} is being built by another process. Wait for it, or build under another name.") from None
+                busy = busy or f"{target.name} is being built"
+                raise TargetExists(f"{busy} by another process. Wait for it, or give another name.") from None
             if not lock.exists() or lock.stat().st_ino != os.fstat(held.fileno()).st_ino:
                 continue  # its last holder deleted the file that we opened
             try:

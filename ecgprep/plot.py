@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.durable import write_file
 from ecgprep.leads import LEADS
+from ecgprep.output import write_output
 
+MARK = "ecgprep: one recording"
+"""Title inside every picture."""
 MM_PER_SECOND, MM_PER_MV = 25, 10
 _LINE_MV = 2.5
 """Distance between the lines of leads, in mV."""
@@ -48,5 +50,5 @@ def save_ecg(path: Path, waveform_uv: NDArray[Any], lead_mask: NDArray[np.bool_]
     FigureCanvasAgg(figure)
     draw_ecg(figure.subplots(), waveform_uv, lead_mask, rate_hz, "25 mm/s, 10 mm/mV", seconds=5.0)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format=path.suffix.removeprefix(".").lower() or "png")
-    write_file(path, buffer.getbuffer())
+    figure.savefig(buffer, dpi=110, format=path.suffix.removeprefix(".").lower() or "png", metadata={"Title": MARK})
+    write_output(path, buffer.getbuffer())

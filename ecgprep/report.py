@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from ecgprep.build import read_build_record
 from ecgprep.counts import Counts
-from ecgprep.durable import PRIVATE, write_file
+from ecgprep.durable import PRIVATE
 from ecgprep.errors import STATUS_CODE, STATUSES
 from ecgprep.leads import LEADS
 from ecgprep.origin import WARN_ABOVE, probe_origin
+from ecgprep.output import write_output
 from ecgprep.store import SPLITS, Store
 from ecgprep.summary import summarise
 
+MARK = b": report</title>"
+"""What every report holds."""
 _MM_PER_SECOND, _MM_PER_MV, _ROW_MM = 25.0, 10.0, 20.0
 _DRAWN_HZ = 250
 _EXCLUDED_LATER = ("duplicate", "conflict", "quality")
@@ -34,7 +37,7 @@ def write_report(store: Store, out: Path, n_ecgs: int = 12, exact: bool = False)
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text("utf-8"))
-    write_file(out, template.render(report_content(store, n_ecgs, exact)).encode(), PRIVATE)
+    write_output(out, template.render(report_content(store, n_ecgs, exact)).encode(), PRIVATE)
 
 
 def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[str, Any]:

@@ -17,6 +17,7 @@ FLOORS = {
     "ecgprep.counts": 0,
     "ecgprep.mapping": 0,
     "ecgprep.durable": 1,
+    "ecgprep.output": 2,
     "ecgprep.store": 2,
     "ecgprep.recording": 2,
     "ecgprep.xmldoor": 2,
@@ -98,6 +99,7 @@ ECGFIT_MAY_USE = {
     "ecgprep.counts",
     "ecgprep.durable",
     "ecgprep.console",
+    "ecgprep.output",
     "ecgprep.plot",
 }
 FOR_PREDICTION = {"ecgprep.readers", "ecgprep.conform", "ecgprep.manifest"}

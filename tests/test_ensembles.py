@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from ecgfit.predict import Predictions, load_ensemble, predict_rows
 from ecgfit.report import Evaluation, report_content
 from ecgfit.run import Run, delete_run
 from ecgfit.train import train
-from ecgprep.errors import InputError
+from ecgprep.errors import InputError, StoreError
+from ecgprep.store import Store
 
 FOLDS = 4
 RESULTS = {"metrics_val.json", "predictions_val.csv"}
@@ -89,6 +91,24 @@ def test_resume_leaves_finished_members_alone(small_store, tmp_path):
     assert "member 0 of 0, 1" not in said
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "e/members/0").rglob("*")} == before
     assert {name: (tmp_path / "e" / name).read_bytes() for name in expected} == expected
+
+
+@pytest.mark.parametrize("other", [{"seed": 7}, {"lr": 1e-4, "seed": 1}, "store"], ids=str)
+def test_another_run_in_a_member_s_place_is_refused(small_store, tmp_path, other):
+    run = train(quick(seeds=(0, 1), epochs=1), small_store, tmp_path / "e", say=silent)
+    member = tmp_path / "e/members/1"
+    shutil.rmtree(member)
+    with pytest.raises(StoreError, match=r"--outdir '?\S*/e'? --resume"):
+        Run(run.path)
+    label = 1 - np.array(small_store.array("label"))
+    store = changed_store(small_store, tmp_path / "o.zarr", label=label) if other == "store" else small_store
+    if other == "store":
+        facts = store.path / "zarr.json"
+        facts.write_text(facts.read_text().replace(small_store.content_sha256, "0" * 64))
+        store = Store(store.path)
+    train(quick(epochs=1, **({"seed": 1} if other == "store" else other)), store, member, say=silent)
+    with pytest.raises(StoreError, match="is not the member that this ensemble was made of"):
+        Run(run.path)
 
 
 def test_overwrite_deletes_all_members_and_nothing_else(small_store, tmp_path):

@@ -165,6 +165,49 @@ def test_each_lead_removed_is_a_store_without_that_lead(run, small_store, tmp_pa
     assert len({entry["brier"]["value_b"] for entry in metrics["lead_removal"].values()}) == 8
 
 
+def test_what_a_missing_lead_left_out_is_counted(small_store, tmp_path):
+    rows = np.flatnonzero((small_store.array("split")[:] == 2) & (small_store.array("status")[:] == 0))
+    patient, label, mask = (np.array(small_store.array(name)) for name in ("patient", "label", "lead_mask"))
+    gone = rows[np.isin(patient[rows], np.unique(patient[rows])[:2])]  # two patients with all of their recordings
+    mask[gone, 3] = False
+    several = next(p for p in np.unique(patient[rows])[2:] if (patient[rows] == p).sum() > 1)
+    one = rows[patient[rows] == several][0]
+    mask[one, 0] = False
+    store = changed_store(small_store, tmp_path / "m.zarr", lead_mask=mask)
+    run = train(quick(epochs=1), store, tmp_path / "r", say=silent)
+    table = pd.DataFrame({"row": rows, "patient": patient[rows], "label": label[rows], "whole": mask[rows].all(axis=1)})
+    left = table[~table.whole]
+    expected = {
+        "reason": "a lead is missing",
+        "n_records": len(left),
+        "n_positive_records": int(left.label.sum()),
+        "n_patients": int((~table.groupby("patient").whole.any()).sum()),
+        "n_positive": int(table.groupby("patient").filter(lambda own: not own.whole.any()).groupby("patient").label.max().sum()),
+    }
+    metrics = evaluate_run(run, store, "test")
+    assert metrics["excluded"] == expected
+    assert expected["n_patients"] >= 2
+    assert expected["n_records"] > expected["n_patients"]
+    assert metrics["n_records"] + expected["n_records"] == len(rows)
+    masked = train(quick(epochs=1, missing="mask"), store, tmp_path / "mask", say=silent)
+    assert evaluate_run(masked, store, "test")["excluded"]["n_records"] == 0
+
+
+def test_results_of_an_earlier_training_are_neither_reported_nor_compared(small_store, tmp_path):
+    runs = [train(quick(epochs=1, seed=seed), small_store, tmp_path / str(seed), say=silent) for seed in (0, 1)]
+    for run in runs:
+        evaluate_run(run, small_store, "test")
+    for name in ("metrics_test.json", "predictions_test.csv"):
+        shutil.copy(runs[0].path / name, runs[1].path / name)
+    with pytest.raises(InputError, match="of an earlier training"):
+        compare_runs(runs, "test")
+    with pytest.raises(InputError, match="of an earlier training"):
+        Evaluation.load(runs[1], "test")
+    (runs[0].path / "metrics_test.json").write_text("{}")
+    with pytest.raises(InputError, match="are not of one evaluation"):
+        Evaluation.load(runs[0], "test")
+
+
 def test_mixed_patients_and_unlabelled_recordings(run, small_store, tmp_path):
     label = np.array(small_store.array("label"))
     patient = small_store.array("patient")[:]

@@ -18,7 +18,7 @@ import ecgfit.export as export_module
 from ecgfit.calibration import Calibration
 from ecgfit.config import make_config
 from ecgfit.data import ModelInput, NormStats, select_rows
-from ecgfit.export import Standalone, derive, export_run, onnx_session, parity_of, probes, read_safetensors, to_onnx
+from ecgfit.export import Standalone, derive, differences_of, export_run, onnx_session, probes, read_safetensors, to_onnx
 from ecgfit.loader import make_loader
 from ecgfit.models import MODELS, build_model
 from ecgfit.predict import Ensemble, Scorer, load_ensemble, predict_rows
@@ -90,7 +90,9 @@ def check_network(stats: NormStats, missing: str, name: str, **how: object) -> N
     proto = to_onnx(Standalone(ensemble, CALIBRATION).eval(), 1003, n)
     onnx.checker.check_model(proto, full_check=True)
     content = proto.SerializeToString()
-    assert parity_of(content, ensemble, CALIBRATION, 1003) <= (1e-4 if name == "xresnet1d101" else 1e-5)  # rounding grows with 101 layers
+    assert differences_of(content, ensemble, CALIBRATION, 1003, amp=False).max_difference <= (
+        1e-4 if name == "xresnet1d101" else 1e-5
+    )  # rounding grows with 101 layers
     waveforms, _, _, covariates = probes(1003, np.array(stats.covariates.median, np.float32), np.array(stats.covariates.scale, np.float32))
     feed = {"waveforms": waveforms} | ({"covariates": covariates} if n else {})
     assert np.ptp(onnx_session(content).run(["probability"], feed)[0]) > 1e-4
@@ -183,11 +185,21 @@ def test_file_says_what_it_is_and_nothing_of_this_machine(ensemble_run, exported
 
 
 def test_file_that_differs_from_the_run_is_not_written(ensemble_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "parity_of", lambda *_: float("nan"))
+    monkeypatch.setattr(export_module, "differences_of", lambda *_, amp: export_module.Differences(float("nan"), None))
     monkeypatch.setattr(export_module, "to_onnx", lambda *_: onnx.load(ensemble_run.path / "m.onnx"))
     with pytest.raises(StoreError, match="differs from the run"):
         export_run(ensemble_run, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_bfloat16_adds_is_said(small_store, tmp_path):
+    run = trained(small_store, tmp_path / "r", amp="on", model_args={"width": 0.25})
+    written = export_run(run, tmp_path / "m.onnx")
+    assert written["max_difference"] <= 1e-5 < written["max_difference_bfloat16"] < 0.05
+    done = subprocess.run([sys.executable, "-m", "ecgfit.cli", "export", run.path, tmp_path / "m.onnx"], capture_output=True, text=True, check=True)
+    assert (
+        f"computes in bfloat16 (amp), and its probabilities differ from the file's by up to {written['max_difference_bfloat16']:.0e}" in done.stdout
+    )
 
 
 def test_another_suffix_is_refused(ensemble_run, tmp_path):

@@ -16,9 +16,10 @@ from conftest import quick, same_results, silent
 
 import ecgfit.train as train_module
 import ecgfit.trainer as trainer_module
+from ecgfit.evaluate import evaluate_run
 from ecgfit.run import LAST, load_checkpoint
 from ecgfit.train import train
-from ecgprep.errors import EXIT_TERMINATED, StoreError
+from ecgprep.errors import EXIT_TERMINATED, InputError, StoreError, TargetExists
 
 SAVING_EVERY_STEP = "import ecgfit.trainer as t; t.SECONDS_BETWEEN_SAVES = 0.0; from ecgfit.cli import main; main()"
 VARIANTS = {
@@ -143,6 +144,61 @@ def test_member_of_other_settings_or_damaged_is_not_taken_over(small_store, tmp_
     (folder / "members/1/config.yaml").write_bytes(b"x: [")
     with pytest.raises(StoreError, match="damaged"):
         train(config, small_store, folder, resume=True, say=silent)
+
+
+@pytest.mark.parametrize("settings", [{}, {"seeds": (0, 1)}], ids=["one", "ensemble"])
+def test_resuming_with_other_settings_leaves_a_finished_run_as_it_is(small_store, tmp_path, settings):
+    run = train(quick(epochs=1, **settings), small_store, tmp_path / "r", say=silent)
+    evaluate_run(run, small_store, "test")
+    for without_checkpoint in (False, True):
+        for last in (tmp_path / "r").rglob("last.pt") if without_checkpoint else ():
+            last.unlink()
+        before = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()}
+        for other in ({"epochs": 2}, {"seeds": () if settings else (0, 1)}, {"threshold": "f1"}):
+            with pytest.raises(StoreError, match="was started with other settings"):
+                train(quick(**{"epochs": 1, **settings, **other}), small_store, tmp_path / "r", resume=True, say=silent)
+        train(quick(epochs=1, **settings), small_store, tmp_path / "r", resume=True, say=silent)
+        assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()} == before
+
+
+def test_results_of_a_run_that_begins_anew_are_gone(small_store, tmp_path):
+    """Without a checkpoint training starts from the first epoch: what an earlier one has left is not its result."""
+    evaluate_run(train(quick(epochs=1), small_store, tmp_path / "r", say=silent), small_store, "test")
+    (tmp_path / "r" / LAST).unlink()
+    (tmp_path / "r/threshold.json").unlink()
+    train(quick(epochs=1), small_store, tmp_path / "r", resume=True, say=silent)
+    assert not (tmp_path / "r/metrics_test.json").exists()
+    assert not (tmp_path / "r/predictions_test.csv").exists()
+
+
+def test_a_folder_that_is_being_trained_into_is_refused_to_others(small_store, tmp_path, monkeypatch):
+    config, refused = quick(epochs=1, seeds=(0, 1)), []
+
+    def another() -> None:
+        for how in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(TargetExists, match="is being trained by another process"):
+                train(config, small_store, tmp_path / "r", say=silent, **how)
+            refused.append(how)
+
+    at_step(monkeypatch, 0, 1, 1, another)
+    train(config, small_store, tmp_path / "r", say=silent)
+    assert len(refused) == 3
+    monkeypatch.undo()
+    assert not list((tmp_path / "r").glob(".*"))
+    train(config, small_store, tmp_path / "whole", say=silent)
+    assert same_results(tmp_path / "whole", tmp_path / "r")
+
+
+def test_two_programs_get_two_numbers(small_store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    second = []
+    at_step(monkeypatch, 0, 1, 0, lambda: second or second.append(True) or second.append(train(quick(epochs=1), small_store, None, say=silent)))
+    first = train(quick(epochs=1), small_store, None, say=silent)
+    assert (str(first.path), str(second[1].path)) == ("runs/001", "runs/002")
+    assert same_results(first.path, second[1].path)
+    with pytest.raises(InputError):
+        train(quick(folds=100), small_store, None, say=silent)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["001", "002"]
 
 
 def command(store: Path, outdir: Path, *more: str) -> list[str]:

@@ -21,7 +21,7 @@ from ecgfit.evaluate import evaluate_run
 from ecgfit.losses import batch_weight, class_weights, row_losses
 from ecgfit.models import build_model
 from ecgfit.predict import BATCH, load_ensemble, predict_rows
-from ecgfit.run import LAST, Run, load_checkpoint, newest_run, next_run_dir
+from ecgfit.run import LAST, Run, load_checkpoint, new_run_dir, newest_run
 from ecgfit.train import preflight, train
 from ecgfit.trainer import Progress, Trainer, cosine_factor
 from ecgprep.errors import InputError, StoreError, TargetExists
@@ -300,7 +300,11 @@ def test_run_is_refused_on_another_store(run, corpus, tmp_path):
 
 def test_newest_run_of_the_store_is_found(run, store):
     assert newest_run(run.path.parent, store).path == run.path
-    assert next_run_dir(run.path.parent).name == "002"
+    made = new_run_dir(run.path.parent)
+    assert made.name == "002"
+    assert new_run_dir(run.path.parent).name == "003"
+    for name in ("002", "003"):
+        (run.path.parent / name).rmdir()
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "norm_stats.json", "threshold.json", "checkpoints/best.pt"])

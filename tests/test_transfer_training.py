@@ -50,6 +50,15 @@ def test_what_fits_another_lead_count_and_head_is_loaded_and_the_rest_is_listed(
     assert not skipped & {name.removeprefix("ecg.") for name in loaded}
 
 
+def test_a_frozen_part_that_would_stay_random_is_refused(source, small_store, tmp_path):
+    config = {"missing": "mask", "init_from": str(source.path)}  # nine channels instead of eight: the first layer does not fit
+    with pytest.raises(StoreError, match=r"stem\S* .*with freeze=backbone would stay at random values"):
+        train(quick(epochs=1, freeze="backbone", **config), small_store, tmp_path / "r", say=silent)
+    assert not (tmp_path / "r").exists()
+    for fits in (config, config | {"freeze": "backbone", "missing": "drop", "tabular": "age"}):
+        train(quick(epochs=1, **fits), small_store, tmp_path / f"fits-{len(fits)}", say=silent)
+
+
 def test_weights_of_a_run_of_this_store_need_no_warning(source, small_store, tmp_path):
     said = []
     train(quick(epochs=1, init_from=str(source.path)), small_store, tmp_path / "r", say=said.append)

@@ -1,0 +1,74 @@
+"""Files that a user names with -o: where they go is checked before any work is done, and nothing that is not ours is replaced."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ecgprep.durable import write_file
+from ecgprep.errors import InputError, TargetExists
+
+STDOUT = Path("-")
+"""What commands that print to standard output take for it."""
+_LOOKED_AT = 2**16
+"""Bytes at a file's beginning and at its end in which the marks of our files stand."""
+
+
+def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = (), overwrite: bool = False) -> Path:
+    """Return where to write what is to go to `path`, links followed.
+
+    A file that is there already is replaced where it is empty or holds one of `marks`, as what the same command has written does, or with
+    `overwrite`; one of `inputs` never: a shell's `-o *.xml` names an ECG. A pipe or a device is written into. No message holds the name, which
+    may be a patient's. Raises InputError for a place that cannot be written to, TargetExists for a file that is not ours.
+    """
+    if is_stream(path):
+        return path
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise the latter for a link to itself
+        raise InputError("The output is a link that leads nowhere. Name another file.") from None
+    if path == STDOUT:
+        raise InputError("The output (=-) must be a file: this result is not for a terminal. Name one, or write to /dev/stdout.")
+    if target.is_dir():
+        raise InputError("The output is a folder. Name a file.")
+    if not target.parent.is_dir():
+        raise InputError("The output's folder does not exist. Make it first, or write elsewhere.")
+    if any(target == given.resolve() or (target.exists() and given.exists() and target.samefile(given)) for given in inputs):
+        raise InputError(
+            "The output is one of the inputs, and would replace it. Name another file (a pattern such as *.xml after -o names the first)."
+        )
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError("The output's folder cannot be written to. Write elsewhere, or see to its permissions.")
+    if target.exists() and not overwrite and not _is_ours(target, marks):
+        raise TargetExists("The output exists, and is not what this command writes. Name another file, or say --overwrite to replace it.")
+    return target
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder, there already or to be made, in which nothing can be written. Raises InputError."""
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{path} is not a folder that can be written to. Name another, see to its permissions, or work on a copy.")
+
+
+def is_stream(path: Path) -> bool:
+    """Say whether there is a pipe or device at `path`, which is written into and not replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def write_output(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
+    """Write to what `check_output` returned: a file whole or not at all, a pipe or device as it takes it. Raises NoSpace."""
+    if is_stream(path):
+        with path.open("wb") as stream:
+            stream.write(data)
+    else:
+        write_file(path, data, mode)
+
+
+def _is_ours(path: Path, marks: Iterable[bytes]) -> bool:
+    with path.open("rb") as file:
+        looked_at = file.read(_LOOKED_AT)
+        file.seek(max(0, path.stat().st_size - _LOOKED_AT))
+        looked_at += file.read()
+    return not looked_at or any(mark in looked_at for mark in marks)
