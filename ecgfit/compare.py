@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,12 @@ from ecgfit.metrics import (
     threshold_metrics,
     with_intervals,
 )
-from ecgprep.counts import SMALLEST_COUNT, Range, leaves_open, possible
+from ecgprep.counts import SMALLEST_COUNT, UNSURE, Range, possible
 
 SUBGROUP_METRICS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
 N_BOOTSTRAP_SUBGROUP = 500
 COUNTS = ("n", "n_positive", "n_negative")
+WITHHELD = "fewer than 10 patients, positive or negative ones, here or in a group beside it"
 
 
 def paired_difference(
@@ -93,8 +94,8 @@ def subgroups(
 ) -> dict[str, Any]:
     """Return for each grouping, an array of names (n,), and each of its groups: patients, positive and negative ones, metrics with intervals.
 
-    A group with fewer than 10 patients, positive patients or negative patients shows that count as "<10" and no metrics; other groups are
-    withheld beside it where the total less the rest would give it away (see `suppress`).
+    A group with fewer than 10 patients, positive patients or negative patients is withheld, and others beside it where the total less the
+    rest would give its counts away (see `suppress`).
     Raises ValueError as `evaluate`, and for a grouping of another length.
     """
     check(label, probability)
@@ -117,49 +118,45 @@ def subgroups(
     return result
 
 
-def suppress(counts: Mapping[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
-    """Return {group: {n, n_positive, n_negative, suppressed, metrics}} with small counts, and what would give them away, withheld.
+def suppress(counts: Mapping[str, dict[str, int]], smallest: int = SMALLEST_COUNT, unsure: int = UNSURE) -> dict[str, dict[str, Any]]:
+    """Return {group: {n, n_positive, n_negative, suppressed, metrics}}, without small counts and what would give them away.
 
-    A count under 10 is "<10". Its group's other class is withheld, since n less it is the small count; n stays where it is large enough.
-    The smallest other groups are withheld one after the other until who knows the totals is left at least five values for each small
-    count; where no group is left, no class is counted, nor any group with a small n.
+    The classes of a group with any count below `smallest` are withheld, and so are those of the smallest other groups, one after the other,
+    until each small count has at least `unsure` values for a reader who knows the totals, this method, and even which counts are small; where
+    that takes all groups but one, of all. `n` of withheld groups is shown where no group of the grouping has a small one. Nothing says
+    which group is withheld for its own counts and which beside it.
     """
-    small = [name for name, count in counts.items() if min(count.values()) < SMALLEST_COUNT]
+    small = [name for name, count in counts.items() if min(count.values()) < smallest]
     others = sorted((name for name in counts if name not in small), key=lambda name: (counts[name]["n"], name))
-    for n_beside in range(len(others) + 1):
-        beside = others[:n_beside]
-        shown = {name: _shown(count, name in small, name in beside) for name, count in counts.items()}
-        if all(leaves_open(values) for values in _guessed(counts, shown)):
-            break
-    else:
-        of_all = min(count["n"] for count in counts.values()) >= SMALLEST_COUNT
-        beside, shown = others, {name: dict.fromkeys(count) | ({"n": count["n"]} if of_all else {}) for name, count in counts.items()}
-    why = dict.fromkeys(small, "fewer than 10") | dict.fromkeys(beside, "beside a group of fewer than 10")
-    return {name: {**own, "suppressed": why.get(name), "metrics": None} for name, own in shown.items()}
+    n_shown = all(count["n"] >= smallest for count in counts.values())
+    choices = ({*small, *others[:beside]} for beside in range(len(others)))
+    withheld = next((chosen for chosen in choices if _keeps_secret(counts, chosen, n_shown, smallest, unsure)), set(counts)) if small else set()
+    return {
+        name: {key: value if name not in withheld or (key == "n" and n_shown) else None for key, value in count.items()}
+        | {"suppressed": WITHHELD if name in withheld else None, "metrics": None}
+        for name, count in counts.items()
+    }
 
 
-def _shown(count: Mapping[str, int], small: bool, beside: bool) -> dict[str, Any]:
-    if small:
-        return {key: "<10" if value < SMALLEST_COUNT else (value if key == "n" else None) for key, value in count.items()}
-    return dict.fromkeys(count) if beside else dict(count)
-
-
-def _guessed(counts: Mapping[str, Mapping[str, int]], shown: Mapping[str, Mapping[str, Any]]) -> Iterator[Range]:
-    """Yield for each "<10" the values that it can have for a reader who knows the sums over all groups."""
-    ranges: dict[str, dict[str, Range]] = {}
-    for key in COUNTS:
-        everyone = sum(count[key] for count in counts.values())
-        withheld = {name: own[key] for name, own in shown.items() if not isinstance(own[key], int)}
-        bounds = {name: (0, SMALLEST_COUNT - 1) if text else (SMALLEST_COUNT, everyone) for name, text in withheld.items()}
-        ranges[key] = possible(sum(counts[name][key] for name in withheld), bounds)
-    for name, own in shown.items():
-        for key, other in (("n", None), ("n_positive", "n_negative"), ("n_negative", "n_positive")):
-            if own[key] != "<10":
-                continue
-            low, high = ranges[key][name]
-            if other is not None and isinstance(own["n"], int):  # the classes add up to it
-                low, high = max(low, own["n"] - ranges[other][name][1]), min(high, own["n"] - ranges[other][name][0])
-            yield low, high
+def _keeps_secret(counts: Mapping[str, Mapping[str, int]], withheld: set[str], n_shown: bool, smallest: int, unsure: int) -> bool:
+    """Say whether each small count has enough values left, by narrowing down what is possible from sums over groups and within each group."""
+    totals = {key: sum(counts[name][key] for name in withheld) for key in COUNTS}
+    most = dict(totals)
+    most["n"] = min([totals["n"], *(count["n"] for name, count in counts.items() if name not in withheld)])  # others are withheld by size
+    ranges: dict[str, dict[str, Range]] = {
+        key: {name: (int(key == "n"), smallest - 1) if counts[name][key] < smallest else (smallest, most[key]) for name in withheld} for key in COUNTS
+    }
+    if n_shown:
+        ranges["n"] = {name: (counts[name]["n"], counts[name]["n"]) for name in withheld}
+    for _ in range(4):  # more change nothing
+        ranges = {key: possible(totals[key], ranges[key]) for key in COUNTS}
+        for name in withheld:
+            (low, high), (low_p, high_p), (low_n, high_n) = (ranges[key][name] for key in COUNTS)
+            ranges["n"][name] = max(low, low_p + low_n), min(high, high_p + high_n)
+            ranges["n_positive"][name] = max(low_p, low - high_n), min(high_p, high - low_n)
+            ranges["n_negative"][name] = max(low_n, low - high_p), min(high_n, high - low_p)
+    small = ((key, name) for key in COUNTS for name in withheld if counts[name][key] < smallest)
+    return len(withheld) > 1 and all(ranges[key][name][1] - ranges[key][name][0] + 1 >= unsure for key, name in small)
 
 
 def _subgroup_metrics(label: Ints, probability: Floats, threshold: Floats, seed: int, n_bootstrap: int, cluster: Ints | None) -> dict[str, Any]:

@@ -124,7 +124,8 @@ def onnx_bytes(run: Run) -> tuple[bytes, Differences]:
     found = differences_of(content, ensemble, run.calibration, n_samples, amp=bool(run.recorded.get("amp")))
     if found.max_difference is None or not found.max_difference <= TOLERANCE:
         raise StoreError(
-            f"{run.path}: the ONNX file differs from the run by {found.max_difference:.1e} in a probability ({TOLERANCE:.0e} is allowed); not written."
+            f"{run.path}: the ONNX file differs from the run by {found.max_difference:.1e} in a probability ({TOLERANCE:.0e} is allowed). It was "
+            "not written."
         )
     return content, found
 

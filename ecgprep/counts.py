@@ -19,11 +19,6 @@ def possible(total: int, bounds: Mapping[str, Range]) -> dict[str, Range]:
     return {name: (max(low, total - (highs - high)), min(high, total - (lows - low))) for name, (low, high) in bounds.items()}
 
 
-def leaves_open(values: Range) -> bool:
-    """Say whether enough values are possible."""
-    return values[1] - values[0] + 1 >= UNSURE
-
-
 @dataclass(frozen=True)
 class Counts:
     """Formats counts, hiding small ones unless `exact`."""
@@ -45,7 +40,7 @@ class Counts:
         for n_beside in range(len(others) + 1):
             bounds = dict.fromkeys(small, (1, SMALLEST_COUNT - 1)) | dict.fromkeys(others[:n_beside], (SMALLEST_COUNT, sum(counts.values())))
             ranges = possible(sum(counts[name] for name in bounds), bounds)
-            if all(leaves_open(ranges[name]) for name in small):
+            if all(ranges[name][1] - ranges[name][0] + 1 >= UNSURE for name in small):
                 return {name: HIDDEN if name in others[:n_beside] else self(n) for name, n in counts.items()}
         return {name: HIDDEN if n else self(n) for name, n in counts.items()}
 
