@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,10 @@ class Facts:
     has_store: bool
     has_lead_removal: bool
     externals: int
+    n_unsearched: int
+    """Of the external stores, the reported one included, those in which nobody looked for recordings that trained the run."""
+    groupings: tuple[str, ...]
+    """Groupings of which two groups or more have metrics."""
     aggregation: str
     records: dict[str, str]
     """How many recordings trained and selected the model, as text."""
@@ -116,6 +121,11 @@ def calibration_in_words(facts: Facts) -> str:
 
 def missing_in_words(facts: Facts) -> str:
     """Say what happens to recordings that lack leads."""
+    if facts.config.tabular_only:
+        left_out = facts.config.missing == "drop"
+        return "The model does not see the ECG. Recordings that lack leads were " + (
+            "left out, so that it is judged on the patients of a model that does." if left_out else "kept."
+        )
     if facts.config.missing == "drop":
         return (
             "Recordings that lack any of the eight leads were left out; at use they are predicted with a warning and take no part in their "
@@ -126,10 +136,20 @@ def missing_in_words(facts: Facts) -> str:
 
 def threshold_in_words(facts: Facts) -> str:
     """Say which threshold is used and where it comes from."""
-    chosen = f"{facts.threshold['value']:.4f}: {rule_in_words(facts.config.threshold)}"
+    interval = facts.threshold.get("ci95")
+    width = "" if not interval or is_fixed(facts.config.threshold) else " (95 % interval of the choice {:.4f} to {:.4f})".format(*interval)
+    chosen = f"{facts.threshold['value']:.4f}{width}: {rule_in_words(facts.config.threshold)}"
     if not is_fixed(facts.config.threshold):
         chosen += f", chosen on the {split_name(str(facts.threshold.get('chosen_on', 'val')))} predictions and never again"
     return chosen + (" (that of the mean model; the results out of fold use each model's own)" if facts.of_folds else "")
+
+
+def external_in_words(facts: Facts) -> str:
+    """Say how many external stores there are, and in how many nobody looked for recordings that trained the run."""
+    n, unsearched = facts.externals + facts.split.startswith("external"), facts.n_unsearched
+    stores = "1 external store" if n == 1 else f"{n} external stores"
+    whether = " (not searched for recordings that trained the run)" if n == 1 else f" ({unsearched} not searched for recordings that trained the run)"
+    return stores + (whether if unsearched else "")
 
 
 def training_in_words(facts: Facts) -> str:
@@ -206,7 +226,7 @@ def _methods(facts: Facts) -> list[Item]:
             "Missing data",
             PARTLY,
             table,
-            f"{missing_in_words(facts)} Missing covariates: the train median with an indicator, where the model uses covariates. {REST}",
+            missing_in_words(facts) + (" Missing covariates: the train median with an indicator." if c.tabular else "") + f" {REST}",
         ),
         Item(
             "12a",
@@ -221,7 +241,11 @@ def _methods(facts: Facts) -> list[Item]:
             "How predictors were handled",
             ANSWERED,
             "Settings",
-            ("" if c.tabular_only else "Leads standardised with the train recordings' statistics; ") + "covariates by train median and scale.",
+            "; ".join(
+                ["leads standardised with the train recordings' statistics"] * (not c.tabular_only)
+                + ["covariates by train median and scale"] * bool(c.tabular)
+            ).capitalize()
+            + ".",
         ),
         Item(
             "12c",
@@ -234,9 +258,9 @@ def _methods(facts: Facts) -> list[Item]:
         Item(
             "12d",
             "Heterogeneity",
-            PARTLY,
-            "Subgroups",
-            "Results by source rate, leads present and covariates; by centre where centres are a covariate or an external store.",
+            PARTLY if facts.groupings or facts.externals else OPEN,
+            "Subgroups" if facts.groupings else "",
+            f"{_compared(facts.groupings)} By centre where centres are a covariate or an external store. {REST}",
         ),
         Item(
             "12e",
@@ -255,7 +279,7 @@ def _methods(facts: Facts) -> list[Item]:
             "ecgfit eval, with the run's own statistics, calibration and threshold.",
         ),
         Item("13", "Class imbalance", ANSWERED, "Settings; calibration", class_weights_in_words(facts)),
-        Item("14", "Fairness", PARTLY, "Subgroups", f"Performance was compared between the groups of the covariates that were given. {REST}"),
+        _fairness(facts),
         Item("15", "Output and thresholds", PARTLY, "Summary", f"A probability, and a class at the threshold {threshold_in_words(facts)}. {REST}"),
         Item(
             "16",
@@ -263,12 +287,26 @@ def _methods(facts: Facts) -> list[Item]:
             PARTLY if facts.has_store or facts.externals else OPEN,
             table,
             f"Evaluated on the {split_name(facts.split)} data"
-            + (f" and {facts.externals} external store(s)" if facts.externals else "" if facts.split.startswith("external") else "; no external test")
+            + (f" and {external_in_words(facts)}" if facts.externals else "" if facts.split.startswith("external") else "; no external test")
             + (", which are the patients of development, each judged by a model that did not see them" if facts.of_folds else "")
             + f". {REST}",
         ),
         Item("17", "Ethical approval", OPEN, "", AUTHORS),
     ]
+
+
+def _compared(groupings: Sequence[str]) -> str:
+    names = ", ".join(name.replace("_", " ") for name in groupings)
+    return f"Results stand side by the groups of {names}." if names else "No two groups held enough patients to be compared."
+
+
+def _fairness(facts: Facts) -> Item:
+    covariates = [name for name in facts.groupings if name not in ("leads", "source_rate")]
+    if not covariates:
+        return Item(
+            "14", "Fairness", OPEN, "", f"No groups of patients were compared: none was given as a covariate, or too few are in them. {AUTHORS}"
+        )
+    return Item("14", "Fairness", PARTLY, "Subgroups", f"{_compared(covariates)} {REST}")
 
 
 def _open_science() -> list[Item]:
@@ -333,7 +371,7 @@ def _results(facts: Facts) -> list[Item]:
             "Poor-quality or unavailable input",
             ANSWERED,
             "Model card: limitations",
-            f"{missing_in_words(facts)} ecgfit predict warns where input is unlike the training data.{removal}",
+            f"{missing_in_words(facts)} ecgfit predict warns where input is unlike the training data.{'' if facts.config.tabular_only else removal}",
         ),
         Item("27b–c", "Interaction and expertise needed; next steps", OPEN, "", AUTHORS),
     ]

@@ -22,7 +22,7 @@ def compare_runs(runs: Sequence[Run], split: str) -> dict[str, Any]:
     """
     first, *others = runs
     names = [str(run.path) for run in runs]
-    if len(set(names)) < len(names):
+    if len({run.path.resolve() for run in runs}) < len(runs):
         raise InputError("The same run is given twice.")
     of_patients = [_of_patients(run, split) for run in runs]
     label = of_patients[0].label

@@ -156,7 +156,7 @@ class NormStats:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> NormStats:
-        """Read what `save` wrote. Raises StoreError when it is not that."""
+        """Read what `save` wrote. Raises ValueError, saying what is wrong, when it is not that."""
         try:
             table, seen = value["covariates"], value["seen"]
             stats = cls(
@@ -173,13 +173,13 @@ class NormStats:
                 ),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise StoreError("norm_stats.json is damaged. Train again.") from None
+            raise ValueError("is damaged") from None
         lengths = {len(stats.mean_uv), len(stats.std_uv), len(stats.seen.lead_sd_uv)}
         if value.get("leads") != list(LEADS) or lengths != {len(LEADS)}:
-            raise StoreError(f"norm_stats.json is not for the leads {', '.join(LEADS)}. Train again.")
+            raise ValueError(f"is not for the leads {', '.join(LEADS)}")
         table = stats.covariates
         if len({len(table.names), len(table.median), len(table.scale), len(stats.seen.covariates)}) != 1:
-            raise StoreError("norm_stats.json is damaged. Train again.")
+            raise ValueError("is damaged")
         return stats
 
 

@@ -14,7 +14,7 @@ from ecgfit.compare import count_baseline, paired_difference, subgroups
 from ecgfit.config import TrainConfig
 from ecgfit.curves import decision_curve, reliability_curve
 from ecgfit.data import select_rows
-from ecgfit.metrics import calibration_metrics, evaluate
+from ecgfit.metrics import calibration_metrics, count_patients, evaluate
 from ecgfit.predict import UNCALIBRATED, Aggregate, Ensemble, Predictions, load_run, predict_rows, without_lead
 from ecgfit.run import Run
 from ecgfit.thresholds import threshold_with_interval
@@ -46,7 +46,15 @@ def operating_point(predictions: Predictions, config: TrainConfig, chosen_on: st
         chosen = threshold_with_interval(patients.label, calibration.apply(patients.difference()), config.threshold, config.seed, cluster=cluster)
     except ValueError as error:
         raise InputError(f"The threshold cannot be chosen on {chosen_on}: {error} Use another --threshold.") from None
-    return calibration, {**chosen, "chosen_on": chosen_on, "level": level(config.aggregate), "aggregation": config.aggregate}
+    n_patients, n_positive = count_patients(patients.label, cluster)
+    return calibration, {
+        **chosen,
+        "chosen_on": chosen_on,
+        "n_patients": n_patients,
+        "n_positive": n_positive,
+        "level": level(config.aggregate),
+        "aggregation": config.aggregate,
+    }
 
 
 def level(how: Aggregate) -> str:

@@ -289,11 +289,7 @@ def with_intervals(compute: Callable[[Floats], Columns], n: int, seed: int, n_bo
     """Return {metric: {value, ci95, ...}} of `compute`, which maps weights (R, n) to columns (R,)."""
     point = compute(np.ones((1, n)))
     parts = [compute(weight) for weight in bootstrap_weights(n, seed, n_bootstrap, cluster)]
-    found = {name: interval(name, float(point[name][0]), np.concatenate([part[name] for part in parts])) for name in point}
-    for entry in found.values():
-        if entry["ci95"] and entry["ci95"][0] == entry["ci95"][1]:  # of a value that no resample changes, such as a sensitivity of 1
-            entry["reason"] = "no true interval: every resample gives the same"
-    return found
+    return {name: interval(name, float(point[name][0]), np.concatenate([part[name] for part in parts])) for name in point}
 
 
 def filled(metrics: dict[str, Any], label: Ints, call: NDArray[np.bool_], cluster: Ints | None) -> dict[str, Any]:
@@ -342,9 +338,11 @@ def wilson_interval(k: int, n: int) -> list[float]:
 
 
 def interval(name: str, value: float, replicates: Floats) -> dict[str, Any]:
-    """Return value and percentile interval of the metric `name`; None and the reason where it is undefined (NaN)."""
+    """Return value and percentile interval of the metric `name`; None and the reason where it is undefined (NaN), and the reason, too, where
+    the interval has no width: no resample changes a sensitivity of 1, nor the difference of two models that agree."""
     defined = replicates[~np.isnan(replicates)]
     if math.isnan(value) or not defined.size:
         return {"value": None, "ci95": None, "reason": f"undefined: {REASONS[name]}"}
     low, high = np.quantile(defined, [0.025, 0.975])
-    return {"value": value, "ci95": [float(low), float(high)], "n_undefined_replicates": len(replicates) - len(defined)}
+    found = {"value": value, "ci95": [float(low), float(high)], "n_undefined_replicates": len(replicates) - len(defined)}
+    return found | ({"reason": "no true interval: every resample gives the same"} if low == high else {})

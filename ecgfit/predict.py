@@ -6,6 +6,7 @@ a file gives the same bits as the store's row that was made of it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,13 +170,13 @@ class Predictions:
         """Read what `save` wrote; with `calibration`, only what was written with that. Raises InputError when it is not that."""
         again = "`ecgfit train` with --resume makes it again." if path.stem.endswith("_oof") else "Run `ecgfit eval` again."
         try:
-            if path.stat().st_size == 0:
-                raise ValueError
-            table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, dtype=np.float64)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # NumPy only warns of a file without lines
+                table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, dtype=np.float64)
             rows, patient, label = table[:, :3].astype(np.int64).T
             found = cls(rows, patient, label, table[:, 3:5], table[:, 6] if table.shape[1] > len(_HEADER) - 1 else None)
             probability = table[:, 5] if calibration is None else found.judge(calibration, 0.0)[0]
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, IndexError, UserWarning):
             raise InputError(f"{path} is missing or damaged. {again}") from None
         if not np.allclose(probability, table[:, 5], rtol=0, atol=1e-6):
             raise InputError(f"{path} was not made with the calibration that the run has now: it is of an earlier training. {again}")

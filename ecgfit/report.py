@@ -24,6 +24,7 @@ from ecgfit.checklist import (
     calibration_in_words,
     checklist,
     class_weights_in_words,
+    external_in_words,
     inputs_in_words,
     is_fixed,
     missing_in_words,
@@ -43,7 +44,7 @@ from ecgfit.predict import UNCALIBRATED, Aggregate, Predictions
 from ecgfit.run import CURVES, THRESHOLD, Run
 from ecgprep.counts import HIDDEN, Counts
 from ecgprep.durable import PRIVATE
-from ecgprep.errors import InputError, StoreError
+from ecgprep.errors import InputError
 from ecgprep.leads import LEADS
 from ecgprep.output import write_output
 from ecgprep.store import SPLITS, Store
@@ -54,7 +55,8 @@ N_MISTAKES = 3
 """Of each kind, of as many patients."""
 FEW = 20
 """With fewer patients of a class than this, intervals are too short and everything is uncertain: the report says so."""
-_COLUMNS = ("train", "oof", "val", "test", "all")
+_COLUMNS = ("oof", "val", "test")
+"""Evaluations that stand beside the one that is reported; those of rows that trained the model only where asked for."""
 NAMES = {
     "auroc": ("AUROC", "1 is best, 0.5 chance"),
     "auprc": ("AUPRC", "1 is best, the prevalence chance"),
@@ -98,7 +100,7 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
     externals = [Evaluation.load(run, name) for name in others if name.count("_") == 1 and name != main.name]  # once for each store
     names = [name for name in _COLUMNS if (run.path / f"metrics_{name}.json").is_file()]
     columns = [main if name == split else Evaluation.load(run, name) for name in names] + [main] * (split not in names)
-    facts = _facts(run, main, show, store, len(externals))
+    facts = _facts(run, main, show, store, externals)
     return {
         "name": run.path.resolve().name,
         "recorded": run.recorded,
@@ -106,6 +108,7 @@ def report_content(run: Run, store: Store | None = None, split: str = "test", ex
         "summary": _summary(run, main, show),
         "warnings": _warnings(run, main),
         "metrics": metric_table(columns),
+        "better_than_elsewhere": [split_name(column.name) for column in columns if column.name in ("train", "val", "all")],
         "folds": _folds(columns),
         "main": _sections(run, main, show),
         "externals": [
@@ -209,10 +212,12 @@ def _summary(run: Run, evaluation: Evaluation, show: Counts) -> str:
     chance = "the prevalence" if show.hides(positive) or show.hides(n - positive) else f"the prevalence, {m['prevalence']:.3f}"
     on = split_name(str(run.read_json(THRESHOLD).get("chosen_on", "val"))) if m["threshold"] is not None else "validation"
     chosen = "" if is_fixed(run.config.threshold) else f", chosen on the {on} data"
-    unit = "recordings" if m["level"] == "recording" else "patients"
+    unit, of_whom = "patients", f"{show(n)} patients, {classes['positive']} of them positive"
+    if m["level"] == "recording":
+        unit, of_whom = "recordings", f"{show(m['n_items'])} recordings of {show(n)} patients, {classes['positive']} of whom have a positive one"
     said = {name: _with_interval(evaluation, name) for name in METRICS}
     text = (
-        f"In the {split_name(evaluation.name)} data ({show(n)} patients, {classes['positive']} of them positive), the AUROC is "
+        f"In the {split_name(evaluation.name)} data ({of_whom}), the AUROC is "
         f"{said['auroc']} and the AUPRC {said['auprc']}; a model that knows nothing would reach 0.5 and {chance}. At the threshold "
         f"{called_at(m)} ({rule_in_words(run.config.threshold)}{chosen}), sensitivity is {said['sensitivity']}, "
         f"specificity {said['specificity']} and the negative predictive value {said['npv']}; {_percent(evaluation.value('ruled_out'))} of the "
@@ -222,7 +227,17 @@ def _summary(run: Run, evaluation: Evaluation, show: Counts) -> str:
     baseline = m.get("count_baseline", {}).get("auroc", {})
     if baseline.get("value") is not None:
         text += f" The mere number of a patient's recordings reaches an AUROC of {number(baseline['value'])} ({between(baseline)})."
+    if left_out := excluded_in_words(m.get("excluded"), show):
+        text += f" {left_out}"
     return text + " Intervals are 95 %, by bootstrap over patients."
+
+
+def excluded_in_words(excluded: Mapping[str, Any] | None, show: Counts) -> str:
+    """Say what was left out of an evaluation, empty where nothing was."""
+    if not excluded or not excluded["n_records"]:
+        return ""
+    gone = f"; {show(excluded['n_patients'])} patients have no other recording and are not in these numbers" if excluded["n_patients"] else ""
+    return f"Left out were {show(excluded['n_records'])} recordings ({excluded['reason']}){gone}."
 
 
 def called_at(m: Mapping[str, Any]) -> str:
@@ -246,9 +261,14 @@ def _warnings(run: Run, main: Evaluation) -> list[str]:
         found.append(f"{data}: whether these recordings trained the run was not looked at; `ecgfit eval --trained-on STORE` does.")
     if m["note"]:
         found.append(f"{data}: {m['note']}.")
-    note = run.read_json(THRESHOLD).get("note")
-    if note:
-        found.append(f"Threshold: {note}")
+    chosen = run.read_json(THRESHOLD)
+    if chosen.get("note"):
+        found.append(f"Threshold: {chosen['note']}")
+    few = "n_positive" in chosen and min(chosen["n_positive"], chosen["n_patients"] - chosen["n_positive"]) < FEW
+    if few and m["threshold"] is not None:
+        what = "epoch and calibration" if is_fixed(run.config.threshold) else "epoch, calibration and threshold"
+        by = f"{split_name(str(chosen['chosen_on']))} data, which decided {what}"
+        found.append(f"Fewer than {FEW} patients of one class in the {by}: with others these might have been quite different.")
     if m["calibration"].get("note"):
         found.append(f"Calibration: {m['calibration']['note']}")
     if m.get("n_mixed_patients"):
@@ -294,6 +314,7 @@ def _sections(run: Run, evaluation: Evaluation, show: Counts) -> dict[str, Any]:
     return {
         "name": split_name(evaluation.name),
         "figures": _figures(evaluation, probability, before),
+        "one_class": len(np.unique(evaluation.items.label)) == 1,
         "confusion": _confusion(m, show),
         "unit": "recordings" if m["level"] == "recording" else "patients",
         "before": _before_after(m) if evaluation.recalibrated else [],
@@ -317,13 +338,16 @@ def _figures(evaluation: Evaluation, probability: NDArray[np.float64], before: N
             "how the probabilities of each class lie."
         )
         before_it = [("Calibration before", text, figures.calibration(m["reliability_curve_before"], probability_histogram(label, before)))]
-    shown = [
+    both_classes = [
         ("ROC curve", f"Area {auroc}. The dot is {called}.", figures.roc(roc_curve(label, probability), sensitivity, specificity)),
         (
             "Precision and recall",
             f"Area {auprc} (average precision). The dashed line is the prevalence: what chance would reach.",
             figures.precision_recall(pr_curve(label, probability), m["prevalence"], sensitivity, ppv),
         ),
+    ]
+    shown = [
+        *(both_classes if len(np.unique(label)) == 2 else []),
         *before_it,
         (
             "Calibration after" if before_it else "Calibration",
@@ -410,26 +434,30 @@ def _training(run: Run) -> list[dict[str, str]]:
     """Draw the curves of each member, with the first epoch of the best validation metric, which is the one that is kept."""
     shown = []
     for member in run.members:
+        title = f"Training, member {member.path.name}" if len(run.members) > 1 else "Training"
         rows = _curves(member.path / CURVES)
+        if rows is None:
+            shown.append({"title": title, "caption": f"{CURVES} is missing or damaged: there is nothing to draw.", "svg": ""})
+            continue
         best = max(rows, key=lambda row: row[f"val_{member.config.val_metric}"])
         epoch = int(best["epoch"])
         caption = (
             f"Epoch {epoch} of {len(rows)} was kept, with the best validation {member.config.val_metric.upper()}: AUROC {best['val_auroc']:.3f}, "
             f"AUPRC {best['val_auprc']:.3f}."
         )
-        title = f"Training, member {member.path.name}" if len(run.members) > 1 else "Training"
         shown.append({"title": title, "caption": caption, "svg": figures.training(rows, epoch)})
     return shown
 
 
-def _curves(path: Path) -> list[dict[str, float]]:
+def _curves(path: Path) -> list[dict[str, float]] | None:
+    """Return the rows of curves.csv, None where it is not that."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         if not rows or not rows[0].keys() >= {"epoch", "train_loss", "val_loss", "val_auroc", "val_auprc"}:
             raise ValueError
     except (OSError, ValueError, TypeError, AttributeError, csv.Error):
-        raise StoreError(f"{path} is missing or damaged. Train again.") from None
+        return None
     return rows
 
 
@@ -562,7 +590,7 @@ def _leads_and_rates(store: Store, rows: Sequence[NDArray[np.int64]], show: Coun
     ]
 
 
-def _facts(run: Run, main: Evaluation, show: Counts, store: Store | None, externals: int) -> Facts:
+def _facts(run: Run, main: Evaluation, show: Counts, store: Store | None, externals: Sequence[Evaluation]) -> Facts:
     n, positive = main.metrics["n_patients"], main.metrics["n_positive"]
     classes = show.parts({"positive": positive, "negative": n - positive})
     return Facts(
@@ -576,7 +604,11 @@ def _facts(run: Run, main: Evaluation, show: Counts, store: Store | None, extern
         n_members=len(run.members),
         has_store=store is not None,
         has_lead_removal="lead_removal" in main.metrics,
-        externals=externals,
+        externals=len(externals),
+        n_unsearched=sum(evaluation.metrics.get("external", {}).get("shared_recordings", 0) is None for evaluation in [*externals, main]),
+        groupings=tuple(
+            name for name, groups in main.metrics["subgroups"].items() if sum(group["metrics"] is not None for group in groups.values()) > 1
+        ),
         aggregation=main.metrics["aggregation"],
         records={name: _records(run, store, show, name, n) for name, n in (run.recorded.get("records") or {}).items()},
         of_folds=main.metrics["threshold"] is None,
@@ -591,18 +623,18 @@ def _records(run: Run, store: Store | None, show: Counts, split: str, n: int) ->
 
 
 def _seen(run: Run) -> str:
-    """Say what the train recordings were like, without a patient's own values: rates, leads and length only."""
-    seen = run.stats.seen
-    rate = run.recorded["store"]["sample_rate_hz"]
-    rates = ", ".join(f"{value:g}" for value in seen.rates_hz)
-    return f"source rates {rates} Hz; at least {seen.fewest_leads} leads; at least {seen.shortest_samples / rate:g} s of signal"
+    """Say what all members' train recordings were like, without a patient's own values: rates, leads and length only."""
+    seen = [member.stats.seen for member in run.members]
+    rates = ", ".join(f"{value:g}" for value in sorted({value for own in seen for value in own.rates_hz}))
+    seconds = min(own.shortest_samples for own in seen) / run.recorded["store"]["sample_rate_hz"]
+    return f"source rates {rates} Hz; at least {min(own.fewest_leads for own in seen)} leads; at least {seconds:g} s of signal"
 
 
 def _card(run: Run, facts: Facts) -> list[tuple[str, str]]:
     """Return the model card, a term and a text each."""
     store, versions = run.recorded["store"], run.recorded.get("versions") or {}
     folder = run.path.resolve().name
-    external = f"{facts.externals} external store(s), shown in this report" if facts.externals else "No external test: results elsewhere are unknown."
+    external = f"{external_in_words(facts)}, shown in this report." if facts.externals else "No external test: results elsewhere are unknown."
     return [
         ("Intended use", "Research on ECGs. Not a medical device; not for decisions about patients."),
         ("Inputs", inputs_in_words(facts) + "."),
@@ -629,7 +661,7 @@ def _card(run: Run, facts: Facts) -> list[tuple[str, str]]:
             "Versions",
             ", ".join(f"{name} {version}" for name, version in versions.items()) + f"; device {run.recorded.get('device', 'not recorded')}.",
         ),
-        ("How to apply", f"ecgfit predict --run {folder} FILES -o predictions.csv"),
+        ("How to apply", f"ecgfit predict --run {shlex.quote(folder)} FILES -o predictions.csv"),
     ]
 
 

@@ -72,7 +72,10 @@ class Run:
         self.members: list[Run] = [self._member(name, config) for name, config in names.items()] or [self]
         if not names:
             self._require(NORM_STATS, BEST)
-        self.stats = NormStats.from_json(self.members[0].read_json(NORM_STATS))
+        try:
+            self.stats = NormStats.from_json(self.members[0].read_json(NORM_STATS))
+        except ValueError as error:
+            raise StoreError(f"{self.members[0].path}/{NORM_STATS} {error}. Train again.") from None
         self.threshold = self._threshold()
         try:
             self.calibration = Calibration.from_json(self.read_json(CALIBRATION))

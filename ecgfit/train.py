@@ -433,7 +433,8 @@ def _events(trainer: Trainer) -> list[str]:
     patients = Predictions(rows, store.array("patient")[rows], store.array("label")[rows], np.zeros((len(rows), 2))).by_patient()
     n_positive = int((patients.label == 1).sum())
     line = f"validation: {len(patients.label):,} patients, {n_positive:,} positive"
-    advice = "; few: the epoch, threshold and calibration they choose are uncertain, so prefer --seeds 0,1,2 or --folds 5"
+    steadier = "" if trainer.config.folds else " (several --seeds, or --folds, make it steadier)"
+    advice = f"; few: the epoch, threshold and calibration that they choose are uncertain{steadier}"
     return [line + (advice if n_positive < FEW_EVENTS else "")]
 
 

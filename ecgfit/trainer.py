@@ -336,7 +336,10 @@ def weights_of(path: Path, member: str) -> dict[str, Tensor]:
         from ecgfit.export import read_safetensors
 
         return read_safetensors(path)
-    value = load_checkpoint(path)
+    try:
+        value = load_checkpoint(path)
+    except StoreError:
+        raise StoreError(f"init_from {path}: no weights, or damaged ones. Give a run folder, a .pt of tensors by name, or .safetensors.") from None
     state = value.get("model", value)
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise StoreError(f"{path} does not hold the weights of a network.")

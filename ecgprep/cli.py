@@ -141,14 +141,15 @@ def _report_build(store: Any, as_json: bool, unchanged: bool) -> None:
     from ecgprep.plan import private_path
     from ecgprep.summary import summarise
 
-    _print_summary(store.path, summarise(store), as_json, {"unchanged": unchanged})
+    summary = summarise(store)
+    _print_summary(store.path, summary, as_json, {"unchanged": unchanged})
     if unchanged:
         return
     record = read_build_record(store.path) or {}
     for warning in [*record.get("warnings", []), probe_origin(store, record.get("dialects")).warning]:
         if warning:
             click.echo(f"Warning: {warning}", err=True)
-    if not as_json:
+    if not as_json and summary["status"].get("ok", 0) < summary["rows"]:
         click.echo(f"Rows that are not used, by manifest line: {private_path(store.path, 'rejects.csv')} (private)")
 
 

@@ -99,7 +99,7 @@ def test_norm_stats_survive_the_file(stats, tmp_path):
     assert NormStats.from_json(value) == stats
     assert value["leads"] == list(LEADS)
     for broken in ({}, {**value, "leads": ["I"]}, {**value, "mean_uv": [1]}, {**value, "std_uv": "x"}, {**value, "seen": {}}):
-        with pytest.raises(StoreError):
+        with pytest.raises(ValueError, match=r"^is damaged$|^is not for the leads"):
             NormStats.from_json(broken)
 
 

@@ -17,7 +17,7 @@ from conftest import quick, same_results, silent
 import ecgfit.train as train_module
 import ecgfit.trainer as trainer_module
 from ecgfit.evaluate import evaluate_run
-from ecgfit.run import LAST, load_checkpoint
+from ecgfit.run import LAST, Run, load_checkpoint
 from ecgfit.train import train
 from ecgprep.errors import EXIT_TERMINATED, InputError, StoreError, TargetExists
 
@@ -159,6 +159,19 @@ def test_resuming_with_other_settings_leaves_a_finished_run_as_it_is(small_store
                 train(quick(**{"epochs": 1, **settings, **other}), small_store, tmp_path / "r", resume=True, say=silent)
         train(quick(epochs=1, **settings), small_store, tmp_path / "r", resume=True, say=silent)
         assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["calibration.json", "threshold.json", "predictions_val.csv"])
+def test_what_validation_decided_is_made_again(small_store, tmp_path, name):
+    run = train(quick(epochs=1), small_store, tmp_path / "r", say=silent)
+    before = (run.path / name).read_bytes()
+    (run.path / name).write_bytes(b"{}")
+    if name != "predictions_val.csv":
+        with pytest.raises(StoreError, match="Delete it, and `ecgfit train` with the run's settings and --resume makes it again"):
+            Run(run.path)
+        (run.path / name).unlink()
+    train(quick(epochs=1), small_store, tmp_path / "r", resume=True, say=silent)
+    assert (run.path / name).read_bytes() == before
 
 
 def test_results_of_a_run_that_begins_anew_are_gone(small_store, tmp_path):

@@ -247,6 +247,11 @@ def test_what_was_not_done_is_not_claimed(own_store, tmp_path):
     assert "fixed in advance, chosen" not in page
     items = {item.number: item.text for item in report_content(plain)["checklist"]}
     assert items["7"] == "The model sees covariates alone."
+    assert items["11"].startswith("The model does not see the ECG. Recordings that lack leads were left out")
+    assert "lead" not in items["27a"].replace("Recordings that lack leads were left out", "")
+    assert items["12b"] == "Covariates by train median and scale."
+    with pytest.raises(InputError, match="no lead to take away"):
+        evaluate_run(plain, own_store, "test", each_lead=True)
     assert "before and after" not in items["24"]
 
 
@@ -275,9 +280,12 @@ def test_a_store_of_one_class_has_a_report(copied, own_store, tmp_path):
     predictions.save(copied.path / "predictions_test.csv", copied.calibration)
     metrics = report(predictions, "test", one_class, copied.calibration, copied.threshold, "mean", 0)
     (copied.path / "metrics_test.json").write_text(json.dumps(metrics))
-    content = report_content(copied)
-    assert "the AUROC is undefined" in content["summary"]
-    assert content["main"]["figures"]
+    write_run_report(copied, tmp_path / "o.html")
+    page = (tmp_path / "o.html").read_text()
+    assert "All patients are of one class: there is no ROC curve" in page
+    assert "<b>ROC curve.</b>" not in page
+    assert "<b>Probabilities of each class.</b>" in page
+    assert "the AUROC is undefined" in page
 
 
 def test_recordings_left_out_do_not_follow_from_the_recordings_used(own_store, copied):
@@ -293,6 +301,60 @@ def test_recordings_left_out_do_not_follow_from_the_recordings_used(own_store, c
     assert f"used: about {round(whole - 3, -1):,} train" in sample_size(store=own_store)
     assert f"used: {whole - 3:,} train" in sample_size()  # no Table 1 is beside it
     assert f"used: {whole - 3:,} train" in sample_size(store=own_store, exact=True)
+
+
+def test_what_chose_on_few_patients_and_what_was_left_out_is_said(copied):
+    chosen = copied.read_json("threshold.json")
+    assert chosen["n_patients"] == copied.read_json("metrics_val.json")["n_patients"]
+    metrics = copied.read_json("metrics_test.json")
+    nothing = {"reason": "a lead is missing", "n_records": 0, "n_positive_records": 0, "n_patients": 0, "n_positive": 0}
+    (copied.path / "metrics_test.json").write_text(json.dumps(metrics | {"excluded": nothing}))
+    assert "Left out" not in report_content(copied)["summary"]
+    out = nothing | {"n_records": 34, "n_positive_records": 5, "n_patients": 3, "n_positive": 1}
+    (copied.path / "metrics_test.json").write_text(json.dumps(metrics | {"excluded": out}))
+    for n_positive in (19, 20):
+        (copied.path / "threshold.json").write_text(json.dumps(chosen | {"n_patients": 100, "n_positive": n_positive}))
+        content = report_content(Run(copied.path))
+        assert any("validation data, which decided epoch, calibration and threshold" in line for line in content["warnings"]) == (n_positive < 20)
+    assert "Left out were 34 recordings (a lead is missing); <10 patients have no other recording" in content["summary"]
+    low, high = chosen["ci95"]
+    assert f"(95 % interval of the choice {low:.4f} to {high:.4f})" in dict(content["card"])["Threshold"]
+
+
+def test_rows_that_trained_are_shown_only_where_asked_for(copied, own_store):
+    evaluate_run(copied, own_store, "train")
+    content = report_content(copied)
+    assert content["metrics"]["columns"] == ["validation", "test"]
+    assert content["better_than_elsewhere"] == ["validation"]
+    assert report_content(copied, split="train")["better_than_elsewhere"] == ["validation", "train"]
+
+
+def test_groups_that_were_not_compared_are_not_claimed(copied):
+    metrics = copied.read_json("metrics_test.json")
+    shown = {"n": 30, "n_positive": 15, "n_negative": 15, "suppressed": None, "metrics": metrics["metrics"]}
+    withheld = {"n": 12, "n_positive": None, "n_negative": None, "suppressed": "few", "metrics": None}
+    for sex, status in (({"0": shown, "1": shown}, "partly"), ({"0": withheld, "1": shown}, "authors"), ({}, "authors")):
+        metrics["subgroups"] = {"sex": sex, "source_rate": {"500 Hz": shown}}
+        (copied.path / "metrics_test.json").write_text(json.dumps(metrics))
+        items = {item.number: item for item in report_content(copied)["checklist"]}
+        assert (items["14"].status, items["12d"].status) == (status, status)
+        assert ("sex" in items["14"].text) == (status == "partly")
+
+
+def test_damaged_curves_cost_their_figure_only(copied):
+    (copied.path / "members/1/curves.csv").write_text("epoch\n")
+    first, second = report_content(copied)["training"]
+    assert first["svg"]
+    assert (second["svg"], second["caption"]) == ("", "curves.csv is missing or damaged: there is nothing to draw.")
+
+
+def test_a_model_card_of_folds_describes_all_of_them(own_store, tmp_path):
+    run = trained_with(own_store, tmp_path / "f", folds=3)
+    for k, (rate, leads, samples) in enumerate(((250.0, 8, 4000), (500.0, 6, 5000), (1000.0, 8, 3000))):
+        seen = replace(run.members[k].stats.seen, rates_hz=(rate,), fewest_leads=leads, shortest_samples=samples)
+        run.members[k].stats = replace(run.members[k].stats, seen=seen)
+    card = dict(report_content(run, split="oof")["card"])
+    assert "source rates 250, 500, 1000 Hz; at least 6 leads; at least 6 s of signal" in card["Training data"]
 
 
 def test_without_an_evaluation_it_says_what_to_do(copied):
@@ -324,9 +386,10 @@ def test_an_external_test_has_its_section(copied, store, tmp_path):
     assert 'id="table1"' not in text
     assert "No external test" not in text
     assert "whether these recordings trained the run was not looked at" in text
+    assert text.count("1 external store (not searched for recordings that trained the run)") == 3  # item 16, and two of the model card
     alone = report_content(copied, split=f"external_{store.content_sha256[:12]}")
     assert alone["externals"] == []
-    assert "external store(s)" not in {item.number: item.text for item in alone["checklist"]}["16"]
+    assert "and 1 external store" not in {item.number: item.text for item in alone["checklist"]}["16"]
 
 
 def test_another_aggregation_is_shown_as_what_it_is(copied, own_store, store, tmp_path):
