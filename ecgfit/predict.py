@@ -171,7 +171,7 @@ class Predictions:
         again = "`ecgfit train` with --resume makes it again." if path.stem.endswith("_oof") else "Run `ecgfit eval` again."
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # NumPy only warns of a file without lines
+                warnings.simplefilter("error", UserWarning)  # NumPy only warns of a file without lines
                 table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, dtype=np.float64)
             rows, patient, label = table[:, :3].astype(np.int64).T
             found = cls(rows, patient, label, table[:, 3:5], table[:, 6] if table.shape[1] > len(_HEADER) - 1 else None)

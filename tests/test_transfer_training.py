@@ -72,7 +72,7 @@ def test_weights_that_are_none_or_of_another_network_are_refused(source, small_s
         (tmp_path / "other.pt", "None of the 1 tensors fits"),
         (tmp_path / "none.pt", "does not hold the weights"),
         (tmp_path / "absent.pt", "there is no such run folder or file of weights"),
-        (tmp_path, "missing or damaged"),
+        (tmp_path, "no weights, or damaged ones"),
     ):
         with pytest.raises(StoreError, match=message):
             train(quick(init_from=str(path)), small_store, tmp_path / "r", say=silent)
