@@ -174,8 +174,9 @@ def model_in_words(facts: Facts) -> str:
     members = f"; the mean logit of {facts.n_members} such models" if facts.n_members > 1 else ""
     arguments = ", ".join(f"{key} {value:g}" for key, value in c.model_args.items())
     name = "a multilayer perceptron" if c.tabular_only else c.model + (f" ({arguments})" if arguments else "")
-    macs = f", {size['macs'] / 1e6:,.1f} million multiply-adds a recording" if "macs" in size else ""
-    parameters = f", {size['parameters']:,} parameters" if "parameters" in size else ""
+    macs = f", {size['macs'] / 1e6:,.1f} million multiply-adds a recording" if "macs" in size and not c.tabular_only else ""
+    trained = " that were trained" if c.freeze == "backbone" else ""
+    parameters = f", {size['parameters']:,} parameters{trained}" if "parameters" in size else ""
     return f"{name} on {inputs}{parameters}{macs}{members}"
 
 
@@ -268,7 +269,7 @@ def _methods(facts: Facts) -> list[Item]:
             ANSWERED,
             "Results",
             "AUROC, AUPRC, calibration (slope, intercept, curve), Brier score, decision curve and measures at the threshold; 95 % intervals by "
-            f"bootstrap over patients. The unit is the {per}.",
+            f"bootstrap over patients, and score intervals where no resample differs. The unit is the {per}.",
         ),
         Item("12f", "Updating of the model after its evaluation", OPEN, "", f"None by ecgfit. {calibration_in_words(facts)} {AUTHORS}"),
         Item(
@@ -353,7 +354,13 @@ def _results(facts: Facts) -> list[Item]:
             "the run folder",
             "Weights, statistics, calibration, threshold and settings lie in the run folder, and can be applied by others.",
         ),
-        Item("23a", "Performance with intervals, subgroups", ANSWERED, "Results; Subgroups", "Measures have 95 % intervals where they are defined."),
+        Item(
+            "23a",
+            "Performance with intervals, subgroups",
+            ANSWERED if facts.groupings else PARTLY,
+            "Results; Subgroups" if facts.groupings else "Results",
+            f"Measures have 95 % intervals where they are defined. {_compared(facts.groupings)}",
+        ),
         Item("23b", "Heterogeneity of performance", PARTLY, "Subgroups", external),
         Item(
             "24",

@@ -406,8 +406,9 @@ def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
     if "lead_removal" in metrics:
         console.print(_lead_table(metrics["lead_removal"]))
     cells = ", ".join(f"{name} {metrics['confusion'][name]:,}" for name in ("tp", "fp", "fn", "tn"))
-    chosen_on = run.read_json("threshold.json")["chosen_on"]
-    chosen = f"{metrics['threshold']:.4f} ({run.config.threshold} on {chosen_on})" if metrics["threshold"] is not None else "each fold's own"
+    rule, chosen_on = run.config.threshold, run.read_json("threshold.json")["chosen_on"]
+    how = rule if rule.startswith("fixed") else f"{rule} on {chosen_on}"
+    chosen = f"{metrics['threshold']:.4f} ({how})" if metrics["threshold"] is not None else "each fold's own"
     click.echo(f"threshold {chosen}; {cells}")
     for line in _remarks(metrics):
         click.echo(line)

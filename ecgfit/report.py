@@ -266,9 +266,9 @@ def _warnings(run: Run, main: Evaluation) -> list[str]:
         found.append(f"Threshold: {chosen['note']}")
     few = "n_positive" in chosen and min(chosen["n_positive"], chosen["n_patients"] - chosen["n_positive"]) < FEW
     if few and m["threshold"] is not None:
-        what = "epoch and calibration" if is_fixed(run.config.threshold) else "epoch, calibration and threshold"
-        by = f"{split_name(str(chosen['chosen_on']))} data, which decided {what}"
-        found.append(f"Fewer than {FEW} patients of one class in the {by}: with others these might have been quite different.")
+        decided = ["epoch", *(["calibration"] if main.recalibrated else []), *([] if is_fixed(run.config.threshold) else ["threshold"])]
+        by = f"{split_name(str(chosen['chosen_on']))} data, which decided {', '.join(decided)}"
+        found.append(f"Fewer than {FEW} patients of one class in the {by}: with others that might have been quite different.")
     if m["calibration"].get("note"):
         found.append(f"Calibration: {m['calibration']['note']}")
     if m.get("n_mixed_patients"):
