@@ -11,6 +11,7 @@ from ecgprep.errors import InputError, TargetExists
 
 STDOUT = Path("-")
 """What commands that print to standard output take for it."""
+_PATTERN = "(Of a pattern such as *.xml right after -o the first file is the output.)"
 _LOOKED_AT = 2**16
 """Bytes at a file's beginning and at its end in which the marks of our files stand."""
 
@@ -35,13 +36,11 @@ def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = ()
     if not target.parent.is_dir():
         raise InputError("The output's folder does not exist. Make it first, or write elsewhere.")
     if any(target == given.resolve() or (target.exists() and given.exists() and target.samefile(given)) for given in inputs):
-        raise InputError(
-            "The output is one of the inputs, and would replace it. Name another file (a pattern such as *.xml after -o names the first)."
-        )
+        raise InputError(f"The output is one of the inputs, and would replace it. Name another file. {_PATTERN}")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise InputError("The output's folder cannot be written to. Write elsewhere, or see to its permissions.")
     if target.exists() and not overwrite and not _is_ours(target, marks):
-        raise TargetExists("The output exists, and is not what this command writes. Name another file, or say --overwrite to replace it.")
+        raise TargetExists(f"The output exists, and is not what this command writes. Name another file, or say --overwrite to replace it. {_PATTERN}")
     return target
 
 
