@@ -17,6 +17,7 @@ from conftest import quick, same_results, silent
 import ecgfit.train as train_module
 import ecgfit.trainer as trainer_module
 from ecgfit.evaluate import evaluate_run
+from ecgfit.models import resnet1d
 from ecgfit.run import LAST, Run, load_checkpoint
 from ecgfit.train import train
 from ecgprep.errors import EXIT_TERMINATED, InputError, StoreError, TargetExists
@@ -291,6 +292,9 @@ def test_compiled_steps_resume_to_the_bit(small_store, tmp_path, monkeypatch):
     monkeypatch.undo()
     train(config, small_store, tmp_path / "killed", resume=True, say=silent)
     assert same_results(whole.path, tmp_path / "killed")
-    eager = train(quick(), small_store, tmp_path / "eager", say=silent)
-    losses = [[float(line.split(",")[2]) for line in (run.path / "curves.csv").read_text().splitlines()[1:]] for run in (whole, eager)]
-    np.testing.assert_allclose(*losses, rtol=0.15)  # dropout has other random numbers
+    monkeypatch.setattr(resnet1d, "HEAD_DROPOUT", 0)  # dropout has other random numbers; without any, the losses are the same
+    losses = []
+    for compiled in ("on", "off"):
+        run = train(quick(compile=compiled, model_args="dropout=0", epochs=2), small_store, tmp_path / compiled, say=silent)
+        losses.append([float(line.split(",")[2]) for line in (run.path / "curves.csv").read_text().splitlines()[1:]])
+    np.testing.assert_allclose(*losses, rtol=0.01)
