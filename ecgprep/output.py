@@ -27,8 +27,10 @@ def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = ()
         return path
     try:
         target = path.resolve()
-    except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise the latter for a link to itself
-        raise InputError("The output is a link that leads nowhere. Name another file.") from None
+    except (OSError, RuntimeError):  # so do Python 3.11 and 3.12 with a link to itself
+        target = path
+    if target.is_symlink():
+        raise InputError("The output is a link to itself. Name another file.")
     if path == STDOUT:
         raise InputError("The output (=-) must be a file: this result is not for a terminal. Name one, or write to /dev/stdout.")
     if target.is_dir():
