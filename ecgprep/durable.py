@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ecgprep.errors import NoSpace, TargetExists
 PRIVATE = 0o600
 """Mode of files that hold identifiers or lead back to them: readable by their owner only."""
 PARTIAL = ".partial"
+_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -82,23 +84,29 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
 def locked(target: Path, wait: bool = True, shared: bool = False, busy: str = "") -> Iterator[None]:
     """Hold a lock file beside `target`, alone or `shared` with others that share it.
 
-    Raises TargetExists when another process holds it and `wait` is off; the message begins with `busy`.
+    Raises TargetExists when another process holds it and `wait` is off; the message begins with `busy`. Where the file system cannot lock
+    (Lustre without `-o flock`, say), it is warned of and gone on without: it is then for the user not to start two.
     """
     lock = target.with_name(f".{target.name}.lock")
     while True:
         with open(lock, "w") as held:
+            can_lock = True
             try:
                 fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
-                busy = busy or f"{target.name} is being built"
-                raise TargetExists(f"{busy} by another process. Wait for it, or give another name.") from None
-            if not lock.exists() or lock.stat().st_ino != os.fstat(held.fileno()).st_ino:
+            except OSError as error:
+                can_lock = error.errno not in _CANNOT_LOCK
+                if can_lock:
+                    busy = busy or f"{target.name} is being built"
+                    raise TargetExists(f"{busy} by another process. Wait for it, or give another name.") from None
+                warnings.warn(f"The file system of {target.parent} cannot lock: start no two programs that write {target.name}.", stacklevel=3)
+            if can_lock and (not lock.exists() or lock.stat().st_ino != os.fstat(held.fileno()).st_ino):
                 continue  # its last holder deleted the file that we opened
             try:
                 yield
             finally:
                 with contextlib.suppress(OSError):  # another one shares it: the last to leave deletes it
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if can_lock:
+                        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     lock.unlink(missing_ok=True)
             return
 

@@ -327,6 +327,19 @@ def test_second_builder_is_refused(folder):
             build(folder / "m.csv", folder / "s.zarr", LOOSE)
 
 
+def test_a_file_system_that_cannot_lock_is_warned_of_and_used(folder, monkeypatch):
+    import fcntl
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.warns(UserWarning, match="cannot lock: start no two programs"):
+        build(folder / "m.csv", folder / "s.zarr", LOOSE)
+    assert (folder / "s.zarr/zarr.json").exists()
+    assert not list(folder.glob(".*.lock"))
+
+
 class Deadly(str):
     """A path that kills the process into which it is sent."""
 
