@@ -235,7 +235,7 @@ def _label(text: str, line: int, unlabelled: bool, faults: _Faults) -> int:
     if value in ("0", "1"):
         return int(value)
     if not (unlabelled and not value):
-        hint = "" if unlabelled or value else ". For rows without labels there is --unlabelled"
+        hint = ". Where it is not known leave it empty" + ("" if unlabelled else ", and say --unlabelled")
         faults.add(line, "label", f"must be 0 or 1; found {describe(text)}{hint}")
     return LABEL_UNKNOWN
 

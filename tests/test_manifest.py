@@ -89,7 +89,8 @@ def test_absolute_path_inside_the_root_is_fine(tmp_path):
 def test_unlabelled_rows_need_the_option(tmp_path):
     assert manifest_of(tmp_path, "patient_id,path_xml\nP1,a.xml\n", unlabelled=True).label.tolist() == [-1]
     assert manifest_of(tmp_path, HEADER + "P1,a.xml,\nP2,b.xml,1\n", unlabelled=True).label.tolist() == [-1, 1]
-    assert "--unlabelled" in fault_of(tmp_path, HEADER + "P1,a.xml,\n")
+    for value in ("", "-1", "NA"):
+        assert "Where it is not known leave it empty, and say --unlabelled" in fault_of(tmp_path, HEADER + f"P1,a.xml,{value}\n")
 
 
 WITH_AGE = "patient_id,path_xml,label,age,mrn_no,name\n"
