@@ -634,7 +634,8 @@ def _card(run: Run, facts: Facts) -> list[tuple[str, str]]:
     """Return the model card, a term and a text each."""
     store, versions = run.recorded["store"], run.recorded.get("versions") or {}
     folder = run.path.resolve().name
-    external = f"{external_in_words(facts)}, shown in this report." if facts.externals else "No external test: results elsewhere are unknown."
+    elsewhere = facts.externals or facts.split.startswith("external")
+    external = f"{external_in_words(facts)}, shown in this report." if elsewhere else "No external test: results elsewhere are unknown."
     return [
         ("Intended use", "Research on ECGs. Not a medical device; not for decisions about patients."),
         ("Inputs", inputs_in_words(facts) + "."),

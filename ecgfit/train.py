@@ -275,13 +275,14 @@ def _train_members(
     for member in members.values():
         training_rows(member, store)  # a fold without both classes is told before the first is trained
     if ranks.is_first:
-        if overwrite:
-            delete_run(outdir)
-        if (outdir / CONFIG).exists():
+        if (outdir / CONFIG).exists() and not overwrite:
             _check_same_config(outdir, config, store, ranks)
         else:
-            outdir.mkdir(parents=True, exist_ok=True)
             first = Trainer.prepare(next(iter(members.values())), store, ranks)
+            first.load_weights()  # what is wrong with settings or weights is told before anything is deleted
+            if overwrite:
+                delete_run(outdir)
+            outdir.mkdir(parents=True, exist_ok=True)
             facts = recorded_facts(first, None)
             if config.folds:
                 facts["records"] = {"folds": sum(map(len, first.rows.values()))}
@@ -333,7 +334,8 @@ def _decide_out_of_fold(config: TrainConfig, members: list[Run], store: Store, o
     parts = [Predictions.load(member.path / "predictions_oof.csv", member.calibration) for member in members]
     raw = Predictions.joined(parts)
     calibration, threshold = operating_point(raw, config, "oof")
-    calibration = replace(calibration, note="; ".join(filter(None, (calibration.note, OF_SINGLE_MODELS))))
+    if calibration.method != "none":
+        calibration = replace(calibration, note="; ".join(filter(None, (calibration.note, OF_SINGLE_MODELS))))
     judged = Predictions.joined([part.calibrated(member.calibration, member.threshold) for part, member in zip(parts, members, strict=True)])
     judged.save(outdir / "predictions_oof.csv", UNCALIBRATED)
     identity = replace(UNCALIBRATED, note="each fold's own, in the logits")

@@ -55,13 +55,14 @@ def check_folder(path: Path) -> None:
 
 def is_stream(path: Path) -> bool:
     """Say whether there is a pipe or device at `path`, which is written into and not replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    of_system = str(path).startswith(("/dev/", "/proc/"))  # /dev/stdout is a file where the shell redirects it: to be written into all the same
+    return path.exists() and not path.is_dir() and (of_system or not path.is_file())
 
 
 def write_output(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
     """Write to what `check_output` returned: a file whole or not at all, a pipe or device as it takes it. Raises NoSpace."""
     if is_stream(path):
-        with path.open("wb") as stream:
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:  # a redirected file keeps what was written before
             stream.write(data)
     else:
         write_file(path, data, mode)

@@ -124,6 +124,16 @@ def test_overwrite_deletes_all_members_and_nothing_else(small_store, tmp_path):
     assert files_of(folder) == {"notes.txt", "members/0/notes.txt", "metrics_of_mine.json"}
 
 
+def test_overwriting_with_settings_that_are_refused_deletes_nothing(small_store, tmp_path):
+    train(quick(seeds=(0, 1), epochs=1), small_store, tmp_path / "e", say=silent)
+    before = files_of(tmp_path / "e")
+    (tmp_path / "no.pt").write_text("no weights")
+    for wrong in ({"tabular": "weight"}, {"init_from": str(tmp_path / "no.pt")}):
+        with pytest.raises((InputError, StoreError)):
+            train(quick(seeds=(0, 1), epochs=1, **wrong), small_store, tmp_path / "e", overwrite=True, say=silent)
+        assert files_of(tmp_path / "e") == before
+
+
 def test_poisoned_test_rows_change_nothing_of_an_ensemble_with_covariates(ensemble, small_store, tmp_path):
     test = np.flatnonzero(small_store.array("split")[:] == 2)
     label, waveforms, moments, covariates = (np.array(small_store.array(name)) for name in ("label", "waveforms", "moments", "covariates"))

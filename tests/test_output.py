@@ -55,6 +55,15 @@ def test_a_pipe_is_written_into(tmp_path):
     assert check_output(Path("/dev/null"), [OURS]) == Path("/dev/null")
 
 
+def test_a_redirected_standard_output_keeps_what_was_written_before(tmp_path):
+    code = "from pathlib import Path; from ecgprep.output import *; write_output(check_output(Path('/dev/stdout'), []), b'again\\n')"
+    for how in (">", ">>"):
+        (tmp_path / "all").write_text("before\n" if how == ">>" else "")
+        subprocess.run(["sh", "-c", f'{{ {sys.executable} -c "{code}"; {sys.executable} -c "{code}"; }} {how} {tmp_path / "all"}'], check=True)
+        assert (tmp_path / "all").read_text() == ("before\n" if how == ">>" else "") + "again\n" * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+
+
 def test_places_that_cannot_be_written_to(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     for path, message in (
