@@ -195,14 +195,15 @@ def read_covariates(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.fl
             _check_header(header, ("file", *names), path.name)
             known: dict[str, NDArray[np.float32]] = {}
             for cells in reader:
+                if not cells:  # an empty line
+                    continue
                 where = f"{path.name}, line {reader.line_num}"
-                if cells and len(cells) != len(header):
+                if len(cells) != len(header):
                     raise InputError(f"{where}: {len(cells)} values for {len(header)} columns. A value with a comma in it needs quotes.")
-                row = dict(zip(header, cells, strict=False))
-                if row.get("file") in known:
+                row = dict(zip(header, cells, strict=True))
+                if row["file"] in known:
                     raise InputError(f"{where}: a file that is listed before. Each file once.")
-                if row:
-                    known[row["file"]] = np.array([_value(row[name], name, where) for name in names], np.float32)
+                known[row["file"]] = np.array([_value(row[name], name, where) for name in names], np.float32)
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{path.name} is not a CSV file in UTF-8.") from None
     return known

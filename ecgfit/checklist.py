@@ -75,6 +75,11 @@ class Facts:
     of_folds: bool
     """The results are out of fold, each patient's at their own model's calibration and threshold."""
 
+    @property
+    def n_external(self) -> int:
+        """How many external stores are shown, the reported one included."""
+        return self.externals + self.split.startswith("external")
+
 
 def rule_in_words(rule: str) -> str:
     """Say how a threshold was chosen."""
@@ -146,7 +151,7 @@ def threshold_in_words(facts: Facts) -> str:
 
 def external_in_words(facts: Facts) -> str:
     """Say how many external stores there are, and in how many nobody looked for recordings that trained the run."""
-    n, unsearched = facts.externals + facts.split.startswith("external"), facts.n_unsearched
+    n, unsearched = facts.n_external, facts.n_unsearched
     stores = "1 external store" if n == 1 else f"{n} external stores"
     whether = " (not searched for recordings that trained the run)" if n == 1 else f" ({unsearched} not searched for recordings that trained the run)"
     return stores + (whether if unsearched else "")
@@ -322,8 +327,7 @@ def _open_science() -> list[Item]:
 def _results(facts: Facts) -> list[Item]:
     table = "Table 1" if facts.has_store else "Table 1 with --store"
     status = PARTLY if facts.has_store else OPEN
-    elsewhere = facts.externals or facts.split.startswith("external")
-    external = "The external sections show the model elsewhere." if elsewhere else "No external test yet: ecgfit eval --external."
+    external = "The external sections show the model elsewhere." if facts.n_external else "No external test yet: ecgfit eval --external."
     method = facts.calibration["method"]
     removal = (
         " The figure on leads shows what a missing lead costs."

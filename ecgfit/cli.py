@@ -271,9 +271,12 @@ def export(run_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     click.echo(f"{output}: {written['bytes'] / 1e6:.1f} MB")
     if written["format"] == "onnx":
         difference = written["max_difference"]
-        unchecked = "not compared with the run: onnxruntime is not installed"
-        compared = "" if difference is None else f"{difference:.0e} in a probability ({TOLERANCE:.0e} allowed)"
-        click.echo(f"differs from the run in float32 by at most {compared}, on made-up recordings" if compared else unchecked)
+        if difference is None:
+            click.echo("not compared with the run: onnxruntime is not installed")
+        else:
+            click.echo(
+                f"differs from the run in float32 by at most {difference:.0e} in a probability ({TOLERANCE:.0e} allowed), on made-up recordings"
+            )
         if (in_bfloat16 := written["max_difference_bfloat16"]) is not None:
             click.echo(f"the run itself computes in bfloat16 (amp), and its probabilities differ from the file's by up to {in_bfloat16:.0e} there")
 

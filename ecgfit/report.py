@@ -142,10 +142,8 @@ class Evaluation:
                 f"{run.path} has no metrics_{name}.json (evaluated so far: {has}). Run `ecgfit eval --store STORE --run {run.path} --split {name}` "
                 "first, or name another with --split."
             )
-        metrics, again = (
-            run.read_json(f"metrics_{name}.json"),
-            f"Run `ecgfit eval --store STORE --run {shlex.quote(str(run.path))} --split {name}` again.",
-        )
+        metrics = run.read_json(f"metrics_{name}.json")
+        again = f"Run `ecgfit eval --store STORE --run {shlex.quote(str(run.path))} --split {name}` again."
         records = Predictions.load(run.path / f"predictions_{metrics.get('split', name)}.csv", run.calibration).labelled()
         found = cls(name, metrics, records)
         try:
@@ -634,8 +632,7 @@ def _card(run: Run, facts: Facts) -> list[tuple[str, str]]:
     """Return the model card, a term and a text each."""
     store, versions = run.recorded["store"], run.recorded.get("versions") or {}
     folder = run.path.resolve().name
-    elsewhere = facts.externals or facts.split.startswith("external")
-    external = f"{external_in_words(facts)}, shown in this report." if elsewhere else "No external test: results elsewhere are unknown."
+    external = f"{external_in_words(facts)}, shown in this report." if facts.n_external else "No external test: results elsewhere are unknown."
     return [
         ("Intended use", "Research on ECGs. Not a medical device; not for decisions about patients."),
         ("Inputs", inputs_in_words(facts) + "."),

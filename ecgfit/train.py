@@ -155,8 +155,9 @@ def _train_one(config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, re
     else:
         loaded = _begin(trainer, say)
     if ranks.is_first:
-        remove_leftovers(outdir)
-        if not resumed:
+        if resumed:
+            remove_leftovers(outdir)
+        else:
             delete_run(outdir)  # what lies there is asked to go, or of a run that had no checkpoint yet
             outdir.mkdir(parents=True, exist_ok=True)
             save_config(outdir, config, recorded_facts(trainer, loaded))
