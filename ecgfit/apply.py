@@ -37,8 +37,14 @@ TOLERANCE = 1.5
 """A lead's standard deviation is unlike training beyond so many times the greatest, or below the least divided by it."""
 
 Table = list[dict[str, Any]]
-MARKS = (b"file,status,message,probability", b"row,patient,probability,positive", b'"probability":')
-"""Of which a file that `write_predictions` wrote holds one."""
+_ENDING = b",missing_leads,warnings\n"
+MARKS = (
+    b"file,status,message,probability,positive" + _ENDING,
+    b"row,patient,probability,positive" + _ENDING,
+    b"row,patient,probability,positive,patient_probability,patient_positive" + _ENDING,
+    b'\n    "missing_leads": "',
+)
+"""Of which a file that `write_predictions` wrote holds one: all of a header, to which a user may have added columns, or a line of JSON."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,7 @@ def read_covariates(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.fl
             _check_header(header, ("file", *names), path.name)
             known: dict[str, NDArray[np.float32]] = {}
             for cells in reader:
-                if not cells:  # an empty line
+                if not any(cell.strip() for cell in cells):  # an empty line, or one of a spreadsheet's empty rows
                     continue
                 where = f"{path.name}, line {reader.line_num}"
                 if len(cells) != len(header):
@@ -214,7 +220,7 @@ def _check_header(header: Sequence[str], needed: Sequence[str], where: str) -> N
     needs = f"it needs {','.join(needed)}"
     if absent := [name for name in needed if name not in header]:
         found = f"it has {len(header)} columns" if "file" not in header else f"it has {', '.join(header)}"
-        hint = " Columns are to be separated by commas, not semicolons." if len(header) == 1 and ";" in header[0] else ""
+        hint = " Is it separated by semicolons or tabs? Commas are read." if len(header) == 1 and {";", "\t"} & {*header[0]} else ""
         raise InputError(f"{where}: column {', '.join(absent)} is missing; {needs}, and {found}.{hint}")
     if doubled := [name for name in needed if header.count(name) > 1]:
         raise InputError(f"{where}: column {', '.join(doubled)} is there twice; {needs}, each once.")

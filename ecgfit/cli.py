@@ -212,7 +212,7 @@ def predict(
 
     target = None
     if output not in (None, STDOUT):
-        target = check_output(output, MARKS, [*files, *([covariates] if covariates else [])], overwrite)
+        target = check_output(output, MARKS, [*files, *(given for given in (covariates, store) if given)], overwrite, run_dir)
     run = Run(run_dir)
     if store is None:
         table = predict_files(run, files, covariates, lambda line: click.echo(line, err=True))
@@ -259,11 +259,11 @@ def export(run_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     Example: ecgfit export runs/baseline model.onnx
     """
     try:
-        from ecgfit.export import FORMAT, TOLERANCE, export_run
+        from ecgfit.export import MARKS, TOLERANCE, export_run
         from ecgfit.run import Run
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
-    target = check_output(output, [FORMAT.encode()], overwrite=overwrite)
+    target = check_output(output, MARKS, overwrite=overwrite, run=run_dir)
     written = export_run(Run(run_dir), target)
     if as_json:
         click.echo(json.dumps(written, indent=2))
@@ -336,7 +336,7 @@ def report(run_dir: Path, store: Path | None, split: str, output: Path | None, o
 
     out = output or run_dir / REPORT
     run, opened = Run(run_dir), None if store is None else Store(store)
-    target = check_output(out, [MARK], overwrite=overwrite)
+    target = check_output(out, [MARK], [store] if store else [], overwrite, run_dir)
     try:
         write_run_report(run, target, opened, split, exact_counts)
     except ImportError as error:

@@ -33,6 +33,8 @@ OPSET = 20
 TOLERANCE = 1e-4
 """Greatest difference of a probability between the file and ecgfit, both in float32: ten times what 101 layers round away."""
 FORMAT = "ecgfit 1"
+MARKS = (b"\n\x06format\x12\x08" + FORMAT.encode(), b'"format":"' + FORMAT.encode() + b'"')
+"""Of which a file that `export_run` wrote holds one: an entry of ONNX's metadata (key and value with their lengths), and of safetensors'."""
 _MEMBER = "member."
 _SCALAR = np.iinfo(np.int16)
 _AXIS_NAME = r"# The axis name: batch will not be used, since it shares the same shape constraints"

@@ -49,7 +49,7 @@ from ecgprep.leads import LEADS
 from ecgprep.output import write_output
 from ecgprep.store import SPLITS, Store
 
-MARK = b": report of a run</title>"
+MARK = b'<meta name="generator" content="ecgfit report">'
 """What every report holds."""
 N_MISTAKES = 3
 """Of each kind, of as many patients."""

@@ -80,7 +80,7 @@ class Run:
         try:
             self.calibration = Calibration.from_json(self.read_json(CALIBRATION))
         except ValueError as error:
-            raise StoreError(f"{path}/{CALIBRATION} is damaged ({error}) {self._remedy(CALIBRATION)}") from None
+            raise StoreError(f"{path}/{CALIBRATION} is damaged ({str(error).rstrip('.')}). {self._remedy(CALIBRATION)}") from None
 
     def _member(self, name: str, expected: TrainConfig) -> Run:
         """Read a member. Raises StoreError where it is another run, copied here: the ensemble's calibration and threshold are not for it."""
@@ -107,7 +107,7 @@ class Run:
         if _RESULT.fullmatch(name) and "_oof" not in name:
             return "`ecgfit eval` makes it again."
         if name in (CALIBRATION, THRESHOLD) or _RESULT.fullmatch(name):
-            return "Delete it, and `ecgfit train` with the run's settings and --resume makes it again."
+            return "`ecgfit train` with the run's settings and --resume makes it again."
         return "Train again."
 
     def _threshold(self) -> float:

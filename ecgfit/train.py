@@ -7,7 +7,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,14 @@ from ecgfit.trainer import Stopped, Trainer, resolved_settings, training_rows
 from ecgprep.durable import locked, write_json
 from ecgprep.errors import EXIT_TERMINATED, InputError, StoreError, TargetExists
 from ecgprep.leads import LEADS
+from ecgprep.output import refuse_inside
 from ecgprep.store import SPLITS, Store
 
 FEW_EVENTS = 20
 """Positive validation patients below which selection by them is a matter of luck."""
 
+DECIDED = ("val", "oof")
+"""Rows on which the end of training writes results; `oof` only where a fold is scored."""
 OF_SINGLE_MODELS = "fitted to the single models' predictions out of fold, used on their mean logit"
 CURVE_METRICS = ("auroc", "auprc")
 
@@ -73,11 +76,15 @@ def train(config: TrainConfig, store: Store, outdir: Path | None, *, resume: boo
     """
     ranks = start(pick_device(config.device))
     say = say if ranks.is_first else _silent
-    outdir = outdir or _numbered(ranks)
-    with _held(outdir, ranks), _asked_to_stop() as stop:
+    numbered, outdir = outdir is None, outdir or _numbered(ranks)
+    refuse_inside(outdir, store.path)
+    members = config.member_configs()
+    with ExitStack() as held, _asked_to_stop() as stop:
+        held.enter_context(_held(outdir, ranks, ours=numbered))
         check_outdir(outdir, resume, overwrite, config.init_from)
         ranks.wait()
-        members = config.member_configs()
+        for name in members:  # nobody else goes on with one of them meanwhile
+            held.enter_context(_held(outdir / MEMBERS / name, ranks))
         if not members:
             _train_one(config, store, outdir, ranks, resume, say, stop)
         else:
@@ -93,21 +100,22 @@ def _numbered(ranks: Ranks) -> Path:
 
 
 @contextmanager
-def _held(outdir: Path, ranks: Ranks) -> Iterator[None]:
+def _held(outdir: Path, ranks: Ranks, *, ours: bool = False) -> Iterator[None]:
     """Lock the run folder, made where it is not there, against other programs that would train into it. Raises TargetExists.
 
-    The lock lies inside: what is above a folder that was mounted for one run often cannot be written to.
+    The lock lies inside: what is above a folder that was mounted for one run often cannot be written to. Where training was refused before
+    anything was written, a folder that was made here, or for this training (`ours`), goes again.
     """
     if not ranks.is_first:
         yield
         return
-    if not outdir.exists():
-        outdir.mkdir(parents=True, exist_ok=True)
+    made = [folder for folder in (outdir, outdir.parent) if not folder.exists()]
+    outdir.mkdir(parents=True, exist_ok=True)
     try:
         with locked(outdir / LOCKED, wait=False, busy=f"{outdir} is being trained"):
             yield
     finally:
-        remove_if_empty(outdir)  # refused before anything was written
+        remove_if_empty(*([outdir] if ours else made))
 
 
 def _silent(line: str) -> None:
@@ -144,11 +152,15 @@ def _train_one(config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, re
     begun = resume and (outdir / CONFIG).exists()
     if begun:
         _check_same_config(outdir, config, store, ranks)
-    if begun and (outdir / THRESHOLD).exists() and not (outdir / LAST).exists():
-        say(f"{outdir} is finished already")
+    resumed = begun and (outdir / LAST).exists()
+    if begun and not resumed and _has_ended(outdir):
+        if is_whole(outdir, config):
+            say(f"{outdir} is finished already")
+        else:
+            say(f"{outdir} has been trained: what validation decides is made again")
+            _decide(trainer, outdir)
         ranks.wait()
         return
-    resumed = begun and (outdir / LAST).exists()
     loaded = None
     if resumed:
         _continue(trainer, outdir, say)
@@ -166,6 +178,28 @@ def _train_one(config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, re
     ranks.wait()
     _decide(trainer, outdir)
     ranks.wait()
+
+
+def _has_ended(outdir: Path) -> bool:
+    """Say whether training has come to its end in a folder, though its last checkpoint is gone: validation has begun to decide."""
+    return (outdir / BEST).exists() and any(
+        (outdir / name).exists() for name in (THRESHOLD, CALIBRATION, *(f"metrics_{name}.json" for name in DECIDED))
+    )
+
+
+def is_whole(outdir: Path, config: TrainConfig, ensemble: Path | None = None) -> bool:
+    """Say whether a run, trained with `config`, is finished and all that its end has written is there and can be read."""
+    if not (outdir / THRESHOLD).exists():
+        return False
+    try:
+        run = Run(outdir, ensemble)
+        for name in DECIDED[: 1 + (config.fold >= 0)]:
+            Predictions.load(outdir / f"predictions_{name}.csv", run.calibration)
+            if "metrics" not in run.read_json(f"metrics_{name}.json"):
+                return False
+    except (StoreError, InputError):
+        return False
+    return True
 
 
 def _continue(trainer: Trainer, outdir: Path, say: Say) -> None:
@@ -291,7 +325,7 @@ def _train_members(
     ranks.wait()
     for name, member in members.items():
         folder = outdir / MEMBERS / name
-        if (folder / THRESHOLD).exists():
+        if is_whole(folder, member, outdir):
             _check_same_config(folder, member, store, ranks)
             continue
         say(f"member {name} of {', '.join(members)}")

@@ -16,11 +16,12 @@ _LOOKED_AT = 2**16
 """Bytes at a file's beginning and at its end in which the marks of our files stand."""
 
 
-def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = (), overwrite: bool = False) -> Path:
+def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = (), overwrite: bool = False, run: Path | None = None) -> Path:
     """Return where to write what is to go to `path`, links followed.
 
     A file that is there already is replaced where it is empty or holds one of `marks`, as what the same command has written does, or with
-    `overwrite`; one of `inputs` never: a shell's `-o *.xml` names an ECG. A pipe or a device is written into. No message holds the name, which
+    `overwrite`; one of `inputs` never: a shell's `-o *.xml` names an ECG. Nothing is written into an input that is a folder, a store, whose
+    every file counts; into that of a `run` only what is new or ours. A pipe or a device is written into. No message holds the name, which
     may be a patient's. Raises InputError for a place that cannot be written to, TargetExists for a file that is not ours.
     """
     if is_stream(path):
@@ -29,21 +30,38 @@ def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = ()
         target = path.resolve()
     except (OSError, RuntimeError):  # so do Python 3.11 and 3.12 with a link to itself
         target = path
-    if target.is_symlink():
-        raise InputError("The output is a link to itself. Name another file.")
     if path == STDOUT:
         raise InputError("The output (=-) must be a file: this result is not for a terminal. Name one, or write to /dev/stdout.")
+    _check_place(target, list(inputs))
+    if target.exists() and not _is_ours(target, marks):
+        if run is not None and target.is_relative_to(run.resolve()):
+            raise TargetExists(f"The output exists in the run's folder, where --overwrite replaces nothing. Name another file. {_PATTERN}")
+        if not overwrite:
+            raise TargetExists(
+                f"The output exists, and is not what this command writes. Name another file, or say --overwrite to replace it. {_PATTERN}"
+            )
+    return target
+
+
+def _check_place(target: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a place that is no file's, that is an input's, or that cannot be written to. Raises InputError."""
+    if target.is_symlink():
+        raise InputError("The output is a link to itself. Name another file.")
     if target.is_dir():
         raise InputError("The output is a folder. Name a file.")
     if not target.parent.is_dir():
         raise InputError("The output's folder does not exist. Make it first, or write elsewhere.")
     if any(target == given.resolve() or (target.exists() and given.exists() and target.samefile(given)) for given in inputs):
         raise InputError(f"The output is one of the inputs, and would replace it. Name another file. {_PATTERN}")
+    refuse_inside(target, *inputs)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise InputError("The output's folder cannot be written to. Write elsewhere, or see to its permissions.")
-    if target.exists() and not overwrite and not _is_ours(target, marks):
-        raise TargetExists(f"The output exists, and is not what this command writes. Name another file, or say --overwrite to replace it. {_PATTERN}")
-    return target
+
+
+def refuse_inside(path: Path, *inputs: Path) -> None:
+    """Refuse an output inside an input that is a folder, a store. Raises InputError."""
+    if any(given.is_dir() and path.resolve().is_relative_to(given.resolve()) for given in inputs):
+        raise InputError("The output lies inside the store, which holds its own files only. Write elsewhere.")
 
 
 def check_folder(path: Path) -> None:

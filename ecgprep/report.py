@@ -24,7 +24,7 @@ from ecgprep.output import write_output
 from ecgprep.store import SPLITS, Store
 from ecgprep.summary import summarise
 
-MARK = b": report</title>"
+MARK = b'<meta name="generator" content="ecgprep report">'
 """What every report holds."""
 _MM_PER_SECOND, _MM_PER_MV, _ROW_MM = 25.0, 10.0, 20.0
 _DRAWN_HZ = 250

@@ -171,7 +171,8 @@ def test_training_recordings_are_like_training_recordings(run, store):
         ("path,age\n", "column file is missing; it needs file,age, and it has 2 columns"),
         ("file\n", "column age is missing"),
         ("", "column file, age is missing"),
-        ("file;age\na.xml;60\n", "separated by commas, not semicolons"),
+        ("file;age\na.xml;60\n", "semicolons or tabs"),
+        ("file\tage\na.xml\t60\n", "semicolons or tabs"),
         ("file,age,age\na.xml,60,61\n", "column age is there twice"),
         ("file,name,age\na.xml,Doe, J.,60\n", "line 2: 4 values for 3 columns"),
         ("file,age\na.xml\n", "line 2: 1 values for 2 columns"),
@@ -267,6 +268,7 @@ def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(run, corpus
         code, message = predict(output)
         assert code == 7
         assert "--overwrite" in message
+    assert predict(threshold, "--overwrite")[0] == 7
     assert {path: path.read_bytes() for path in before} == before
     assert predict(tmp_path / "p.csv")[0] == 0
     first = (tmp_path / "p.csv").read_bytes()
@@ -275,6 +277,25 @@ def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(run, corpus
     assert (tmp_path / "notes.csv").read_bytes() == first
     assert predict(tmp_path / "p.json", "--json")[0] == predict(tmp_path / "p.json", "--json")[0] == 0
     assert json.loads((tmp_path / "p.json").read_text())[0]["file"] == str(good)
+    (tmp_path / "p.csv").write_bytes(first.replace(b"warnings\n", b"warnings,my notes\n"))
+    (tmp_path / "p.json").write_text('{\n  "probability": 0.5\n}\n')
+    for name in ("p.csv", "p.json"):
+        assert predict(tmp_path / name)[0] == 7  # what a user has added to it, or made otherwise
+
+
+def test_nothing_is_written_into_a_store(run, store, tmp_path):
+    before = sorted(store.path.rglob("*"))
+    inside = store.path / "label" / "p.csv"
+    for words in (
+        ["predict", "--store", store.path, "--run", run.path, "-o", inside, "--overwrite"],
+        ["explain", run.path, "--store", store.path, "-o", store.path / "explain"],
+        ["report", run.path, "--store", store.path, "-o", store.path / "zarr.json", "--overwrite", "--split", "val"],
+        ["train", "--store", store.path, "--outdir", store.path / "run"],
+    ):
+        found = CliRunner().invoke(cli, list(map(str, words)))
+        assert getattr(found.exception, "exit_code", None) == 3, found.output
+        assert "inside the store" in str(found.exception)
+    assert sorted(store.path.rglob("*")) == before
 
 
 def test_a_name_that_is_not_utf_8_and_a_file_that_may_not_be_read_have_their_lines(run, corpus, manifest, tmp_path):

@@ -162,24 +162,41 @@ def test_resuming_with_other_settings_leaves_a_finished_run_as_it_is(small_store
         assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["calibration.json", "threshold.json", "predictions_val.csv"])
-def test_what_validation_decided_is_made_again(small_store, tmp_path, name):
+@pytest.mark.parametrize("damage", [b"{}", None], ids=["damaged", "missing"])
+@pytest.mark.parametrize("last", [True, False], ids=["", "without last.pt"])
+@pytest.mark.parametrize("name", ["calibration.json", "threshold.json", "metrics_val.json", "predictions_val.csv"])
+def test_what_validation_decided_is_made_again(small_store, tmp_path, name, last, damage):
+    """As the message says, by --resume; and results on test stay, since the weights are the same."""
     run = train(quick(epochs=1), small_store, tmp_path / "r", say=silent)
-    before = (run.path / name).read_bytes()
-    (run.path / name).write_bytes(b"{}")
-    if name != "predictions_val.csv":
-        with pytest.raises(StoreError, match="Delete it, and `ecgfit train` with the run's settings and --resume makes it again"):
+    evaluate_run(run, small_store, "test")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    if not last:
+        (run.path / LAST).unlink()
+        del before[run.path / LAST]
+    (run.path / name).unlink() if damage is None else (run.path / name).write_bytes(damage)
+    if name in ("calibration.json", "threshold.json"):
+        with pytest.raises(StoreError, match=r"`ecgfit train.* --resume"):
             Run(run.path)
-        (run.path / name).unlink()
     train(quick(epochs=1), small_store, tmp_path / "r", resume=True, say=silent)
-    assert (run.path / name).read_bytes() == before
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("settings", [{"seeds": (0, 1)}, {"folds": 3}], ids=["seeds", "folds"])
+def test_what_validation_decided_for_a_member_is_made_again(small_store, tmp_path, settings):
+    run = train(quick(epochs=1, **settings), small_store, tmp_path / "r", say=silent)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    names = ["calibration.json", "threshold.json", "metrics_val.json", *(["metrics_oof.json", "predictions_oof.csv"] if "folds" in settings else [])]
+    for name in names:
+        (run.path / "members/1" / name).write_bytes(b"{}")
+        train(quick(epochs=1, **settings), small_store, tmp_path / "r", resume=True, say=silent)
+        assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before, name
 
 
 def test_results_of_a_run_that_begins_anew_are_gone(small_store, tmp_path):
-    """Without a checkpoint training starts from the first epoch: what an earlier one has left is not its result."""
+    """Without weights training starts from the first epoch: what an earlier one has left is not its result."""
     evaluate_run(train(quick(epochs=1), small_store, tmp_path / "r", say=silent), small_store, "test")
     (tmp_path / "r" / LAST).unlink()
-    (tmp_path / "r/threshold.json").unlink()
+    (tmp_path / "r/checkpoints/best.pt").unlink()
     train(quick(epochs=1), small_store, tmp_path / "r", resume=True, say=silent)
     assert not (tmp_path / "r/metrics_test.json").exists()
     assert not (tmp_path / "r/predictions_test.csv").exists()
@@ -193,6 +210,9 @@ def test_a_folder_that_is_being_trained_into_is_refused_to_others(small_store, t
             with pytest.raises(TargetExists, match="is being trained by another process"):
                 train(config, small_store, tmp_path / "r", say=silent, **how)
             refused.append(how)
+        for member in (0, 1):  # one that is trained, and one whose turn comes later
+            with pytest.raises(TargetExists, match="is being trained by another process"):
+                train(quick(epochs=1, seed=member), small_store, tmp_path / f"r/members/{member}", say=silent, resume=True)
 
     at_step(monkeypatch, 0, 1, 1, another)
     train(config, small_store, tmp_path / "r", say=silent)
@@ -298,3 +318,12 @@ def test_compiled_steps_resume_to_the_bit(small_store, tmp_path, monkeypatch):
         run = train(quick(compile=compiled, model_args="dropout=0", epochs=2), small_store, tmp_path / compiled, say=silent)
         losses.append([float(line.split(",")[2]) for line in (run.path / "curves.csv").read_text().splitlines()[1:]])
     np.testing.assert_allclose(*losses, rtol=0.01)
+
+
+def test_an_empty_folder_of_the_user_stays_where_training_is_refused(small_store, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for outdir in (tmp_path / "mine", tmp_path / "new"):
+        with pytest.raises(InputError):
+            train(quick(folds=100), small_store, outdir, say=silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert not list((tmp_path / "mine").iterdir())
