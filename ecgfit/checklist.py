@@ -194,6 +194,7 @@ def _methods(facts: Facts) -> list[Item]:
     c, store = facts.config, facts.recorded["store"]
     how = f"cross-validation by patient in {c.folds} folds within train and validation" if c.folds else "the store's frozen split by patient"
     per = "recording" if facts.aggregation == "none" else f"patient ({facts.aggregation} of the logits of a patient's recordings)"
+    score_intervals = "" if facts.aggregation == "none" else ", and score intervals where no resample differs"
     table = "Table 1" if facts.has_store else "Table 1 with --store; ecgprep report"
     return [
         Item("1–4", "Title, abstract, background, objectives", OPEN, "", AUTHORS),
@@ -247,11 +248,7 @@ def _methods(facts: Facts) -> list[Item]:
             "How predictors were handled",
             ANSWERED,
             "Settings",
-            "; ".join(
-                ["leads standardised with the train recordings' statistics"] * (not c.tabular_only)
-                + ["covariates by train median and scale"] * bool(c.tabular)
-            ).capitalize()
-            + ".",
+            _handling_in_words(c),
         ),
         Item(
             "12c",
@@ -274,7 +271,7 @@ def _methods(facts: Facts) -> list[Item]:
             ANSWERED,
             "Results",
             "AUROC, AUPRC, calibration (slope, intercept, curve), Brier score, decision curve and measures at the threshold; 95 % intervals by "
-            f"bootstrap over patients, and score intervals where no resample differs. The unit is the {per}.",
+            f"bootstrap over patients{score_intervals}. The unit is the {per}.",
         ),
         Item("12f", "Updating of the model after its evaluation", OPEN, "", f"None by ecgfit. {calibration_in_words(facts)} {AUTHORS}"),
         Item(
@@ -299,6 +296,11 @@ def _methods(facts: Facts) -> list[Item]:
         ),
         Item("17", "Ethical approval", OPEN, "", AUTHORS),
     ]
+
+
+def _handling_in_words(config: TrainConfig) -> str:
+    leads = "" if config.tabular_only else "Leads standardised with the train recordings' statistics. "
+    return (leads + ("Covariates by train median and scale." if config.tabular else "")).strip()
 
 
 def _compared(groupings: Sequence[str]) -> str:

@@ -403,7 +403,7 @@ def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
         if entry["value"] is None:
             table.add_row(name, "undefined", entry["reason"])
         else:
-            table.add_row(name, f"{entry['value']:.3f}", "{:.3f} to {:.3f}".format(*entry["ci95"]))
+            table.add_row(name, f"{entry['value']:.3f}", _interval(entry))
     console = Console()
     console.print(table)
     if "lead_removal" in metrics:
@@ -444,13 +444,14 @@ def _lead_table(removal: dict[str, Any]) -> Any:
         table.add_column(column, justify="left" if column == "lead" else "right")
     for lead, metrics in removal.items():
         entry = metrics["auroc"]
-        table.add_row(lead, _number(entry["value_b"]), _number(entry["difference"], "+"), _signed(entry))
+        table.add_row(lead, _number(entry["value_b"]), _number(entry["difference"], "+"), _interval(entry, "+"))
     return table
 
 
-def _signed(entry: dict[str, Any]) -> str:
-    """Return the interval of a difference, or why there is none."""
-    return "{:+.3f} to {:+.3f}".format(*entry["ci95"]) if entry["ci95"] else entry.get("reason", "")
+def _interval(entry: dict[str, Any], sign: str = "") -> str:
+    """Return an interval, or why there is none of any width."""
+    low, high = entry["ci95"] or (0, 0)
+    return f"{low:{sign}.3f} to {high:{sign}.3f}" if low < high else str(entry.get("reason", ""))
 
 
 def _number(value: float | None, sign: str = "") -> str:
@@ -469,7 +470,7 @@ def print_comparison(result: dict[str, Any]) -> None:
             table.add_column(column, justify="left" if column == "metric" else "right")
         for metric, entry in compared["metrics"].items():
             p = "" if entry["p"] is None else f"{entry['p']:.3f}"
-            table.add_row(metric, _number(entry["value_a"]), _number(entry["value_b"]), _number(entry["difference"], "+"), _signed(entry), p)
+            table.add_row(metric, _number(entry["value_a"]), _number(entry["value_b"]), _number(entry["difference"], "+"), _interval(entry, "+"), p)
         Console().print(table)
         delong = compared["delong"]["p"]
         click.echo(f"AUROC by DeLong's test: p = {delong:.3f}" if delong is not None else "DeLong's test: undefined here")

@@ -192,12 +192,16 @@ def number(value: float | None) -> str:
 
 
 def between(entry: Mapping[str, Any]) -> str:
-    """Return an interval in words, empty where there is none."""
-    return "" if not entry.get("ci95") else "{:.3f} to {:.3f}".format(*entry["ci95"]).replace("-", "−")
+    """Return an interval in words, empty where there is none, or one of no width, which resampling gives where all resamples agree."""
+    return "" if not entry.get("ci95") or entry["ci95"][0] == entry["ci95"][1] else "{:.3f} to {:.3f}".format(*entry["ci95"]).replace("-", "−")
 
 
-def _with_interval(evaluation: Evaluation, metric: str) -> str:
-    entry = evaluation.metrics["metrics"][metric]
+def interval_or_reason(entry: Mapping[str, Any]) -> str:
+    """Return what stands beside a value in a table: its interval, or why there is none."""
+    return between(entry) or str(entry.get("reason", ""))
+
+
+def _with_interval(entry: Mapping[str, Any]) -> str:
     inside = between(entry)
     return number(entry["value"]) + (f" ({inside})" if inside else "")
 
@@ -213,7 +217,7 @@ def _summary(run: Run, evaluation: Evaluation, show: Counts) -> str:
     unit, of_whom = "patients", f"{show(n)} patients, {classes['positive']} of them positive"
     if m["level"] == "recording":
         unit, of_whom = "recordings", f"{show(m['n_items'])} recordings of {show(n)} patients, {classes['positive']} of whom have a positive one"
-    said = {name: _with_interval(evaluation, name) for name in METRICS}
+    said = {name: _with_interval(m["metrics"][name]) for name in METRICS}
     text = (
         f"In the {split_name(evaluation.name)} data ({of_whom}), the AUROC is "
         f"{said['auroc']} and the AUPRC {said['auprc']}; a model that knows nothing would reach 0.5 and {chance}. At the threshold "
@@ -224,7 +228,7 @@ def _summary(run: Run, evaluation: Evaluation, show: Counts) -> str:
     )
     baseline = m.get("count_baseline", {}).get("auroc", {})
     if baseline.get("value") is not None:
-        text += f" The mere number of a patient's recordings reaches an AUROC of {number(baseline['value'])} ({between(baseline)})."
+        text += f" The mere number of a patient's recordings reaches an AUROC of {_with_interval(baseline)}."
     if left_out := excluded_in_words(m.get("excluded"), show):
         text += f" {left_out}"
     return text + " Intervals are 95 %, by bootstrap over patients."
@@ -262,11 +266,7 @@ def _warnings(run: Run, main: Evaluation) -> list[str]:
     chosen = run.read_json(THRESHOLD)
     if chosen.get("note"):
         found.append(f"Threshold: {chosen['note']}")
-    few = "n_positive" in chosen and min(chosen["n_positive"], chosen["n_patients"] - chosen["n_positive"]) < FEW
-    if few and m["threshold"] is not None:
-        decided = ["epoch", *(["calibration"] if main.recalibrated else []), *([] if is_fixed(run.config.threshold) else ["threshold"])]
-        by = f"{split_name(str(chosen['chosen_on']))} data, which decided {', '.join(decided)}"
-        found.append(f"Fewer than {FEW} patients of one class in the {by}: with others that might have been quite different.")
+    found += _chosen_on_few(run, main, chosen)
     if m["calibration"].get("note"):
         found.append(f"Calibration: {m['calibration']['note']}")
     if m.get("n_mixed_patients"):
@@ -274,19 +274,42 @@ def _warnings(run: Run, main: Evaluation) -> list[str]:
     return found
 
 
+def _chosen_on_few(run: Run, main: Evaluation, chosen: dict[str, Any]) -> list[str]:
+    """Say what was decided by few patients of a class: by validation, or in cross-validation by each selecting fold and by all out of fold."""
+    of_calibration = [] if run.calibration.method == "none" else ["calibration"]
+    operating = [*of_calibration, *([] if is_fixed(run.config.threshold) else ["threshold"])]
+    on = f"{split_name(str(chosen.get('chosen_on', 'val')))} data"
+    if not run.config.folds or run.config.fold >= 0:
+        by = {on: (["epoch", *operating], [chosen])}
+    else:
+        selecting = [member.read_json(THRESHOLD) for member in run.members]
+        of_each = ["epoch", *(operating if main.metrics["threshold"] is None else [])]
+        by = {
+            "folds that selected, of one at least": (of_each, selecting),
+            on: (operating if main.metrics["threshold"] is not None else [], [chosen]),
+        }
+    return [
+        f"Fewer than {FEW} patients of one class in the {data}, which decided {', '.join(decided)}: with others that might have been quite different."
+        for data, (decided, by_whom) in by.items()
+        if decided and any("n_positive" in own and min(own["n_positive"], own["n_patients"] - own["n_positive"]) < FEW for own in by_whom)
+    ]
+
+
 def metric_table(columns: Sequence[Evaluation]) -> dict[str, Any]:
     """Return every metric of every evaluated split, DeLong's interval and the baseline of counts."""
     rows = []
     for name in METRICS:
         cells = [column.metrics["metrics"][name] for column in columns]
-        rows.append(_table_row(*NAMES[name], [(cell["value"], between(cell) or cell.get("reason", "")) for cell in cells]))
+        rows.append(_table_row(*NAMES[name], [(cell["value"], interval_or_reason(cell)) for cell in cells]))
         if name == "auroc":
             delong = [column.metrics["delong"] for column in columns]
             rows.append(_table_row("AUROC, DeLong", "without resampling, as a check", [(cell["auroc"], between(cell)) for cell in delong]))
     for name in ("auroc", "auprc"):
         cells = [column.metrics.get("count_baseline", {}).get(name, {"value": None, "ci95": None}) for column in columns]
         rows.append(
-            _table_row(f"Number of recordings alone, {NAMES[name][0]}", "a known shortcut", [(cell["value"], between(cell)) for cell in cells])
+            _table_row(
+                f"Number of recordings alone, {NAMES[name][0]}", "a known shortcut", [(cell["value"], interval_or_reason(cell)) for cell in cells]
+            )
         )
     return {"columns": [split_name(column.name) for column in columns], "rows": rows}
 
@@ -327,7 +350,7 @@ def _figures(evaluation: Evaluation, probability: NDArray[np.float64], before: N
     m, label = evaluation.metrics, evaluation.items.label
     histogram = probability_histogram(label, probability)
     sensitivity, specificity, ppv = (evaluation.value(name) for name in ("sensitivity", "specificity", "ppv"))
-    auroc, auprc = _with_interval(evaluation, "auroc"), _with_interval(evaluation, "auprc")
+    auroc, auprc = (_with_interval(m["metrics"][name]) for name in ("auroc", "auprc"))
     called = "the threshold in use" if m["threshold"] is not None else "each fold's own threshold, for the patients of that fold"
     before_it = []
     if evaluation.recalibrated:
@@ -405,7 +428,8 @@ def _subgroups(evaluation: Evaluation) -> dict[str, Any]:
                 counts, note = f"{n} ({positive})", "" if auroc["value"] is not None else "undefined"
                 plot.append(ForestRow(group, counts, auroc["value"], tuple(auroc["ci95"]) if auroc["ci95"] else None, note))
                 row["cells"] = [
-                    {"value": number(metrics[key]["value"]), "ci": between(metrics[key])} for key in ("auroc", "sensitivity", "specificity", "npv")
+                    {"value": number(metrics[key]["value"]), "ci": interval_or_reason(metrics[key])}
+                    for key in ("auroc", "sensitivity", "specificity", "npv")
                 ]
             table.append(row)
     svg = figures.forest(plot, evaluation.value("auroc"), "AUROC; the dashed line is that of all", (-0.02, 1.02)) if plot else ""
@@ -424,7 +448,7 @@ def _leads(removal: dict[str, Any] | None) -> dict[str, Any] | None:
     for lead, metrics in removal.items():
         entry = metrics["auroc"]
         plot.append(ForestRow(f"without {lead}", "", entry["difference"], tuple(entry["ci95"]) if entry["ci95"] else None))
-        table.append({"lead": lead, "auroc": number(entry["value_b"]), "difference": number(entry["difference"]), "ci": between(entry)})
+        table.append({"lead": lead, "auroc": number(entry["value_b"]), "difference": number(entry["difference"]), "ci": interval_or_reason(entry)})
     return {"svg": figures.forest(plot, 0.0, "difference in AUROC; left of 0: worse without the lead", counts=False), "rows": table}
 
 
@@ -500,8 +524,11 @@ def _mistakes(run: Run, store: Store, main: Evaluation) -> list[dict[str, str]]:
 
 
 def table_one(store: Store, run: Run, show: Counts) -> dict[str, Any]:
-    """Describe the splits: usable labelled recordings, and of how many patients; covariates are those of a patient's first recording."""
-    usable = {name: usable_rows(store, name, "mask") for name in SPLITS}
+    """Describe the splits: labelled recordings that the run can use, and of how many patients; covariates are those of a patient's first one.
+
+    Of what the run leaves out there is a line, and no total: how few lack a lead would be the difference to those that trained it.
+    """
+    usable = {name: usable_rows(store, name, run.config.missing) for name in SPLITS}
     splits, rows = zip(*((name, own) for name, own in usable.items() if len(own)), strict=True)
     first = [own[np.unique(store.array("patient")[own], return_index=True)[1]] for own in rows]
     lines = [_line("Patients", [show(len(own)) for own in first])]
@@ -510,11 +537,8 @@ def table_one(store: Store, run: Run, show: Counts) -> dict[str, Any]:
         lines += _covariate(name, [store.array("covariates")[own, column] for own in first], show)
     lines += _leads_and_rates(store, rows, show)
     if run.config.missing == "drop":
-        used = [
-            {"used": int(all_leads.sum()), "left": int((~all_leads).sum())}
-            for all_leads in (store.array("lead_mask")[own].all(axis=1) for own in rows)
-        ]
-        lines.append(_line("Recordings this run can use", [show.parts(counts)["used"] for counts in used]))
+        left_out = [len(usable_rows(store, name, "mask")) - len(own) for name, own in zip(splits, rows, strict=True)]
+        lines.append(_line("Left out: recordings that lack a lead", map(show, left_out)))
     return {"columns": [split_name(name) for name in splits], "rows": lines}
 
 
@@ -608,16 +632,9 @@ def _facts(run: Run, main: Evaluation, show: Counts, store: Store | None, extern
             name for name, groups in main.metrics["subgroups"].items() if sum(group["metrics"] is not None for group in groups.values()) > 1
         ),
         aggregation=main.metrics["aggregation"],
-        records={name: _records(run, store, show, name, n) for name, n in (run.recorded.get("records") or {}).items()},
+        records={name: show(n) for name, n in (run.recorded.get("records") or {}).items()},
         of_folds=main.metrics["threshold"] is None,
     )
-
-
-def _records(run: Run, store: Store | None, show: Counts, split: str, n: int) -> str:
-    """Return a number of recordings, to the ten where Table 1 has all of the split and a few of them were left out."""
-    if store is not None and split in SPLITS and run.config.missing == "drop" and show.hides(len(usable_rows(store, split, "mask")) - n):
-        return f"about {round(n, -1):,}"
-    return show(n)
 
 
 def _seen(run: Run) -> str:

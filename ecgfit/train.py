@@ -110,7 +110,8 @@ def _held(outdir: Path, ranks: Ranks, *, ours: bool = False) -> Iterator[None]:
         yield
         return
     made = [folder for folder in (outdir, outdir.parent) if not folder.exists()]
-    outdir.mkdir(parents=True, exist_ok=True)
+    if made:
+        outdir.mkdir(parents=True, exist_ok=True)
     try:
         with locked(outdir / LOCKED, wait=False, busy=f"{outdir} is being trained"):
             yield

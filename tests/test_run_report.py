@@ -15,6 +15,7 @@ import pytest
 from conftest import build, changed_store
 from test_report import CHROMIUM, Links
 
+from ecgfit.cli import _interval
 from ecgfit.compare import paired_difference
 from ecgfit.config import make_config
 from ecgfit.curves import probability_histogram
@@ -23,7 +24,18 @@ from ecgfit.evaluate import evaluate_run, report
 from ecgfit.figures import ForestRow, forest, histograms
 from ecgfit.metrics import METRICS
 from ecgfit.predict import Predictions
-from ecgfit.report import Evaluation, _confusion, _summary, between, number, report_content, table_one, worst_mistakes, write_run_report
+from ecgfit.report import (
+    Evaluation,
+    _confusion,
+    _summary,
+    between,
+    interval_or_reason,
+    number,
+    report_content,
+    table_one,
+    worst_mistakes,
+    write_run_report,
+)
 from ecgfit.run import Run
 from ecgfit.train import train
 from ecgprep.counts import Counts
@@ -196,7 +208,8 @@ def test_what_would_give_a_small_count_away_is_withheld(counts, shown):
 def test_table_one_is_that_of_the_store(run, own_store):
     rows = {row["label"]: row["cells"] for row in table_one(own_store, run, Counts(exact=True))["rows"]}
     split, patient, label = (np.array(own_store.array(name)) for name in ("split", "patient", "label"))
-    used = [(split == k) & (patient >= 0) & (label >= 0) for k in range(3)]
+    whole = np.array(own_store.array("lead_mask")).all(axis=1)  # the run leaves the others out
+    used = [(split == k) & (patient >= 0) & (label >= 0) & whole for k in range(3)]
     assert rows["Patients"] == [f"{len(set(patient[own])):,}" for own in used]
     assert rows["Recordings"] == [f"{own.sum():,}" for own in used]
     assert [cell.split(" ")[0] for cell in rows["Positive recordings, n (%)"]] == [str((label[own] == 1).sum()) for own in used]
@@ -271,8 +284,24 @@ def test_what_folds_are_judged_by_is_said(own_store, tmp_path):
     items = {item.number: item.text for item in content["checklist"]}
     assert "each judged by a model that did not see them" in items["16"]
     assert "of the first fold" in items["13"]
+    few = [line for line in content["warnings"] if "decided" in line]
+    assert few == [line for line in few if "folds that selected, of one at least, which decided epoch, calibration, threshold" in line]
+    assert len(few) == 1
+    evaluate_run(Run(tmp_path / "f"), own_store, "test")
+    (on_folds,) = (line for line in report_content(Run(tmp_path / "f"))["warnings"] if "decided epoch" in line)
+    assert "folds that selected, of one at least, which decided epoch: with" in on_folds
     one = report_content(trained_with(own_store, tmp_path / "one", folds=3, fold=0), split="oof")
     assert "scored (not for development)" in {item.number: item.text for item in one["checklist"]}["10"]
+
+
+def test_an_interval_without_width_is_not_shown_as_one(run):
+    """Recordings judged one by one have no score interval: what no resample changes is said, not printed as an interval."""
+    entry = {"value": 1.0, "ci95": [1.0, 1.0], "n_undefined_replicates": 0, "reason": "no true interval: every resample gives the same"}
+    assert between(entry) == ""
+    assert interval_or_reason(entry) == _interval(entry) == entry["reason"]
+    assert _interval({"ci95": [-0.01, 0.02]}, "+") == "-0.010 to +0.020"
+    items = {item.number: item.text for item in report_content(run)["checklist"]}
+    assert "and score intervals where no resample differs" in items["12e"]
 
 
 def test_calibration_that_was_fitted_otherwise_is_said(copied):
@@ -298,19 +327,25 @@ def test_a_store_of_one_class_has_a_report(copied, own_store, tmp_path):
     assert "the AUROC is undefined" in page
 
 
-def test_recordings_left_out_do_not_follow_from_the_recordings_used(own_store, copied):
-    """Table 1 counts the recordings of the store: how many lack leads must not be the difference to those that trained."""
-
-    def sample_size(**how: object) -> str:
-        return next(item.text for item in report_content(Run(copied.path), **how)["checklist"] if item.number == "10")
-
-    whole = copied.recorded["records"]["train"]
-    assert f"used: {whole:,} train" in sample_size(store=own_store)
+def test_recordings_left_out_do_not_follow_from_the_recordings_used(own_store, copied, tmp_path):
+    """How few lack a lead must not be the difference of two numbers of the report: it has no total."""
+    mask = np.array(own_store.array("lead_mask"))
+    trained = np.flatnonzero(own_store.array("split") == 0)
+    mask[trained[:3], 0] = False
+    lacking = changed_store(own_store, tmp_path / "s.zarr", lead_mask=mask)
+    used = f"{len(trained) - 3:,}"
     config = copied.path / "config.yaml"
-    config.write_text(config.read_text().replace(f"train: {whole}\n", f"train: {whole - 3}\n"))
-    assert f"used: about {round(whole - 3, -1):,} train" in sample_size(store=own_store)
-    assert f"used: {whole - 3:,} train" in sample_size()  # no Table 1 is beside it
-    assert f"used: {whole - 3:,} train" in sample_size(store=own_store, exact=True)
+    config.write_text(config.read_text().replace(f"train: {len(trained)}\n", f"train: {used}\n"))
+    content = report_content(Run(copied.path), store=lacking)
+    rows = {row["label"]: row["cells"] for row in content["table1"]["rows"]}
+    assert rows["Recordings"][0] == used
+    assert rows["Left out: recordings that lack a lead"] == ["<10", "0", "<10"]
+    assert rows["all eight"][0].startswith(used)
+    assert f"used: {used} train" in next(item.text for item in content["checklist"] if item.number == "10")
+    texts = [cell for cells in rows.values() for cell in cells] + [item.text for item in content["checklist"]] + [text for _, text in content["card"]]
+    assert not any(re.search(rf"\b{len(trained)}\b", text) for text in texts)
+    exact = {row["label"]: row["cells"] for row in table_one(lacking, Run(copied.path), Counts(exact=True))["rows"]}
+    assert exact["Left out: recordings that lack a lead"] == ["3", "0", "1"]
 
 
 def test_what_chose_on_few_patients_and_what_was_left_out_is_said(copied):
