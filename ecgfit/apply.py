@@ -37,14 +37,12 @@ TOLERANCE = 1.5
 """A lead's standard deviation is unlike training beyond so many times the greatest, or below the least divided by it."""
 
 Table = list[dict[str, Any]]
-_ENDING = b",missing_leads,warnings\n"
 MARKS = (
-    b"file,status,message,probability,positive" + _ENDING,
-    b"row,patient,probability,positive" + _ENDING,
-    b"row,patient,probability,positive,patient_probability,patient_positive" + _ENDING,
-    b'\n    "missing_leads": "',
+    rb"\Afile,status,message,probability,positive,missing_leads,warnings\n",
+    rb"\Arow,patient,probability,positive(,patient_probability,patient_positive)?,missing_leads,warnings\n",
+    rb'\A\[\n  \{\n    "(file|row)": .*\n    "missing_leads": "',
 )
-"""Of which a file that `write_predictions` wrote holds one: all of a header, to which a user may have added columns, or a line of JSON."""
+"""Of which a file that `write_predictions` wrote matches one: by the whole header, since a user may have added columns, or how JSON begins."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +205,8 @@ def read_covariates(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.fl
                 if len(cells) != len(header):
                     raise InputError(f"{where}: {len(cells)} values for {len(header)} columns. A value with a comma in it needs quotes.")
                 row = dict(zip(header, cells, strict=True))
+                if not row["file"].strip():
+                    raise InputError(f"{where}: file is empty. Name the file that the values belong to.")
                 if row["file"] in known:
                     raise InputError(f"{where}: a file that is listed before. Each file once.")
                 known[row["file"]] = np.array([_value(row[name], name, where) for name in names], np.float32)

@@ -141,8 +141,8 @@ def missing_in_words(facts: Facts) -> str:
 
 def threshold_in_words(facts: Facts) -> str:
     """Say which threshold is used and where it comes from."""
-    interval = facts.threshold.get("ci95")
-    width = "" if not interval or is_fixed(facts.config.threshold) else " (95 % interval of the choice {:.4f} to {:.4f})".format(*interval)
+    low, high = facts.threshold.get("ci95") or (0, 0)
+    width = f" (95 % interval of the choice {low:.4f} to {high:.4f})" if low < high and not is_fixed(facts.config.threshold) else ""
     chosen = f"{facts.threshold['value']:.4f}{width}: {rule_in_words(facts.config.threshold)}"
     if not is_fixed(facts.config.threshold):
         chosen += f", chosen on the {split_name(str(facts.threshold.get('chosen_on', 'val')))} predictions and never again"

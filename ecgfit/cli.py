@@ -212,7 +212,7 @@ def predict(
 
     target = None
     if output not in (None, STDOUT):
-        target = check_output(output, MARKS, [*files, *(given for given in (covariates, store) if given)], overwrite, run_dir)
+        target = check_output(output, MARKS, [*files, *([covariates] if covariates else [])], overwrite)
     run = Run(run_dir)
     if store is None:
         table = predict_files(run, files, covariates, lambda line: click.echo(line, err=True))
@@ -263,7 +263,7 @@ def export(run_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
         from ecgfit.run import Run
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
-    target = check_output(output, MARKS, overwrite=overwrite, run=run_dir)
+    target = check_output(output, MARKS, overwrite=overwrite)
     written = export_run(Run(run_dir), target)
     if as_json:
         click.echo(json.dumps(written, indent=2))
@@ -336,7 +336,7 @@ def report(run_dir: Path, store: Path | None, split: str, output: Path | None, o
 
     out = output or run_dir / REPORT
     run, opened = Run(run_dir), None if store is None else Store(store)
-    target = check_output(out, [MARK], [store] if store else [], overwrite, run_dir)
+    target = check_output(out, [MARK], overwrite=overwrite)
     try:
         write_run_report(run, target, opened, split, exact_counts)
     except ImportError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from ecgfit.compare import count_baseline, paired_difference, subgroups
 from ecgfit.config import TrainConfig
 from ecgfit.curves import decision_curve, reliability_curve
 from ecgfit.data import select_rows
-from ecgfit.metrics import calibration_metrics, count_patients, evaluate
+from ecgfit.metrics import auroc_auprc, calibration_metrics, count_patients, evaluate
 from ecgfit.predict import UNCALIBRATED, Aggregate, Ensemble, Predictions, load_run, predict_rows, without_lead
 from ecgfit.run import Run
 from ecgfit.thresholds import threshold_with_interval
@@ -101,6 +101,19 @@ def report(
     if how != "none":
         result["count_baseline"] = count_baseline(patients.label, predictions.n_recordings(), seed)
     return result
+
+
+def is_of(metrics: Mapping[str, Any], records: Predictions, calibration: Calibration, threshold: float) -> bool:
+    """Say whether metrics are those of labelled predictions: the same counts, and the same AUROC."""
+    try:
+        items = records.by_patient(metrics["aggregation"])
+        value, counts = metrics["metrics"]["auroc"]["value"], (metrics["n_records"], metrics["n_items"], metrics["n_positive_items"])
+    except (KeyError, TypeError):
+        return False
+    if counts != (len(records.rows), len(items.label), int(items.label.sum())):
+        return False
+    found = auroc_auprc(items.label, items.judge(calibration, threshold)[0])[0]
+    return bool(value == found if None in (value, found) else abs(value - found) < 1e-3)
 
 
 def excluded(predictions: Predictions, store: Store, eligible: NDArray[np.int64]) -> dict[str, Any]:

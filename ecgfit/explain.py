@@ -27,7 +27,7 @@ from ecgfit.run import EXPLAIN, Run
 from ecgprep.durable import write_file, write_json
 from ecgprep.errors import EcgError, InputError
 from ecgprep.leads import LEADS
-from ecgprep.output import check_folder, refuse_inside
+from ecgprep.output import check_folder, refuse_inside_store
 from ecgprep.store import Store
 
 STEPS = 50
@@ -79,7 +79,7 @@ def explain_run(
         raise InputError(f"--n (={n}) must be at least {LEAST_PATIENTS}")
     out = out or run.path / EXPLAIN
     check_folder(out)
-    refuse_inside(out, store.path)
+    refuse_inside_store(out)
     ensemble, amp = load_run(run)
     ensemble.requires_grad_(False)
     rows = called_positive(run, store, ensemble, split, amp, n)

@@ -251,7 +251,8 @@ def _forest_row(axes: Any, y: int, row: ForestRow, x: float) -> None:
         if row.note:
             axes.text(1.03, y, row.note, color="#5a6675", style="italic", ha="left", **beside)
         return
-    interval = "" if row.ci95 is None else " ({:.3f} to {:.3f})".format(*row.ci95).replace("-", "−")
+    low, high = row.ci95 or (0, 0)
+    interval = f" ({low:.3f} to {high:.3f})".replace("-", "−") if low < high else ""
     axes.text(1.03, y, f"{row.value:.3f}".replace("-", "−") + interval, ha="left", **beside)
     if row.ci95 is not None:
         axes.plot(row.ci95, [y, y], color=MODEL, linewidth=1.4, solid_capstyle="butt")

@@ -168,7 +168,7 @@ class Predictions:
     @classmethod
     def load(cls, path: Path, calibration: Calibration | None = None) -> Predictions:
         """Read what `save` wrote; with `calibration`, only what was written with that. Raises InputError when it is not that."""
-        again = "`ecgfit train` with --resume makes it again." if path.stem.endswith("_oof") else "Run `ecgfit eval` again."
+        again = "`ecgfit train` with --resume makes it again." if path.stem.endswith(("_val", "_oof")) else "Run `ecgfit eval` again."
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # NumPy only warns of a file without lines

@@ -37,9 +37,9 @@ from ecgfit.checklist import (
 )
 from ecgfit.curves import pr_curve, probability_histogram, roc_curve
 from ecgfit.data import usable_rows
-from ecgfit.evaluate import MOST_CATEGORIES
+from ecgfit.evaluate import MOST_CATEGORIES, is_of
 from ecgfit.figures import ForestRow
-from ecgfit.metrics import METRICS, auroc_auprc
+from ecgfit.metrics import METRICS
 from ecgfit.predict import UNCALIBRATED, Aggregate, Predictions
 from ecgfit.run import CURVES, THRESHOLD, Run
 from ecgprep.counts import HIDDEN, Counts
@@ -145,19 +145,11 @@ class Evaluation:
         metrics = run.read_json(f"metrics_{name}.json")
         again = f"Run `ecgfit eval --store STORE --run {shlex.quote(str(run.path))} --split {name}` again."
         records = Predictions.load(run.path / f"predictions_{metrics.get('split', name)}.csv", run.calibration).labelled()
-        found = cls(name, metrics, records)
-        try:
-            if metrics["threshold"] not in (None, run.threshold):
-                raise InputError(f"{run.path}: metrics_{name}.json has another threshold than the run: it is of an earlier training. {again}")
-            counts = (metrics["n_records"], metrics["n_items"], metrics["n_positive_items"])
-            agree = counts == (len(records.rows), len(found.items.label), int(found.items.label.sum()))
-            value = metrics["metrics"]["auroc"]["value"]
-            agree &= value is None or abs(value - auroc_auprc(found.items.label, found.probability(run))[0]) < 1e-3  # type: ignore[operator]
-        except (KeyError, TypeError):
-            agree = False
-        if not agree:
+        if metrics.get("threshold") not in (None, run.threshold):
+            raise InputError(f"{run.path}: metrics_{name}.json has another threshold than the run: it is of an earlier training. {again}")
+        if not is_of(metrics, records, run.calibration, run.threshold):
             raise InputError(f"{run.path}: metrics_{name}.json and its predictions are not of one evaluation. {again}")
-        return found
+        return cls(name, metrics, records)
 
     @property
     def items(self) -> Predictions:
@@ -535,7 +527,7 @@ def table_one(store: Store, run: Run, show: Counts) -> dict[str, Any]:
     lines += _classes(store, rows, first, show)
     for column, name in enumerate(store.covariate_names):
         lines += _covariate(name, [store.array("covariates")[own, column] for own in first], show)
-    lines += _leads_and_rates(store, rows, show)
+    lines += _leads_and_rates(store, rows, show, leads=run.config.missing == "mask")
     if run.config.missing == "drop":
         left_out = [len(usable_rows(store, name, "mask")) - len(own) for name, own in zip(splits, rows, strict=True)]
         lines.append(_line("Left out: recordings that lack a lead", map(show, left_out)))
@@ -598,15 +590,15 @@ def _levels(names: Iterable[str], counts: Sequence[Mapping[str, int]], show: Cou
     return lines
 
 
-def _leads_and_rates(store: Store, rows: Sequence[NDArray[np.int64]], show: Counts) -> list[dict[str, Any]]:
+def _leads_and_rates(store: Store, rows: Sequence[NDArray[np.int64]], show: Counts, *, leads: bool) -> list[dict[str, Any]]:
+    """Return lines of the sampling rates, and before them of missing `leads`, which only a run has that keeps such recordings."""
     whole = [store.array("lead_mask")[own].all(axis=1) for own in rows]
-    leads = [{"some missing": int((~own).sum()), "all eight": int(own.sum())} for own in whole]
+    by_leads = [{"some missing": int((~own).sum()), "all eight": int(own.sum())} for own in whole]
     rates = np.unique(np.concatenate([store.array("rate_hz")[own] for own in rows])) if rows else np.array([])
     by_rate = [{f"{rate:g} Hz": int((store.array("rate_hz")[own] == rate).sum()) for rate in rates} for own in rows]
     heading = [""] * len(rows)
     return [
-        _line("Leads, recordings (%)", heading),
-        *_levels(["some missing", "all eight"], leads, show),
+        *([_line("Leads, recordings (%)", heading), *_levels(["some missing", "all eight"], by_leads, show)] if leads else []),
         _line("Source rate, recordings (%)", heading),
         *_levels([f"{rate:g} Hz" for rate in rates], by_rate, show),
     ]

@@ -44,6 +44,8 @@ RUNS = Path("runs")
 LOCKED = "training"
 """Training holds `.training.lock` in the folder."""
 BEST, LAST = "checkpoints/best.pt", "checkpoints/last.pt"
+DECIDED = ("val", "oof")
+"""Rows on which the end of training writes results; `oof` only where a fold is scored."""
 OF_MACHINE = {"device", "amp", "threads", "resident", "compile", "deterministic"}
 """Settings that say how a machine computes, not what."""
 EVENTS = "events.out.tfevents.ecgfit"
@@ -75,7 +77,7 @@ class Run:
         try:
             self.stats = NormStats.from_json(self.members[0].read_json(NORM_STATS))
         except ValueError as error:
-            raise StoreError(f"{self.members[0].path}/{NORM_STATS} {error}. Train again.") from None
+            raise StoreError(f"{self.members[0].path}/{NORM_STATS} {error}. {self._remedy(NORM_STATS)}") from None
         self.threshold = self._threshold()
         try:
             self.calibration = Calibration.from_json(self.read_json(CALIBRATION))
@@ -96,7 +98,8 @@ class Run:
     def _require(self, *names: str) -> None:
         missing = [name for name in names if not (self.path / name).is_file()]
         if missing:
-            resume = " --resume" if looks_like_run(self._trained_as) else ""
+            again = " --overwrite" if BEST in missing else " --resume"  # of a finished run: its weights are lost
+            resume = again if looks_like_run(self._trained_as) else ""
             raise StoreError(
                 f"{self.path} is not a finished run (missing: {', '.join(missing)}). "
                 f"`ecgfit train --store STORE --outdir {shlex.quote(str(self._trained_as))}{resume}` with its settings makes one."
@@ -104,10 +107,10 @@ class Run:
 
     def _remedy(self, name: str) -> str:
         """Say how a damaged file of the run is made again."""
-        if _RESULT.fullmatch(name) and "_oof" not in name:
-            return "`ecgfit eval` makes it again."
-        if name in (CALIBRATION, THRESHOLD) or _RESULT.fullmatch(name):
+        if name in (CALIBRATION, THRESHOLD, NORM_STATS, *(f"metrics_{rows}.json" for rows in DECIDED)):
             return "`ecgfit train` with the run's settings and --resume makes it again."
+        if _RESULT.fullmatch(name):
+            return "`ecgfit eval` makes it again."
         return "Train again."
 
     def _threshold(self) -> float:

@@ -6,7 +6,7 @@ import copy
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from ecgfit.config import RECORDED, TrainConfig
 from ecgfit.data import ModelInput, NormStats, select_rows, usable_rows
 from ecgfit.device import pick_device, set_up, use_amp
 from ecgfit.distributed import Ranks, start
-from ecgfit.evaluate import operating_point, report
+from ecgfit.evaluate import is_of, operating_point, report
 from ecgfit.loader import Batch, make_loader
 from ecgfit.models import count_macs, count_parameters
 from ecgfit.predict import UNCALIBRATED, Predictions, load_ensemble, predict_rows
@@ -29,6 +29,7 @@ from ecgfit.run import (
     BEST,
     CALIBRATION,
     CONFIG,
+    DECIDED,
     LAST,
     LOCKED,
     MEMBERS,
@@ -53,14 +54,12 @@ from ecgfit.trainer import Stopped, Trainer, resolved_settings, training_rows
 from ecgprep.durable import locked, write_json
 from ecgprep.errors import EXIT_TERMINATED, InputError, StoreError, TargetExists
 from ecgprep.leads import LEADS
-from ecgprep.output import refuse_inside
+from ecgprep.output import refuse_inside_store
 from ecgprep.store import SPLITS, Store
 
 FEW_EVENTS = 20
 """Positive validation patients below which selection by them is a matter of luck."""
 
-DECIDED = ("val", "oof")
-"""Rows on which the end of training writes results; `oof` only where a fold is scored."""
 OF_SINGLE_MODELS = "fitted to the single models' predictions out of fold, used on their mean logit"
 CURVE_METRICS = ("auroc", "auprc")
 
@@ -76,15 +75,19 @@ def train(config: TrainConfig, store: Store, outdir: Path | None, *, resume: boo
     """
     ranks = start(pick_device(config.device))
     say = say if ranks.is_first else _silent
-    numbered, outdir = outdir is None, outdir or _numbered(ranks)
-    refuse_inside(outdir, store.path)
+    refuse_inside_store(outdir or RUNS / "001")
+    missing = _missing(outdir or RUNS / "any")
+    if outdir is None:
+        outdir = _numbered(ranks)
+        missing = [outdir, *missing[1:]]
     members = config.member_configs()
     with ExitStack() as held, _asked_to_stop() as stop:
-        held.enter_context(_held(outdir, ranks, ours=numbered))
+        held.enter_context(_held(outdir, ranks, missing))
         check_outdir(outdir, resume, overwrite, config.init_from)
         ranks.wait()
         for name in members:  # nobody else goes on with one of them meanwhile
-            held.enter_context(_held(outdir / MEMBERS / name, ranks))
+            folder = outdir / MEMBERS / name
+            held.enter_context(_held(folder, ranks, _missing(folder)))
         if not members:
             _train_one(config, store, outdir, ranks, resume, say, stop)
         else:
@@ -100,23 +103,27 @@ def _numbered(ranks: Ranks) -> Path:
 
 
 @contextmanager
-def _held(outdir: Path, ranks: Ranks, *, ours: bool = False) -> Iterator[None]:
+def _held(outdir: Path, ranks: Ranks, missing: Sequence[Path]) -> Iterator[None]:
     """Lock the run folder, made where it is not there, against other programs that would train into it. Raises TargetExists.
 
-    The lock lies inside: what is above a folder that was mounted for one run often cannot be written to. Where training was refused before
-    anything was written, a folder that was made here, or for this training (`ours`), goes again.
+    The lock lies inside: what is above a folder that was mounted for one run often cannot be written to. The folders that were `missing` before
+    go again where training was refused before anything was written.
     """
     if not ranks.is_first:
         yield
         return
-    made = [folder for folder in (outdir, outdir.parent) if not folder.exists()]
-    if made:
+    if not outdir.exists():
         outdir.mkdir(parents=True, exist_ok=True)
     try:
         with locked(outdir / LOCKED, wait=False, busy=f"{outdir} is being trained"):
             yield
     finally:
-        remove_if_empty(*([outdir] if ours else made))
+        remove_if_empty(*missing)
+
+
+def _missing(outdir: Path) -> list[Path]:
+    """Return the folders that making `outdir` makes, the innermost first."""
+    return [folder for folder in (outdir, *outdir.parents) if not folder.exists()]
 
 
 def _silent(line: str) -> None:
@@ -153,8 +160,9 @@ def _train_one(config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, re
     begun = resume and (outdir / CONFIG).exists()
     if begun:
         _check_same_config(outdir, config, store, ranks)
-    resumed = begun and (outdir / LAST).exists()
-    if begun and not resumed and _has_ended(outdir):
+    if begun and ranks.is_first:
+        remove_leftovers(outdir)
+    if begun and _has_ended(outdir):
         if is_whole(outdir, config):
             say(f"{outdir} is finished already")
         else:
@@ -162,19 +170,17 @@ def _train_one(config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, re
             _decide(trainer, outdir)
         ranks.wait()
         return
+    resumed = begun and (outdir / LAST).exists()
     loaded = None
     if resumed:
         _continue(trainer, outdir, say)
     else:
         loaded = _begin(trainer, say)
-    if ranks.is_first:
-        if resumed:
-            remove_leftovers(outdir)
-        else:
-            delete_run(outdir)  # what lies there is asked to go, or of a run that had no checkpoint yet
-            outdir.mkdir(parents=True, exist_ok=True)
-            save_config(outdir, config, recorded_facts(trainer, loaded))
-            trainer.stats.save(outdir / NORM_STATS)
+    if ranks.is_first and not resumed:
+        delete_run(outdir)  # what lies there is asked to go, or of a run that had no checkpoint yet
+        outdir.mkdir(parents=True, exist_ok=True)
+        save_config(outdir, config, recorded_facts(trainer, loaded))
+        trainer.stats.save(outdir / NORM_STATS)
     _epochs(trainer, outdir, say, stop)
     ranks.wait()
     _decide(trainer, outdir)
@@ -182,9 +188,9 @@ def _train_one(config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, re
 
 
 def _has_ended(outdir: Path) -> bool:
-    """Say whether training has come to its end in a folder, though its last checkpoint is gone: validation has begun to decide."""
+    """Say whether training has come to its end in a folder, whatever is left of its last checkpoint: validation has begun to decide."""
     return (outdir / BEST).exists() and any(
-        (outdir / name).exists() for name in (THRESHOLD, CALIBRATION, *(f"metrics_{name}.json" for name in DECIDED))
+        (outdir / name).exists() for name in (THRESHOLD, CALIBRATION, *(f"metrics_{rows}.json" for rows in (*DECIDED, "test")))
     )
 
 
@@ -195,8 +201,9 @@ def is_whole(outdir: Path, config: TrainConfig, ensemble: Path | None = None) ->
     try:
         run = Run(outdir, ensemble)
         for name in DECIDED[: 1 + (config.fold >= 0)]:
-            Predictions.load(outdir / f"predictions_{name}.csv", run.calibration)
-            if "metrics" not in run.read_json(f"metrics_{name}.json"):
+            metrics = run.read_json(f"metrics_{name}.json")
+            found = Predictions.load(outdir / f"predictions_{name}.csv", run.calibration)
+            if metrics.get("threshold") != run.threshold or not is_of(metrics, found, run.calibration, run.threshold):
                 return False
     except (StoreError, InputError):
         return False
@@ -276,6 +283,7 @@ def _decide(trainer: Trainer, outdir: Path) -> None:
     predictions = {name: trainer.predict(best, name) for name in ("val", "scored") if name in trainer.rows}
     if not trainer.ranks.is_first:
         return
+    trainer.stats.save(outdir / NORM_STATS)  # the same again, where it is there
     _write_decisions(outdir, trainer.config, trainer.store, {"oof" if name == "scored" else name: found for name, found in predictions.items()})
 
 
@@ -400,12 +408,19 @@ def check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) ->
         raise InputError("--overwrite would delete the weights that --init-from names. Use another --outdir.")
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: go on with the run, or start it again.")
-    if not outdir.exists() or all(is_leftover(found) for found in outdir.iterdir()):
+    if not outdir.exists() or _holds_nothing(outdir):
         return
     if not looks_like_run(outdir):
         raise TargetExists(f"{outdir} is not empty and not a run folder, so nothing is written or deleted there. Use another --outdir.")
     if not resume and not overwrite:
         raise TargetExists(f"{outdir} exists. Use --resume to go on with it, --overwrite to start again, or another --outdir.")
+
+
+def _holds_nothing(outdir: Path) -> bool:
+    """Say whether a folder is empty but for leftovers, those of an ensemble that was killed before it began included."""
+    members = outdir / MEMBERS
+    above = [found for found in outdir.iterdir() if found != members or not found.is_dir()]
+    return all(map(is_leftover, above)) and all(found.is_dir() and all(map(is_leftover, found.iterdir())) for found in members.glob("*"))
 
 
 def recorded_facts(trainer: Trainer, loaded: list[str] | None) -> dict[str, Any]:

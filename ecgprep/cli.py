@@ -285,7 +285,7 @@ def report(store: Path, output: Path | None, overwrite: bool, ecgs: int, exact_c
     from ecgprep.store import Store
 
     out = output or store.with_name(f"{store.name}.report.html")
-    opened, target = Store(store), check_output(out, [MARK], [store], overwrite)
+    opened, target = Store(store), check_output(out, [MARK], overwrite=overwrite)
     try:
         write_report(opened, target, ecgs, exact_counts)
     except ImportError as error:

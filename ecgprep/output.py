@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,17 +13,21 @@ from ecgprep.errors import InputError, TargetExists
 STDOUT = Path("-")
 """What commands that print to standard output take for it."""
 _PATTERN = "(Of a pattern such as *.xml right after -o the first file is the output.)"
+_RECORDED = b"\nrecorded:\n"
+"""What stands in the config.yaml of a run of ecgfit."""
+_NAMES_OF_RUNS = ("config.", "norm_stats.", "calibration.", "threshold.", "metrics_", "predictions_", "curves.", "events.")
 _LOOKED_AT = 2**16
 """Bytes at a file's beginning and at its end in which the marks of our files stand."""
 
 
-def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = (), overwrite: bool = False, run: Path | None = None) -> Path:
+def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = (), overwrite: bool = False) -> Path:
     """Return where to write what is to go to `path`, links followed.
 
-    A file that is there already is replaced where it is empty or holds one of `marks`, as what the same command has written does, or with
-    `overwrite`; one of `inputs` never: a shell's `-o *.xml` names an ECG. Nothing is written into an input that is a folder, a store, whose
-    every file counts; into that of a `run` only what is new or ours. A pipe or a device is written into. No message holds the name, which
-    may be a patient's. Raises InputError for a place that cannot be written to, TargetExists for a file that is not ours.
+    A file that is there already is replaced where it is empty or matches one of `marks`, regular expressions of what the same command has
+    written, or with `overwrite`; one of `inputs` never: a shell's `-o *.xml` names an ECG. Nothing is written into a store, whose every file
+    counts; into the folder of a run only what is new, or ours, and by no name that is the run's. A pipe or a device is written into. No
+    message holds the name, which may be a patient's. Raises InputError for a place that cannot be written to, TargetExists for a file that is
+    not ours.
     """
     if is_stream(path):
         return path
@@ -32,10 +37,11 @@ def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = ()
         target = path
     if path == STDOUT:
         raise InputError("The output (=-) must be a file: this result is not for a terminal. Name one, or write to /dev/stdout.")
-    _check_place(target, list(inputs))
+    _check_place(target, inputs)
+    in_run = _check_run(target)
     if target.exists() and not _is_ours(target, marks):
-        if run is not None and target.is_relative_to(run.resolve()):
-            raise TargetExists(f"The output exists in the run's folder, where --overwrite replaces nothing. Name another file. {_PATTERN}")
+        if in_run:
+            raise TargetExists("The output exists in a run's folder, where --overwrite replaces nothing. Delete it, or name another file.")
         if not overwrite:
             raise TargetExists(
                 f"The output exists, and is not what this command writes. Name another file, or say --overwrite to replace it. {_PATTERN}"
@@ -53,15 +59,33 @@ def _check_place(target: Path, inputs: Iterable[Path]) -> None:
         raise InputError("The output's folder does not exist. Make it first, or write elsewhere.")
     if any(target == given.resolve() or (target.exists() and given.exists() and target.samefile(given)) for given in inputs):
         raise InputError(f"The output is one of the inputs, and would replace it. Name another file. {_PATTERN}")
-    refuse_inside(target, *inputs)
+    refuse_inside_store(target)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise InputError("The output's folder cannot be written to. Write elsewhere, or see to its permissions.")
 
 
-def refuse_inside(path: Path, *inputs: Path) -> None:
-    """Refuse an output inside an input that is a folder, a store. Raises InputError."""
-    if any(given.is_dir() and path.resolve().is_relative_to(given.resolve()) for given in inputs):
-        raise InputError("The output lies inside the store, which holds its own files only. Write elsewhere.")
+def refuse_inside_store(path: Path) -> None:
+    """Refuse an output, a file or a folder, that lies in a Zarr store, whichever. Raises InputError."""
+    if any((folder / "zarr.json").is_file() for folder in path.resolve().parents):
+        raise InputError("The output lies inside a store, which holds its own files only. Write elsewhere.")
+
+
+def _check_run(target: Path) -> bool:
+    """Say whether a file lies in the folder of a run; refuse it by a name, or in a folder, of the run's own. Raises InputError."""
+    run = next((folder for folder in target.parents if _is_run(folder)), None)
+    if run is not None and (target.parent != run or target.name.startswith(_NAMES_OF_RUNS)):
+        raise InputError("The output would be one of the files of a run. Name another file, or write elsewhere.")
+    return run is not None
+
+
+def _is_run(folder: Path) -> bool:
+    """Say whether a folder is that of a run of ecgfit, and not only one with a copy of its settings."""
+    if not any((folder / name).is_dir() for name in ("checkpoints", "members")):
+        return False
+    try:
+        return _RECORDED in b"\n" + (folder / "config.yaml").read_bytes()
+    except OSError:
+        return False
 
 
 def check_folder(path: Path) -> None:
@@ -91,4 +115,4 @@ def _is_ours(path: Path, marks: Iterable[bytes]) -> bool:
         looked_at = file.read(_LOOKED_AT)
         file.seek(max(0, path.stat().st_size - _LOOKED_AT))
         looked_at += file.read()
-    return not looked_at or any(mark in looked_at for mark in marks)
+    return not looked_at or any(re.search(mark, looked_at, re.DOTALL) for mark in marks)

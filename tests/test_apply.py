@@ -24,7 +24,7 @@ from ecgfit.predict import Predictions
 from ecgfit.run import Run
 from ecgfit.train import train
 from ecgprep.build import build_store
-from ecgprep.errors import InputError, StoreError
+from ecgprep.errors import InputError, StoreError, TargetExists
 from ecgprep.manifest import read_manifest
 from ecgprep.plan import BuildSettings, default_registry
 from ecgprep.splits import SplitPlan
@@ -177,6 +177,7 @@ def test_training_recordings_are_like_training_recordings(run, store):
         ("file,name,age\na.xml,Doe, J.,60\n", "line 2: 4 values for 3 columns"),
         ("file,age\na.xml\n", "line 2: 1 values for 2 columns"),
         ("file,age\na.xml,4\na.xml,5\n", "line 3: a file that is listed before"),
+        ("file,age\na.xml,4\n,5\n", "line 3: file is empty"),
         ("file,age\na.xml,old\n", "line 2, column age: not a number"),
         ("file,age\na.xml,inf\n", "line 2, column age: not a number"),
     ],
@@ -186,6 +187,11 @@ def test_faults_of_the_covariates_are_named_without_values(tmp_path, text, messa
     with pytest.raises(InputError, match=message) as caught:
         read_covariates(tmp_path / "c.csv", ["age"])
     assert not any(word in str(caught.value) for word in ("old", "Doe", "a.xml"))
+
+
+def test_empty_rows_of_a_spreadsheet_are_passed_over(tmp_path):
+    (tmp_path / "c.csv").write_text("file,age\n\n,\na.xml,4\n , \n,,,\n")
+    assert read_covariates(tmp_path / "c.csv", ["age"]).keys() == {"a.xml"}
 
 
 def test_ages_over_89_become_90_as_in_a_store(tmp_path):
@@ -251,8 +257,7 @@ def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(run, corpus
     covariates.write_text(f"file,age,sex\n{good},60,1\n")
     (tmp_path / "link.csv").symlink_to(covariates)
     (tmp_path / "notes.csv").write_text("mine\n")
-    threshold = run.path / "threshold.json"
-    before = {path: path.read_bytes() for path in (good, covariates, tmp_path / "notes.csv", threshold)}
+    before = {path: path.read_bytes() for path in (good, covariates, tmp_path / "notes.csv")}
 
     def predict(output: Path, *more: str) -> tuple[int, str]:
         found = CliRunner().invoke(cli, ["predict", "--run", str(run.path), str(good), "--covariates", str(covariates), "-o", str(output), *more])
@@ -264,11 +269,9 @@ def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(run, corpus
             assert code == 3
             assert "one of the inputs" in message
             assert output.name not in message
-    for output in (tmp_path / "notes.csv", threshold, run.path / "predictions_val.csv"):
-        code, message = predict(output)
-        assert code == 7
-        assert "--overwrite" in message
-    assert predict(threshold, "--overwrite")[0] == 7
+    code, message = predict(tmp_path / "notes.csv")
+    assert code == 7
+    assert "--overwrite" in message
     assert {path: path.read_bytes() for path in before} == before
     assert predict(tmp_path / "p.csv")[0] == 0
     first = (tmp_path / "p.csv").read_bytes()
@@ -277,25 +280,56 @@ def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(run, corpus
     assert (tmp_path / "notes.csv").read_bytes() == first
     assert predict(tmp_path / "p.json", "--json")[0] == predict(tmp_path / "p.json", "--json")[0] == 0
     assert json.loads((tmp_path / "p.json").read_text())[0]["file"] == str(good)
-    (tmp_path / "p.csv").write_bytes(first.replace(b"warnings\n", b"warnings,my notes\n"))
-    (tmp_path / "p.json").write_text('{\n  "probability": 0.5\n}\n')
-    for name in ("p.csv", "p.json"):
-        assert predict(tmp_path / name)[0] == 7  # what a user has added to it, or made otherwise
+    for mine in (first.replace(b"warnings\n", b"warnings,my notes\n"), b"," + first, b"# " + first):  # columns added behind, and by pandas in front
+        (tmp_path / "p.csv").write_bytes(mine)
+        assert predict(tmp_path / "p.csv")[0] == 7
+    for mine in ('{\n  "probability": 0.5\n}\n', '[\n  {\n    "file": "a.xml"\n  }\n]\n', '{\n    "missing_leads": ""\n}\n'):
+        (tmp_path / "p.json").write_text(mine)
+        assert predict(tmp_path / "p.json")[0] == 7
 
 
-def test_nothing_is_written_into_a_store(run, store, tmp_path):
-    before = sorted(store.path.rglob("*"))
-    inside = store.path / "label" / "p.csv"
+def refused(*words: object) -> int:
+    found = CliRunner().invoke(cli, list(map(str, words)))
+    assert isinstance(found.exception, InputError | TargetExists), found.output
+    return found.exception.exit_code
+
+
+def test_nothing_is_written_into_a_store_whether_the_command_was_given_it_or_not(run, store, corpus, manifest, tmp_path, monkeypatch):
+    before, file = sorted(store.path.rglob("*")), corpus / manifest[0]["path_xml"]
     for words in (
-        ["predict", "--store", store.path, "--run", run.path, "-o", inside, "--overwrite"],
+        ["predict", "--store", store.path, "--run", run.path, "-o", store.path / "label" / "p.csv", "--overwrite"],
+        ["predict", file, "--run", run.path, "-o", store.path / "zarr.json", "--overwrite"],
         ["explain", run.path, "--store", store.path, "-o", store.path / "explain"],
-        ["report", run.path, "--store", store.path, "-o", store.path / "zarr.json", "--overwrite", "--split", "val"],
+        ["report", run.path, "-o", store.path / "r.html", "--split", "val"],
+        ["export", run.path, store.path / "m.onnx"],
         ["train", "--store", store.path, "--outdir", store.path / "run"],
     ):
-        found = CliRunner().invoke(cli, list(map(str, words)))
-        assert getattr(found.exception, "exit_code", None) == 3, found.output
-        assert "inside the store" in str(found.exception)
+        assert refused(*words) == 3, words
+    monkeypatch.chdir(store.path)
+    assert refused("train", "--store", ".") == 3
     assert sorted(store.path.rglob("*")) == before
+
+
+def test_files_of_a_run_are_replaced_by_no_command(run, corpus, manifest, tmp_path):
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    file, member = corpus / manifest[0]["path_xml"], run.path / "members/0"
+    for output in (
+        run.path / "threshold.json",
+        member / "threshold.json",
+        run.path / "predictions_test.csv",
+        run.path / "metrics_test.json",
+        run.path / "members/new.csv",
+    ):
+        assert refused("predict", file, "--run", member, "-o", output, "--overwrite") == 3
+        assert refused("export", run.path, output.with_suffix(".onnx"), "--overwrite") == 3
+    (run.path / "mine.csv").write_text("mine\n")
+    assert refused("predict", file, "--run", run.path, "-o", run.path / "mine.csv", "--overwrite") == 7
+    (run.path / "mine.csv").unlink()
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    assert CliRunner().invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(run.path / "new.csv")]).exit_code == 0
+    (run.path / "new.csv").unlink()
+    (tmp_path / "config.yaml").write_bytes((run.path / "config.yaml").read_bytes())  # a copy of the settings makes no run
+    assert CliRunner().invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(tmp_path / "p.csv")]).exit_code == 0
 
 
 def test_a_name_that_is_not_utf_8_and_a_file_that_may_not_be_read_have_their_lines(run, corpus, manifest, tmp_path):

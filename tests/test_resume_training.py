@@ -99,7 +99,8 @@ def test_sigterm_during_the_last_step_of_an_epoch(small_store, tmp_path, monkeyp
 def test_resuming_on_another_device_is_refused(small_store, tmp_path, monkeypatch, settings):
     """`auto` is what the machine has, and in bfloat16 on a GPU: half a run of each would be neither."""
     train(quick(epochs=1, **settings), small_store, tmp_path / "r", say=silent)
-    monkeypatch.setattr(train_module if settings else trainer_module, "use_amp", lambda asked, device: True)
+    for module in (train_module, trainer_module):
+        monkeypatch.setattr(module, "use_amp", lambda asked, device: True)
     with pytest.raises(StoreError, match=r"other settings \(amp: off, now on\)"):
         train(quick(epochs=1, **settings), small_store, tmp_path / "r", resume=True, say=silent)
 
@@ -163,18 +164,18 @@ def test_resuming_with_other_settings_leaves_a_finished_run_as_it_is(small_store
 
 
 @pytest.mark.parametrize("damage", [b"{}", None], ids=["damaged", "missing"])
-@pytest.mark.parametrize("last", [True, False], ids=["", "without last.pt"])
-@pytest.mark.parametrize("name", ["calibration.json", "threshold.json", "metrics_val.json", "predictions_val.csv"])
-def test_what_validation_decided_is_made_again(small_store, tmp_path, name, last, damage):
+@pytest.mark.parametrize("last", ["whole", "damaged", "gone"])
+@pytest.mark.parametrize("name", ["calibration.json", "threshold.json", "metrics_val.json", "predictions_val.csv", "norm_stats.json"])
+def test_what_the_end_of_training_writes_is_made_again(small_store, tmp_path, name, last, damage):
     """As the message says, by --resume; and results on test stay, since the weights are the same."""
     run = train(quick(epochs=1), small_store, tmp_path / "r", say=silent)
     evaluate_run(run, small_store, "test")
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    if not last:
-        (run.path / LAST).unlink()
-        del before[run.path / LAST]
+    if last != "whole":
+        (run.path / LAST).write_bytes(b"") if last == "damaged" else (run.path / LAST).unlink()
+        before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     (run.path / name).unlink() if damage is None else (run.path / name).write_bytes(damage)
-    if name in ("calibration.json", "threshold.json"):
+    if name in ("calibration.json", "threshold.json", "norm_stats.json"):
         with pytest.raises(StoreError, match=r"`ecgfit train.* --resume"):
             Run(run.path)
     train(quick(epochs=1), small_store, tmp_path / "r", resume=True, say=silent)
@@ -187,7 +188,9 @@ def test_what_validation_decided_for_a_member_is_made_again(small_store, tmp_pat
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     names = ["calibration.json", "threshold.json", "metrics_val.json", *(["metrics_oof.json", "predictions_oof.csv"] if "folds" in settings else [])]
     for name in names:
-        (run.path / "members/1" / name).write_bytes(b"{}")
+        whole = (run.path / "members/1" / name).read_bytes()
+        damaged = whole[: whole[:-1].rindex(b"\n") + 1] if name.endswith(".csv") else b'{"metrics": {}}'  # a CSV that is only a line shorter
+        (run.path / "members/1" / name).write_bytes(damaged)
         train(quick(epochs=1, **settings), small_store, tmp_path / "r", resume=True, say=silent)
         assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before, name
 
@@ -320,10 +323,30 @@ def test_compiled_steps_resume_to_the_bit(small_store, tmp_path, monkeypatch):
     np.testing.assert_allclose(*losses, rtol=0.01)
 
 
-def test_an_empty_folder_of_the_user_stays_where_training_is_refused(small_store, tmp_path):
+def test_an_empty_folder_of_the_user_stays_where_training_is_refused_and_what_was_made_goes(small_store, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
-    for outdir in (tmp_path / "mine", tmp_path / "new"):
+    monkeypatch.chdir(tmp_path)
+    for outdir in (tmp_path / "mine", tmp_path / "new/and/deeper", None):
         with pytest.raises(InputError):
             train(quick(folds=100), small_store, outdir, say=silent)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert not list((tmp_path / "mine").iterdir())
+
+
+def test_an_ensemble_that_was_killed_before_it_began_can_begin(small_store, tmp_path):
+    for folder in (tmp_path / "r", tmp_path / "r/members/0", tmp_path / "r/members/1"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".training.lock").touch()
+    train(quick(epochs=1, seeds=(0, 1)), small_store, tmp_path / "r", say=silent)
+    assert not list((tmp_path / "r").rglob(".*"))
+    (tmp_path / "s/members/mine").mkdir(parents=True)
+    (tmp_path / "s/members/mine/notes.txt").touch()
+    with pytest.raises(TargetExists, match="not a run folder"):
+        train(quick(epochs=1, seeds=(0, 1)), small_store, tmp_path / "s", say=silent)
+
+
+def test_lost_weights_are_not_said_to_come_back_by_resuming(small_store, tmp_path):
+    run = train(quick(epochs=1), small_store, tmp_path / "r", say=silent)
+    (run.path / "checkpoints/best.pt").unlink()
+    with pytest.raises(StoreError, match="--overwrite"):
+        Run(run.path)
