@@ -41,7 +41,7 @@ from ecgfit.evaluate import MOST_CATEGORIES, is_of
 from ecgfit.figures import ForestRow
 from ecgfit.metrics import METRICS
 from ecgfit.predict import UNCALIBRATED, Aggregate, Predictions
-from ecgfit.run import CURVES, THRESHOLD, Run
+from ecgfit.run import CURVES, DECIDED, THRESHOLD, Run
 from ecgprep.counts import HIDDEN, Counts
 from ecgprep.durable import PRIVATE
 from ecgprep.errors import InputError
@@ -138,12 +138,14 @@ class Evaluation:
         """Read both files. Raises InputError where they are missing, damaged, or not of one evaluation."""
         if not (run.path / f"metrics_{name}.json").is_file():
             has = ", ".join(sorted(path.stem.removeprefix("metrics_") for path in run.path.glob("metrics_*.json"))) or "none"
-            raise InputError(
-                f"{run.path} has no metrics_{name}.json (evaluated so far: {has}). Run `ecgfit eval --store STORE --run {run.path} --split {name}` "
-                "first, or name another with --split."
-            )
+            evaluate = f"Run `ecgfit eval --store STORE --run {run.path} --split {name}` first, or name another with --split."
+            judged = "Its train and validation patients are judged out of fold: --split oof."  # `eval` would refuse them
+            advice = judged if run.config.folds and name in ("train", "val", "all") else evaluate
+            raise InputError(f"{run.path} has no metrics_{name}.json (evaluated so far: {has}). {advice}")
         metrics = run.read_json(f"metrics_{name}.json")
         again = f"Run `ecgfit eval --store STORE --run {shlex.quote(str(run.path))} --split {name}` again."
+        if name in DECIDED:  # of folds `eval` would refuse it
+            again = "`ecgfit train` with the run's settings and --resume makes both again."
         records = Predictions.load(run.path / f"predictions_{metrics.get('split', name)}.csv", run.calibration).labelled()
         if metrics.get("threshold") not in (None, run.threshold):
             raise InputError(f"{run.path}: metrics_{name}.json has another threshold than the run: it is of an earlier training. {again}")

@@ -124,6 +124,19 @@ def test_overwrite_deletes_all_members_and_nothing_else(small_store, tmp_path):
     assert files_of(folder) == {"notes.txt", "members/0/notes.txt", "metrics_of_mine.json"}
 
 
+def test_what_eval_refuses_of_folds_is_not_recommended(folds, small_store, tmp_path):
+    """`eval --split val` refuses a run of folds: a report says where its results are, and what makes damaged ones again."""
+    with pytest.raises(InputError, match=r"no metrics_val\.json .*judged out of fold: --split oof"):
+        report_content(folds, split="val")
+    member = shutil.copytree(folds.path / "members/1", tmp_path / "r")
+    value = json.loads((member / "metrics_val.json").read_bytes())
+    (member / "metrics_val.json").write_text(json.dumps(value | {"n_records": 1}))
+    with pytest.raises(InputError, match=r"not of one evaluation\. `ecgfit train` with the run's settings and --resume"):
+        report_content(Run(member), split="val")
+    train(Run(member).config, small_store, member, resume=True, say=silent)
+    assert json.loads((member / "metrics_val.json").read_bytes()) == value
+
+
 def test_overwriting_with_settings_that_are_refused_deletes_nothing(small_store, tmp_path):
     train(quick(seeds=(0, 1), epochs=1), small_store, tmp_path / "e", say=silent)
     before = files_of(tmp_path / "e")
