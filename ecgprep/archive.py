@@ -15,6 +15,7 @@ from typing import Any
 
 from ecgprep.durable import canonical_json, fsync_dir, locked, out_of_space_is_named, publish_dir, write_file
 from ecgprep.errors import StoreError, TargetExists
+from ecgprep.output import refuse_inside_store
 from ecgprep.store import Layout, Store
 
 CODECS = ("zstd",)
@@ -41,7 +42,7 @@ def pack(path: Path, out: Path, codec: str = "zstd", progress: Progress | None =
     """Write a packed copy of an intact store. Raises StoreError, TargetExists, NoSpace."""
     from numcodecs.zstd import Zstd
 
-    _check_outside(path, out)
+    refuse_inside_store(out)
 
     store = Store(path)
     if store.computed_sha256() != store.content_sha256:
@@ -63,7 +64,7 @@ def unpack(path: Path, out: Path, progress: Progress | None = None) -> Store:
     """Restore the store that was packed, to the byte. Raises StoreError when the copy is damaged or no packed store."""
     from numcodecs.zstd import Zstd
 
-    _check_outside(path, out)
+    refuse_inside_store(out)
 
     layout = _packed_layout(path)
     size = layout.chunk_bytes("waveforms")
@@ -103,11 +104,6 @@ def _packed_layout(path: Path) -> Layout:
     if not packed:
         raise StoreError(f"{path} is no packed store. `ecgprep pack STORE OUT.zarr` makes one.")
     return layout
-
-
-def _check_outside(path: Path, out: Path) -> None:
-    if path.resolve() in out.resolve().parents:
-        raise TargetExists(f"{out} lies inside {path}, which would be damaged by it. Give a place outside.")
 
 
 def _read(path: Path, name: str) -> bytes:

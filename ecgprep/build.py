@@ -40,6 +40,7 @@ from ecgprep.engines import Isolated, connect, run_parts, run_parts_dask
 from ecgprep.errors import STATUSES, InputError, NoSpace, StoreError, TargetExists
 from ecgprep.leads import LEADS
 from ecgprep.manifest import Manifest, check_one_label_per_patient, read_manifest
+from ecgprep.output import refuse_inside_store
 from ecgprep.parts import (
     ROW_ARRAYS,
     Outcome,
@@ -223,6 +224,7 @@ def _check_plan(plan: Plan) -> None:
     if plan.settings.label_level == "patient":
         check_one_label_per_patient(plan.manifest)
     load_registry(plan.registry_path, plan.settings.plan)
+    refuse_inside_store(plan.registry_path)
     if not plan.registry_path.parent.is_dir():
         raise InputError(f"--registry: the folder of {plan.registry_path.name} does not exist. Make it, or name another file.")
 
@@ -230,6 +232,7 @@ def _check_plan(plan: Plan) -> None:
 def _check_name(store: Path) -> None:
     if store.is_symlink() or store.name in ("", ".."):
         raise TargetExists(f"{store} is a symlink or no plain name. Give the name of a store.")
+    refuse_inside_store(store)
 
 
 def _check_target(store: Path, replace: bool) -> None:

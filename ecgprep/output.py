@@ -26,8 +26,8 @@ def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = ()
     A file that is there already is replaced where it is empty or matches one of `marks`, regular expressions of what the same command has
     written, or with `overwrite`; one of `inputs` never: a shell's `-o *.xml` names an ECG. Nothing is written into a store, whose every file
     counts; into the folder of a run only what is new, or ours, and by no name that is the run's. A pipe or a device is written into. No
-    message holds the name, which may be a patient's. Raises InputError for a place that cannot be written to, TargetExists for a file that is
-    not ours.
+    message holds the name, which may be a patient's. Raises InputError for a place that cannot be written to, TargetExists for one inside a
+    store and for a file that is not ours.
     """
     if is_stream(path):
         return path
@@ -50,7 +50,7 @@ def check_output(path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = ()
 
 
 def _check_place(target: Path, inputs: Iterable[Path]) -> None:
-    """Refuse a place that is no file's, that is an input's, or that cannot be written to. Raises InputError."""
+    """Refuse a place that is no file's, that is an input's or a store's, or that cannot be written to. Raises InputError, TargetExists."""
     if target.is_symlink():
         raise InputError("The output is a link to itself. Name another file.")
     if target.is_dir():
@@ -65,9 +65,9 @@ def _check_place(target: Path, inputs: Iterable[Path]) -> None:
 
 
 def refuse_inside_store(path: Path) -> None:
-    """Refuse an output, a file or a folder, that lies in a Zarr store, whichever. Raises InputError."""
+    """Refuse an output, a file or a folder, that lies in a Zarr store, whichever. Raises TargetExists."""
     if any((folder / "zarr.json").is_file() for folder in path.resolve().parents):
-        raise InputError("The output lies inside a store, which holds its own files only. Write elsewhere.")
+        raise TargetExists("The output lies inside a store, which holds its own files only. Write elsewhere.")
 
 
 def _check_run(target: Path) -> bool:

@@ -113,3 +113,25 @@ def test_the_report_of_a_store_does_not_replace_the_manifest(store, tmp_path):
     assert (tmp_path / "manifest.csv").read_text() == "patient_id,path_xml,label\n"
     for _ in range(2):
         assert subprocess.run([*words, tmp_path / "r.html"], capture_output=True, check=False).returncode == 0
+
+
+def test_nothing_is_made_inside_a_store(store, tmp_path):
+    """Its content hash is over every file: a store that was built into another would damage it."""
+    runner, inside, before = CliRunner(), store.path / "inner.zarr", sorted(store.path.rglob("*"))
+    assert runner.invoke(cli, ["synth", str(tmp_path / "s"), "--patients", "20", "--seed", "1"]).exit_code == 0
+    manifest = str(tmp_path / "s/manifest.csv")
+    for words in (
+        ["build", manifest, str(inside)],
+        ["build", manifest, str(inside / "deeper/b.zarr"), "--registry", str(tmp_path / "r.csv")],
+        ["build", manifest, str(tmp_path / "b.zarr"), "--registry", str(store.path / "r.csv")],
+        ["plan", manifest, str(inside)],
+        ["synth", str(inside), "--patients", "3"],
+        ["pack", str(store.path), str(inside)],
+        ["report", str(store.path), "-o", str(store.path / "r.html")],
+        ["read", str(next((tmp_path / "s/xml").rglob("*.xml"))), "--plot", str(store.path / "p.png")],
+    ):
+        found = runner.invoke(cli, words)
+        assert isinstance(found.exception, TargetExists), (words, found.output)
+        assert "inside a store" in str(found.exception)
+    assert sorted(store.path.rglob("*")) == before
+    assert not (tmp_path / "b.zarr").exists()

@@ -12,6 +12,7 @@ import numpy as np
 
 from ecgprep.durable import out_of_space_is_named, write_file
 from ecgprep.errors import TargetExists
+from ecgprep.output import refuse_inside_store
 from ecgprep.synth.simulator import TWELVE_LEADS, Heart, simulate
 from ecgprep.synth.vendors import VENDORS
 
@@ -39,6 +40,7 @@ def write_corpus(
     heart: not on dialect, rate or number of recordings. `dialects` are written in equal shares instead of the usual ones.
     Raises TargetExists.
     """
+    refuse_inside_store(out)
     if (out / "manifest.csv").exists() and not replace:
         raise TargetExists(f"{out} holds a corpus already. Use --replace to write into it, or another folder.")
     (out / "xml").mkdir(parents=True, exist_ok=True)
