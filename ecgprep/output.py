@@ -66,7 +66,8 @@ def _check_place(target: Path, inputs: Iterable[Path]) -> None:
 
 def refuse_inside_store(path: Path) -> None:
     """Refuse an output, a file or a folder, that lies in a Zarr store, whichever. Raises TargetExists."""
-    if any((folder / "zarr.json").is_file() for folder in path.resolve().parents):
+    real = Path(os.path.realpath(path))  # Path.resolve raises on a link to itself, which others report
+    if any((folder / "zarr.json").is_file() for folder in real.parents):
         raise TargetExists("The output lies inside a store, which holds its own files only. Write elsewhere.")
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ecgprep.cli import cli
 from ecgprep.errors import InputError, TargetExists
-from ecgprep.output import check_folder, check_output, write_output
+from ecgprep.output import check_folder, check_output, refuse_inside_store, write_output
 
 OURS = b"made by us"
 
@@ -74,6 +74,7 @@ def test_places_that_cannot_be_written_to(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             check_output(path, [OURS])
+    refuse_inside_store(tmp_path / "loop/deeper")  # who writes there says that it is a loop
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(InputError, match="not a folder that can be written to"):
         check_folder(tmp_path / "file" / "below")
