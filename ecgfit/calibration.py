@@ -16,6 +16,8 @@ from scipy.special import expit
 from ecgfit.metrics import Floats, Ints
 
 METHODS = ("none", "temperature", "platt")
+EQUAL = 1e-12
+"""Logits that differ by no more, for their size, are equal: far below what float32 tells apart, and dividing by it would overflow."""
 SMALLEST_SLOPE = 1e-6
 """A slope at or below is rounding, or validation ranks backwards."""
 _STEPS = 200
@@ -73,7 +75,7 @@ def fit_calibration(method: str, d: Floats, label: Ints) -> Calibration:
         return _intercept_only(method, d, label, "validation holds one class only")
     if method == "temperature":
         return _temperature(d, label)
-    if np.ptp(d) == 0:
+    if d.std() <= EQUAL * max(1.0, float(np.abs(d).max())):
         return _intercept_only(method, d, label, "all logits are equal")
     slope, intercept = _platt(d, _smoothed_targets(label))
     if slope <= SMALLEST_SLOPE:

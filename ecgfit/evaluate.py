@@ -108,12 +108,11 @@ def is_of(metrics: Mapping[str, Any], records: Predictions, calibration: Calibra
     try:
         items = records.by_patient(metrics["aggregation"])
         value, counts = metrics["metrics"]["auroc"]["value"], (metrics["n_records"], metrics["n_items"], metrics["n_positive_items"])
+        found = auroc_auprc(items.label, items.judge(calibration, threshold)[0])[0]
+        agree = bool(value == found if None in (value, found) else abs(value - found) < 1e-3)
     except (KeyError, TypeError):
         return False
-    if counts != (len(records.rows), len(items.label), int(items.label.sum())):
-        return False
-    found = auroc_auprc(items.label, items.judge(calibration, threshold)[0])[0]
-    return bool(value == found if None in (value, found) else abs(value - found) < 1e-3)
+    return agree and counts == (len(records.rows), len(items.label), int(items.label.sum()))
 
 
 def excluded(predictions: Predictions, store: Store, eligible: NDArray[np.int64]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def explain_run(
         raise InputError(f"--n (={n}) must be at least {LEAST_PATIENTS}")
     out = out or run.path / EXPLAIN
     check_folder(out)
-    refuse_inside_store(out)
+    refuse_inside_store(out / "explain.json")
     ensemble, amp = load_run(run)
     ensemble.requires_grad_(False)
     rows = called_positive(run, store, ensemble, split, amp, n)

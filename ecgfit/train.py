@@ -171,6 +171,8 @@ def _train_one(config: TrainConfig, store: Store, outdir: Path, ranks: Ranks, re
         ranks.wait()
         return
     resumed = begun and (outdir / LAST).exists()
+    if begun and not resumed and (outdir / THRESHOLD).exists():
+        raise StoreError(f"{outdir} has results, but its weights are lost. --overwrite trains it again, and deletes them.")
     loaded = None
     if resumed:
         _continue(trainer, outdir, say)

@@ -15,7 +15,10 @@ STDOUT = Path("-")
 _PATTERN = "(Of a pattern such as *.xml right after -o the first file is the output.)"
 _RECORDED = b"\nrecorded:\n"
 """What stands in the config.yaml of a run of ecgfit."""
-_NAMES_OF_RUNS = ("config.", "norm_stats.", "calibration.", "threshold.", "metrics_", "predictions_", "curves.", "events.")
+_NAMES_OF_RUNS = re.compile(
+    r"(config|norm_stats|calibration|threshold|curves)\.\w+|metrics_.*\.json|predictions_(train|val|test|all|oof|external_.*)\.csv|events\.out\..*"
+)
+_FOLDERS_OF_RUNS = ("checkpoints", "members", "explain")
 _LOOKED_AT = 2**16
 """Bytes at a file's beginning and at its end in which the marks of our files stand."""
 
@@ -72,11 +75,14 @@ def refuse_inside_store(path: Path) -> None:
 
 
 def _check_run(target: Path) -> bool:
-    """Say whether a file lies in the folder of a run; refuse it by a name, or in a folder, of the run's own. Raises InputError."""
+    """Say whether a file lies right in the folder of a run; refuse it by a name, or in a folder, of the run's own. Raises InputError."""
     run = next((folder for folder in target.parents if _is_run(folder)), None)
-    if run is not None and (target.parent != run or target.name.startswith(_NAMES_OF_RUNS)):
-        raise InputError("The output would be one of the files of a run. Name another file, or write elsewhere.")
-    return run is not None
+    inside = target.relative_to(run) if run is not None else Path()
+    if len(inside.parts) > 1 and inside.parts[0] in _FOLDERS_OF_RUNS:
+        raise InputError("The output lies in a folder of a run that holds the run's own files. Write elsewhere.")
+    if len(inside.parts) == 1 and _NAMES_OF_RUNS.fullmatch(target.name):
+        raise InputError("The output has the name of one of a run's own files. Name another file, or write elsewhere.")
+    return len(inside.parts) == 1
 
 
 def _is_run(folder: Path) -> bool:

@@ -300,6 +300,7 @@ def test_nothing_is_written_into_a_store_whether_the_command_was_given_it_or_not
         ["predict", "--store", store.path, "--run", run.path, "-o", store.path / "label" / "p.csv", "--overwrite"],
         ["predict", file, "--run", run.path, "-o", store.path / "zarr.json", "--overwrite"],
         ["explain", run.path, "--store", store.path, "-o", store.path / "explain"],
+        ["explain", run.path, "--store", store.path, "-o", store.path],
         ["report", run.path, "-o", store.path / "r.html", "--split", "val"],
         ["export", run.path, store.path / "m.onnx"],
         ["train", "--store", store.path, "--outdir", store.path / "run"],
@@ -321,13 +322,15 @@ def test_files_of_a_run_are_replaced_by_no_command(run, corpus, manifest, tmp_pa
         run.path / "members/new.csv",
     ):
         assert refused("predict", file, "--run", member, "-o", output, "--overwrite") == 3
-        assert refused("export", run.path, output.with_suffix(".onnx"), "--overwrite") == 3
     (run.path / "mine.csv").write_text("mine\n")
     assert refused("predict", file, "--run", run.path, "-o", run.path / "mine.csv", "--overwrite") == 7
     (run.path / "mine.csv").unlink()
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
-    assert CliRunner().invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(run.path / "new.csv")]).exit_code == 0
-    (run.path / "new.csv").unlink()
+    (run.path / "out").mkdir()
+    for name in ("new.csv", "predictions_site.csv", "out/p.csv"):
+        assert CliRunner().invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(run.path / name)]).exit_code == 0
+        (run.path / name).unlink()
+    (run.path / "out").rmdir()
     (tmp_path / "config.yaml").write_bytes((run.path / "config.yaml").read_bytes())  # a copy of the settings makes no run
     assert CliRunner().invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(tmp_path / "p.csv")]).exit_code == 0
 

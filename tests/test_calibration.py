@@ -93,6 +93,13 @@ def test_one_class_or_equal_logits_fit_the_intercept_only(method, d, label):
     assert "only the intercept is fitted" in fitted.note
 
 
+@pytest.mark.parametrize("least", [2.4e-265, 5e-324, 1e-13])
+def test_logits_that_differ_by_next_to_nothing_are_equal(least):
+    fitted = fit_calibration("platt", np.array([0.0, least]), np.array([0, 1]))
+    assert fitted.slope == 1.0
+    assert "all logits are equal" in fitted.note
+
+
 @given(
     d=st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=2, max_size=40),
     seed=st.integers(0, 1000),

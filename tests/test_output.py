@@ -127,6 +127,7 @@ def test_nothing_is_made_inside_a_store(store, tmp_path):
         ["build", manifest, str(tmp_path / "b.zarr"), "--registry", str(store.path / "r.csv")],
         ["plan", manifest, str(inside)],
         ["synth", str(inside), "--patients", "3"],
+        ["synth", str(store.path), "--patients", "3"],
         ["pack", str(store.path), str(inside)],
         ["report", str(store.path), "-o", str(store.path / "r.html")],
         ["read", str(next((tmp_path / "s/xml").rglob("*.xml"))), "--plot", str(store.path / "p.png")],

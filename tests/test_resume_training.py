@@ -196,11 +196,14 @@ def test_what_validation_decided_for_a_member_is_made_again(small_store, tmp_pat
 
 
 def test_results_of_a_run_that_begins_anew_are_gone(small_store, tmp_path):
-    """Without weights training starts from the first epoch: what an earlier one has left is not its result."""
+    """Without weights training starts from the first epoch, when asked to: what an earlier one has left is not its result."""
     evaluate_run(train(quick(epochs=1), small_store, tmp_path / "r", say=silent), small_store, "test")
     (tmp_path / "r" / LAST).unlink()
     (tmp_path / "r/checkpoints/best.pt").unlink()
-    train(quick(epochs=1), small_store, tmp_path / "r", resume=True, say=silent)
+    with pytest.raises(StoreError, match="weights are lost"):
+        train(quick(epochs=1), small_store, tmp_path / "r", resume=True, say=silent)
+    assert (tmp_path / "r/metrics_test.json").exists()
+    train(quick(epochs=1), small_store, tmp_path / "r", overwrite=True, say=silent)
     assert not (tmp_path / "r/metrics_test.json").exists()
     assert not (tmp_path / "r/predictions_test.csv").exists()
 

@@ -40,7 +40,7 @@ def write_corpus(
     heart: not on dialect, rate or number of recordings. `dialects` are written in equal shares instead of the usual ones.
     Raises TargetExists.
     """
-    refuse_inside_store(out)
+    refuse_inside_store(out / "manifest.csv")
     if (out / "manifest.csv").exists() and not replace:
         raise TargetExists(f"{out} holds a corpus already. Use --replace to write into it, or another folder.")
     (out / "xml").mkdir(parents=True, exist_ok=True)
