@@ -27,8 +27,8 @@ from floor import memcpy_gather
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from ecgfit.loader import make_loader
-from ecgprep.store import Store
+from ecgfit.data.loader import make_loader
+from ecgprep.store.reader import Store
 
 Rows = NDArray[np.int64]
 Pass = Callable[[], Iterator[tuple[Any, Any]]]
@@ -76,7 +76,9 @@ class Records(Dataset[Any]):
 
 
 def dataset_with_workers(source: Source, rows: Rows) -> Pass:
-    loader: Any = DataLoader(Records(source.store), batch_sampler=rows.tolist(), num_workers=2, persistent_workers=True)
+    loader: Any = DataLoader(
+        Records(source.store), batch_sampler=rows.tolist(), num_workers=2, persistent_workers=True
+    )
     return lambda: iter(loader)
 
 
@@ -89,7 +91,10 @@ def zarr_items(source: Source, rows: Rows) -> Pass:
     import zarr
 
     array: Any = zarr.create_array(
-        source.folder / "items.zarr", shape=source.store.waveforms.shape, chunks=(1, 8, source.store.n_samples), dtype="int16"
+        source.folder / "items.zarr",
+        shape=source.store.waveforms.shape,
+        chunks=(1, 8, source.store.n_samples),
+        dtype="int16",
     )
     array[:] = source.store.waveforms
     return one_by_one(rows, lambda row: array[row])
@@ -130,13 +135,17 @@ def hdf5(source: Source, rows: Rows) -> Pass:
 def lmdb(source: Source, rows: Rows) -> Pass:
     import lmdb as database
 
-    environment = database.open(str(source.folder / "x.lmdb"), map_size=4 * source.store.waveforms.nbytes + 2**20)
+    environment = database.open(
+        str(source.folder / "x.lmdb"), map_size=4 * source.store.waveforms.nbytes + 2**20
+    )
     with environment.begin(write=True) as transaction:
         for row, record in source.records():
             transaction.put(b"%09d" % row, record.tobytes())
     transaction = environment.begin(buffers=True)
     shape = source.store.waveforms.shape[1:]
-    return one_by_one(rows, lambda row: np.frombuffer(transaction.get(b"%09d" % row), np.int16).reshape(shape))
+    return one_by_one(
+        rows, lambda row: np.frombuffer(transaction.get(b"%09d" % row), np.int16).reshape(shape)
+    )
 
 
 def webdataset(source: Source, rows: Rows) -> Pass:
@@ -151,7 +160,10 @@ def webdataset(source: Source, rows: Rows) -> Pass:
 
     def go() -> Iterator[tuple[Rows, Any]]:
         for keys, values in stream.to_tuple("__key__", "bin").batched(source.batch):
-            yield np.array([int(key) for key in keys]), np.stack([np.frombuffer(value, np.int16).reshape(shape) for value in values])
+            yield (
+                np.array([int(key) for key in keys]),
+                np.stack([np.frombuffer(value, np.int16).reshape(shape) for value in values]),
+            )
 
     return go
 
@@ -172,7 +184,9 @@ def hugging_face(source: Source, rows: Rows) -> Pass:
 
     datasets.disable_progress_bars()
     features = datasets.Features({"x": datasets.Array2D(source.store.waveforms.shape[1:], "int16")})
-    datasets.Dataset.from_dict({"x": list(source.store.waveforms)}, features=features).save_to_disk(str(source.folder / "hf"))
+    datasets.Dataset.from_dict({"x": list(source.store.waveforms)}, features=features).save_to_disk(
+        str(source.folder / "hf")
+    )
     dataset = datasets.load_from_disk(str(source.folder / "hf")).with_format("numpy")
     return lambda: ((batch, dataset[batch.tolist()]["x"]) for batch in rows)
 
@@ -200,7 +214,12 @@ def xml_again(source: Source, rows: Rows) -> Pass:
     from ecgprep.conform import Conformity, conform
     from ecgprep.readers import read_recording
 
-    return one_by_one(rows, lambda row: conform(read_recording(source.corpus / "xml" / f"{row}.xml"), Conformity()).waveform)
+    return one_by_one(
+        rows,
+        lambda row: (
+            conform(read_recording(source.corpus / "xml" / f"{row}.xml"), Conformity()).waveform
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -240,13 +259,20 @@ def measure(way: Way, source: Source, rounds: int) -> dict[str, Any]:
     """Time a way, the loader and the floor in turn, after one pass of each that is compared and not counted."""
     store = source.store
     batch = min(source.batch, len(store))
-    rows = np.random.default_rng(0).permutation(len(store))[: len(store) // batch * batch].reshape(-1, batch)
+    rows = (
+        np.random.default_rng(0)
+        .permutation(len(store))[: len(store) // batch * batch]
+        .reshape(-1, batch)
+    )
     there = way.open(source, rows[: max(1, way.records // batch)])
     for seen, values in there():
         if not np.array_equal(np.asarray(values), store.waveforms[np.asarray(seen)]):
             raise ValueError(f"{way.name} does not return what the store holds")
     loader: Any = make_loader(store, rows.ravel(), batch, seed=0)
-    copy, ring = np.array(store.waveforms), np.empty((2, batch, *store.waveforms.shape[1:]), np.int16)
+    copy, ring = (
+        np.array(store.waveforms),
+        np.empty((2, batch, *store.waveforms.shape[1:]), np.int16),
+    )
     _, gather = memcpy_gather(source.corpus)
 
     def floor() -> Iterator[tuple[Rows, Any]]:
@@ -268,12 +294,26 @@ def measure(way: Way, source: Source, rounds: int) -> dict[str, Any]:
     return {name: values[1:] for name, values in rates.items()}
 
 
-def in_own_process(way: Way, python: str, corpus: Path, store: Path, batch: int, rounds: int) -> dict[str, Any] | str:
+def in_own_process(
+    way: Way, python: str, corpus: Path, store: Path, batch: int, rounds: int
+) -> dict[str, Any] | str:
     """Return what `measure` found in a process of its own: workers and caches do not disturb the next way. A text says why there is nothing."""
-    code = f"import sys, importlib.util; sys.exit(importlib.util.find_spec({way.package!r}) is None)"
+    code = (
+        f"import sys, importlib.util; sys.exit(importlib.util.find_spec({way.package!r}) is None)"
+    )
     if subprocess.run([python, "-c", code], check=False).returncode:
         return f"skipped: {way.package} is not installed"
-    arguments = [python, "-W", "ignore", __file__, way.name, str(corpus), str(store), str(batch), str(rounds)]
+    arguments = [
+        python,
+        "-W",
+        "ignore",
+        __file__,
+        way.name,
+        str(corpus),
+        str(store),
+        str(batch),
+        str(rounds),
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode:
         return "failed: " + (done.stderr.strip().splitlines() or ["without a word"])[-1]
@@ -288,17 +328,27 @@ def spread(rates: dict[str, list[float]], name: str, other: str) -> str:
     return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}..{max(values):.{digits}f}]"
 
 
-def compare_others(corpus: Path, store: Path, batch: int, rounds: int, mosaic_python: str | None) -> None:
+def compare_others(
+    corpus: Path, store: Path, batch: int, rounds: int, mosaic_python: str | None
+) -> None:
     """Print each way's speed, its share of the floor, and how many times faster `Store.gather`, the like of it, and the whole loader are."""
-    print(f"\n{f'batches of {batch}':30s} {'rec/s':>9s} {'of the floor':>20s} {'gather is faster by':>22s} {'the loader is faster by':>24s}")
+    print(
+        f"\n{f'batches of {batch}':30s} {'rec/s':>9s} {'of the floor':>20s} {'gather is faster by':>22s} {'the loader is faster by':>24s}"
+    )
     for way in WAYS:
         python = mosaic_python if way.package == "streaming" and mosaic_python else sys.executable
         found = in_own_process(way, python, corpus, store, batch, rounds)
         if isinstance(found, str):
             print(f"{way.name:30s} {found}", flush=True)
             continue
-        share, gather, whole = (spread(found, *pair) for pair in (("way", "floor"), ("gather", "way"), ("loader", "way")))
-        print(f"{way.name:30s} {statistics.median(found['way']):9,.0f} {share:>20s} {gather:>22s} {whole:>24s}", flush=True)
+        share, gather, whole = (
+            spread(found, *pair)
+            for pair in (("way", "floor"), ("gather", "way"), ("loader", "way"))
+        )
+        print(
+            f"{way.name:30s} {statistics.median(found['way']):9,.0f} {share:>20s} {gather:>22s} {whole:>24s}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -313,7 +363,15 @@ def main() -> None:
     way = next(way for way in WAYS if way.name == arguments.way)
     folder = Path(tempfile.mkdtemp(dir=arguments.corpus))
     try:
-        print(json.dumps(measure(way, Source(Store(arguments.store), arguments.corpus, folder, arguments.batch), arguments.rounds)))
+        print(
+            json.dumps(
+                measure(
+                    way,
+                    Source(Store(arguments.store), arguments.corpus, folder, arguments.batch),
+                    arguments.rounds,
+                )
+            )
+        )
     finally:
         shutil.rmtree(folder)
 

@@ -31,14 +31,17 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from ecgfit.data import ModelInput, NormStats, select_rows
-from ecgfit.loader import make_loader
-from ecgfit.metrics import auroc_auprc
-from ecgfit.predict import UNCALIBRATED, Predictions, Scorer, predict_rows
-from ecgprep.durable import write_json
+from ecgfit.data.loader import make_loader
+from ecgfit.data.model_input import ModelInput
+from ecgfit.data.rows import select_rows
+from ecgfit.data.statistics import NormStats
+from ecgfit.inference.predictions import UNCALIBRATED, Predictions
+from ecgfit.inference.scorer import Scorer, predict_rows
+from ecgfit.metrics.definitions import auroc_auprc
 from ecgprep.errors import EcgError
+from ecgprep.files.atomic import write_json
 from ecgprep.leads import LEADS
-from ecgprep.store import Store
+from ecgprep.store.reader import Store
 
 MODELS = ("cnn", "logistic")
 EPOCHS, BATCH, LR = 14, 32, 1e-3
@@ -58,11 +61,22 @@ class Block(nn.Module):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        first = (nn.Conv1d(c_in, c_out, 7, 2, 3, bias=False), nn.BatchNorm1d(c_out), nn.ReLU(), nn.Dropout(0.1))
-        self.body = nn.Sequential(*first, nn.Conv1d(c_out, c_out, 7, 1, 3, bias=False), nn.BatchNorm1d(c_out))
+        first = (
+            nn.Conv1d(c_in, c_out, 7, 2, 3, bias=False),
+            nn.BatchNorm1d(c_out),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+        )
+        self.body = nn.Sequential(
+            *first, nn.Conv1d(c_out, c_out, 7, 1, 3, bias=False), nn.BatchNorm1d(c_out)
+        )
         nn.init.zeros_(self.body[-1].weight)  # type: ignore[arg-type]  # a block starts as its shortcut
-        project = [nn.Conv1d(c_in, c_out, 1, bias=False), nn.BatchNorm1d(c_out)] if c_in != c_out else []
-        self.shortcut = nn.Sequential(nn.AvgPool1d(2, ceil_mode=True, count_include_pad=False), *project)
+        project = (
+            [nn.Conv1d(c_in, c_out, 1, bias=False), nn.BatchNorm1d(c_out)] if c_in != c_out else []
+        )
+        self.shortcut = nn.Sequential(
+            nn.AvgPool1d(2, ceil_mode=True, count_include_pad=False), *project
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
@@ -77,7 +91,9 @@ class PlainCnn(nn.Module):
     def __init__(self, n_channels: int) -> None:
         super().__init__()
         self.decimate = nn.AvgPool1d(5)
-        self.stem = nn.Sequential(nn.Conv1d(n_channels, 32, 9, 1, 4, bias=False), nn.BatchNorm1d(32), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv1d(n_channels, 32, 9, 1, 4, bias=False), nn.BatchNorm1d(32), nn.ReLU()
+        )
         self.blocks = nn.Sequential(Block(32, 32), Block(32, 48), Block(48, 64))
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(128, 2))
 
@@ -139,10 +155,16 @@ def fit_cnn(store: Store, missing: Missing = "drop", seed: int = 0, epochs: int 
         model.train()
         for batch in loader:
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(model_input(batch.waveforms, batch.lead_mask, batch.valid_span)[0]), batch.label, weights)
+            loss = F.cross_entropy(
+                model(model_input(batch.waveforms, batch.lead_mask, batch.valid_span)[0]),
+                batch.label,
+                weights,
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        score = summarise(predict_rows(Scorer(model_input, model), store, val, (), amp=False))["auprc"]
+        score = summarise(predict_rows(Scorer(model_input, model), store, val, (), amp=False))[
+            "auprc"
+        ]
         if score > best:
             best, best_epoch, best_weights = score, epoch + 1, copy.deepcopy(model.state_dict())
     model.load_state_dict(best_weights)
@@ -162,10 +184,14 @@ def find_r_peaks(uv: Floats, rate_hz: float) -> Ints:
     slope = np.diff(signal.sosfiltfilt(band, uv, axis=-1), axis=-1)
     energy = signal.convolve((slope**2).sum(axis=0), np.ones(max(1, round(0.1 * rate_hz))), "same")
     second = max(1, round(rate_hz))
-    highest = np.median([energy[at : at + second].max() for at in range(0, len(energy) - second // 2, second)])
+    highest = np.median(
+        [energy[at : at + second].max() for at in range(0, len(energy) - second // 2, second)]
+    )
     if not highest > 0:
         return np.empty(0, np.int64)
-    peaks, _ = signal.find_peaks(energy, height=0.3 * highest, distance=max(1, round(0.25 * rate_hz)))
+    peaks, _ = signal.find_peaks(
+        energy, height=0.3 * highest, distance=max(1, round(0.25 * rate_hz))
+    )
     return np.asarray(peaks, np.int64)
 
 
@@ -173,7 +199,13 @@ def features(uv: Floats, rate_hz: float) -> Floats:
     """Return the features of one recording, (leads, n) µV without padding. NaN: cannot be told, such as the rate without a beat."""
     peaks = find_r_peaks(uv, rate_hz)
     return np.concatenate(
-        [amplitude_features(uv), band_features(uv, rate_hz), rhythm_features(peaks, rate_hz), qrs_features(uv, peaks, rate_hz), correlations(uv)]
+        [
+            amplitude_features(uv),
+            band_features(uv, rate_hz),
+            rhythm_features(peaks, rate_hz),
+            qrs_features(uv, peaks, rate_hz),
+            correlations(uv),
+        ]
     )
 
 
@@ -183,14 +215,25 @@ def amplitude_features(uv: Floats) -> Floats:
     deviation = centred.std(axis=1)
     z = centred / np.where(deviation > 0, deviation, 1)[:, None]
     slope = np.abs(np.diff(uv, axis=1)).mean(axis=1)
-    return np.concatenate([deviation, centred.min(axis=1), centred.max(axis=1), slope, (z**3).mean(axis=1), np.log1p((z**4).mean(axis=1))])
+    return np.concatenate(
+        [
+            deviation,
+            centred.min(axis=1),
+            centred.max(axis=1),
+            slope,
+            (z**3).mean(axis=1),
+            np.log1p((z**4).mean(axis=1)),
+        ]
+    )
 
 
 def band_features(uv: Floats, rate_hz: float) -> Floats:
     """Per lead: the share of the energy of 0.5 to 40 Hz that lies in each band."""
     power = np.abs(np.fft.rfft(uv, axis=1)) ** 2
     frequency = np.fft.rfftfreq(uv.shape[1], 1 / rate_hz)
-    energy = np.stack([power[:, (frequency >= low) & (frequency < high)].sum(axis=1) for low, high in BANDS_HZ])
+    energy = np.stack(
+        [power[:, (frequency >= low) & (frequency < high)].sum(axis=1) for low, high in BANDS_HZ]
+    )
     total = energy.sum(axis=0)
     return np.asarray((energy / np.where(total > 0, total, 1)).ravel())
 
@@ -201,7 +244,9 @@ def rhythm_features(peaks: Ints, rate_hz: float) -> Floats:
     if len(intervals) < 2:
         return np.full(3, np.nan)
     typical = float(np.median(intervals))
-    return np.array([60 / typical, intervals.std() / typical, np.abs(np.diff(intervals)).mean() / typical])
+    return np.array(
+        [60 / typical, intervals.std() / typical, np.abs(np.diff(intervals)).mean() / typical]
+    )
 
 
 def qrs_features(uv: Floats, peaks: Ints, rate_hz: float) -> Floats:
@@ -213,16 +258,29 @@ def qrs_features(uv: Floats, peaks: Ints, rate_hz: float) -> Floats:
     beat = np.median([uv[:, peak - before : peak + after] for peak in inside], axis=0)
 
     def window(start_s: float, end_s: float) -> Floats:
-        return np.asarray(beat[:, round(before + start_s * rate_hz) : round(before + end_s * rate_hz)])
+        return np.asarray(
+            beat[:, round(before + start_s * rate_hz) : round(before + end_s * rate_hz)]
+        )
 
-    beat = beat - window(-0.12, -0.08).mean(axis=1, keepdims=True)  # the PR segment is the zero of an ECG
+    beat = beat - window(-0.12, -0.08).mean(
+        axis=1, keepdims=True
+    )  # the PR segment is the zero of an ECG
     area = window(-0.08, 0.08).sum(axis=1) / rate_hz
-    axis = np.arctan2(2 * area[1] - area[0], np.sqrt(3) * area[0])  # aVF = II - I / 2, scaled as Einthoven's triangle asks
+    axis = np.arctan2(
+        2 * area[1] - area[0], np.sqrt(3) * area[0]
+    )  # aVF = II - I / 2, scaled as Einthoven's triangle asks
     energy = (np.diff(window(-0.12, 0.12), axis=1) ** 2).sum(axis=0)
     at = np.arange(len(energy)) / rate_hz
     share = energy / max(energy.sum(), 1e-9)
     width = np.sqrt((share * (at - (share * at).sum()) ** 2).sum())
-    return np.concatenate([area, window(0.1, 0.14).mean(axis=1), window(0.2, 0.36).mean(axis=1), [np.cos(axis), np.sin(axis), width]])
+    return np.concatenate(
+        [
+            area,
+            window(0.1, 0.14).mean(axis=1),
+            window(0.2, 0.36).mean(axis=1),
+            [np.cos(axis), np.sin(axis), width],
+        ]
+    )
 
 
 def correlations(uv: Floats) -> Floats:
@@ -240,8 +298,12 @@ def feature_table(store: Store, rows: Ints) -> Floats:
     table = []
     for row in rows:
         waveform = store.gather(np.array([row]), buffer)[0]
-        table.append(features(waveform[:, slice(*spans[row])].astype(np.float64), store.sample_rate_hz))
-    return np.concatenate([np.stack(table), store.array("covariates")[rows].astype(np.float64)], axis=1)
+        table.append(
+            features(waveform[:, slice(*spans[row])].astype(np.float64), store.sample_rate_hz)
+        )
+    return np.concatenate(
+        [np.stack(table), store.array("covariates")[rows].astype(np.float64)], axis=1
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +324,11 @@ class Logistic:
 
     def standardise(self, table: Floats) -> Floats:
         """Put the train median where a value is missing, then z-score with train statistics."""
-        return np.clip((np.where(np.isnan(table), self.median, table) - self.mean) / self.scale, -OUTLIER, OUTLIER)
+        return np.clip(
+            (np.where(np.isnan(table), self.median, table) - self.mean) / self.scale,
+            -OUTLIER,
+            OUTLIER,
+        )
 
     def predict(self, store: Store, rows: Ints) -> Predictions:
         """Logits of each row."""
@@ -281,14 +347,30 @@ def fit_logistic(store: Store, missing: Missing = "drop", seed: int = 0) -> Logi
     table, val_table = feature_table(store, train), feature_table(store, val)
     label = store.array("label")[train]
     known = ~np.isnan(table)
-    median = np.array([np.median(column[there]) if there.any() else 0.0 for column, there in zip(table.T, known.T, strict=True)])
+    median = np.array(
+        [
+            np.median(column[there]) if there.any() else 0.0
+            for column, there in zip(table.T, known.T, strict=True)
+        ]
+    )
     filled = np.where(known, table, median)
     scale = filled.std(axis=0)
-    start = Logistic(median, filled.mean(axis=0), np.where(scale > 0, scale, 1), np.zeros(table.shape[1]), 0.0, 0.0)
+    start = Logistic(
+        median,
+        filled.mean(axis=0),
+        np.where(scale > 0, scale, 1),
+        np.zeros(table.shape[1]),
+        0.0,
+        0.0,
+    )
     candidates = []
     for penalty in PENALTIES:
-        fitted = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000, random_state=seed).fit(start.standardise(table), label)
-        model = Logistic(median, start.mean, start.scale, fitted.coef_[0], float(fitted.intercept_[0]), penalty)
+        fitted = LogisticRegression(
+            C=penalty, class_weight="balanced", max_iter=5000, random_state=seed
+        ).fit(start.standardise(table), label)
+        model = Logistic(
+            median, start.mean, start.scale, fitted.coef_[0], float(fitted.intercept_[0]), penalty
+        )
         candidates.append((summarise(model.predict_table(store, val, val_table))["auprc"], model))
     return max(candidates, key=lambda pair: pair[0])[1]
 
@@ -296,11 +378,17 @@ def fit_logistic(store: Store, missing: Missing = "drop", seed: int = 0) -> Logi
 # Both ------------------------------------------------------------------------------------------------------------------------------------
 
 
-def write_baseline(fit: Callable[[], Cnn | Logistic], store: Store, out: Path, missing: Missing) -> dict[str, Any]:
+def write_baseline(
+    fit: Callable[[], Cnn | Logistic], store: Store, out: Path, missing: Missing
+) -> dict[str, Any]:
     """Fit, predict validation and test, write predictions and summary.json, and return the summary. The summary is written last."""
     start = time.perf_counter()
     model = fit()
-    summary: dict[str, Any] = {"content_sha256": store.content_sha256, "seconds": time.perf_counter() - start, "chosen": model.chosen}
+    summary: dict[str, Any] = {
+        "content_sha256": store.content_sha256,
+        "seconds": time.perf_counter() - start,
+        "chosen": model.chosen,
+    }
     out.mkdir(parents=True, exist_ok=True)
     for split in ("val", "test"):
         predictions = model.predict(store, select_rows(store, split, missing))
@@ -310,7 +398,9 @@ def write_baseline(fit: Callable[[], Cnn | Logistic], store: Store, out: Path, m
     return summary
 
 
-def run_baselines(store: Store, out: Path, missing: Missing = "drop", seed: int = 0, epochs: int = EPOCHS) -> dict[str, dict[str, Any]]:
+def run_baselines(
+    store: Store, out: Path, missing: Missing = "drop", seed: int = 0, epochs: int = EPOCHS
+) -> dict[str, dict[str, Any]]:
     """Fit both baselines, write OUT/cnn and OUT/logistic, and return their summaries."""
     fits: dict[str, Callable[[], Cnn | Logistic]] = {
         "cnn": lambda: fit_cnn(store, missing, seed, epochs),
@@ -321,26 +411,43 @@ def run_baselines(store: Store, out: Path, missing: Missing = "drop", seed: int 
 
 def main() -> None:
     """Run both on a store and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("store", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/baselines"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the CNN")
-    parser.add_argument("--missing", choices=get_args(Missing), default="drop", help="recordings with a missing lead: leave out or keep")
+    parser.add_argument(
+        "--missing",
+        choices=get_args(Missing),
+        default="drop",
+        help="recordings with a missing lead: leave out or keep",
+    )
     parser.add_argument("--json", action="store_true", help="print the summaries as JSON")
     arguments = parser.parse_args()
     try:
-        summaries = run_baselines(Store(arguments.store), arguments.out, arguments.missing, arguments.seed, arguments.epochs)
+        summaries = run_baselines(
+            Store(arguments.store),
+            arguments.out,
+            arguments.missing,
+            arguments.seed,
+            arguments.epochs,
+        )
     except (EcgError, ValueError) as error:
         sys.exit(f"Error: {error}")
     if arguments.json:
         print(json.dumps(summaries, indent=2))
         return
-    print(f"{'':9s} {'val AUROC':>9s} {'AUPRC':>6s} {'test AUROC':>11s} {'AUPRC':>6s} {'seconds':>8s}  chosen on validation")
+    print(
+        f"{'':9s} {'val AUROC':>9s} {'AUPRC':>6s} {'test AUROC':>11s} {'AUPRC':>6s} {'seconds':>8s}  chosen on validation"
+    )
     for name, summary in summaries.items():
         val, test = summary["val"], summary["test"]
         chosen = ", ".join(f"{key} {value:g}" for key, value in summary["chosen"].items())
-        print(f"{name:9s} {val['auroc']:9.3f} {val['auprc']:6.3f} {test['auroc']:11.3f} {test['auprc']:6.3f} {summary['seconds']:8.1f}  {chosen}")
+        print(
+            f"{name:9s} {val['auroc']:9.3f} {val['auprc']:6.3f} {test['auroc']:11.3f} {test['auprc']:6.3f} {summary['seconds']:8.1f}  {chosen}"
+        )
 
 
 if __name__ == "__main__":

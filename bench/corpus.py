@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.leads import LEADS
-from ecgprep.store import ARRAYS, FORMAT_VERSION, Layout, Store
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import muse
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import muse
+from ecgprep.store.format import ARRAYS, FORMAT_VERSION, Layout
+from ecgprep.store.reader import Store
 
 
 def write_muse_corpus(folder: Path, n_files: int) -> Path:
@@ -22,7 +23,9 @@ def write_muse_corpus(folder: Path, n_files: int) -> Path:
     generator = np.random.default_rng(0)
     rows: list[tuple[str, str, str | int]] = [("patient_id", "path_xml", "label")]
     for i in range(n_files):
-        (folder / "xml" / f"{i}.xml").write_bytes(muse(simulate(Heart.draw(generator, i % 2), 500, generator), 500, f"B{i}"))
+        (folder / "xml" / f"{i}.xml").write_bytes(
+            muse(simulate(Heart.draw(generator, i % 2), 500, generator), 500, f"B{i}")
+        )
         rows.append((f"B{i}", f"xml/{i}.xml", i % 2))
     with (folder / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -39,9 +42,16 @@ def sparse_store(path: Path, n_records: int, n_samples: int) -> Store:
             (path / chunk).parent.mkdir(parents=True, exist_ok=True)
             with (path / chunk).open("wb") as file:
                 file.truncate(layout.chunk_bytes(name))
-    attributes = {"format_version": FORMAT_VERSION, "lead_names": list(LEADS), "sample_rate_hz": 500.0, "n_samples": n_samples}
+    attributes = {
+        "format_version": FORMAT_VERSION,
+        "lead_names": list(LEADS),
+        "sample_rate_hz": 500.0,
+        "n_samples": n_samples,
+    }
     attributes |= {"covariate_names": [], "settings": {}, "software": {}, "content_sha256": ""}
-    (path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}))
+    (path / "zarr.json").write_text(
+        json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    )
     return Store(path)
 
 

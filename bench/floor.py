@@ -28,13 +28,20 @@ def memcpy_gather(folder: Path) -> tuple[str, Gather]:
     """Return the floor and its name: a loop of memcpy, or numpy where there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        return 'np.take(mode="clip"), for want of a C compiler', lambda source, rows, out: np.take(source, rows, axis=0, out=out, mode="clip")
+        return 'np.take(mode="clip"), for want of a C compiler', lambda source, rows, out: np.take(
+            source, rows, axis=0, out=out, mode="clip"
+        )
     library = folder / "floor.so"
     if not library.exists():
         (folder / "floor.c").write_text(SOURCE)
-        subprocess.run([compiler, "-O2", "-shared", "-fPIC", folder / "floor.c", "-o", library], check=True)
+        subprocess.run(
+            [compiler, "-O2", "-shared", "-fPIC", folder / "floor.c", "-o", library], check=True
+        )
     function = ctypes.CDLL(str(library)).gather
-    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p], None
+    function.argtypes, function.restype = (
+        [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p],
+        None,
+    )
 
     def gather(source: NDArray[np.int16], rows: NDArray[np.int64], out: NDArray[np.int16]) -> None:
         assert out.shape == (len(rows), *source.shape[1:])

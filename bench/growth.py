@@ -26,9 +26,10 @@ from pathlib import Path
 import numpy as np
 from corpus import anonymous_mb, fill, sparse_store
 
-from ecgprep.store import SPLITS, Store
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import muse
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import muse
+from ecgprep.store.format import SPLITS
+from ecgprep.store.reader import Store
 
 STEPS = 12
 """Training steps that are timed; the first two warm up."""
@@ -68,7 +69,9 @@ def write_files(folder: Path, n: int) -> Path:
     for i in range(n):
         file = Path("xml", f"{i // 1000}", f"{i}.xml")
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(muse(hearts[i % 16] + generator.integers(-30, 31, (12, 1000)), 100, f"G{i}"))
+        (folder / file).write_bytes(
+            muse(hearts[i % 16] + generator.integers(-30, 31, (12, 1000)), 100, f"G{i}")
+        )
         rows.append((f"G{i}", str(file), i % 2))
     with (folder / "manifest.csv").open("w", newline="") as out:
         csv.writer(out).writerows(rows)
@@ -77,14 +80,20 @@ def write_files(folder: Path, n: int) -> Path:
 
 def building(manifest: Path) -> Figures:
     """Build a store from files."""
-    from ecgprep.build import build_store
+    from ecgprep.building.plan import BuildSettings
+    from ecgprep.building.run import build_store
     from ecgprep.conform import Conformity
-    from ecgprep.manifest import read_manifest
-    from ecgprep.plan import BuildSettings
+    from ecgprep.patients.manifest import read_manifest
 
     settings = BuildSettings(Conformity(100, 1000), duplicates="exact")
     start = time.perf_counter()
-    store = build_store(read_manifest(manifest), manifest.parent / "s.zarr", settings, registry_path=manifest.parent / "r.csv", jobs=2)
+    store = build_store(
+        read_manifest(manifest),
+        manifest.parent / "s.zarr",
+        settings,
+        registry_path=manifest.parent / "r.csv",
+        jobs=2,
+    )
     return {"us_a_row": 1e6 * (time.perf_counter() - start) / len(store)}
 
 
@@ -94,11 +103,22 @@ def write_store(path: Path, n: int) -> Store:
     generator = np.random.default_rng(0)
     fill(store, "patient", np.arange(n, dtype=np.int32))
     fill(store, "label", (np.arange(n) % 2).astype(np.int8))
-    fill(store, "split", np.where(np.arange(n) % 20 < 14, 0, np.where(np.arange(n) % 20 < 17, 1, 2)).astype(np.int8))
+    fill(
+        store,
+        "split",
+        np.where(np.arange(n) % 20 < 14, 0, np.where(np.arange(n) % 20 < 17, 1, 2)).astype(np.int8),
+    )
     fill(store, "lead_mask", np.ones((n, 8), np.bool_))
     fill(store, "valid_span", np.tile(np.array([0, 5000], np.int32), (n, 1)))
     fill(store, "rate_hz", np.full(n, 500, np.float32))
-    fill(store, "moments", np.stack([generator.integers(-(10**5), 10**5, (n, 8)), generator.integers(10**8, 10**9, (n, 8))], axis=2))
+    fill(
+        store,
+        "moments",
+        np.stack(
+            [generator.integers(-(10**5), 10**5, (n, 8)), generator.integers(10**8, 10**9, (n, 8))],
+            axis=2,
+        ),
+    )
     return Store(path)
 
 
@@ -110,7 +130,11 @@ def loading(path: Path) -> Figures:
     opened = time.perf_counter()
     store.lead_statistics(np.flatnonzero(store.array("split") == SPLITS.index("train")))
     known = time.perf_counter()
-    rows = np.random.default_rng(0).choice(len(store), LOADED, replace=len(store) < LOADED).reshape(-1, 256)
+    rows = (
+        np.random.default_rng(0)
+        .choice(len(store), LOADED, replace=len(store) < LOADED)
+        .reshape(-1, 256)
+    )
     out = np.empty((256, 8, store.n_samples), np.int16)
     for _ in range(2):
         begun = time.perf_counter()
@@ -127,7 +151,7 @@ def loading(path: Path) -> Figures:
 def training(path: Path) -> Figures:
     """Prepare a run of the defaults, and take its first steps, as from a disk: a hole is always read at once, so it would pass for memory."""
     from ecgfit.config import make_config
-    from ecgfit.trainer import Stopped, Trainer
+    from ecgfit.training.trainer import Stopped, Trainer
 
     ticks: list[float] = []
 
@@ -141,15 +165,28 @@ def training(path: Path) -> Figures:
     prepared = time.perf_counter() - start
     with contextlib.suppress(Stopped):
         trainer.train_epoch(lambda: None, stop)
-    return {"prepare_ms": 1e3 * prepared, "first_step_ms": 1e3 * (ticks[1] - start - prepared), "step_ms": 1e3 * float(np.median(np.diff(ticks[2:])))}
+    return {
+        "prepare_ms": 1e3 * prepared,
+        "first_step_ms": 1e3 * (ticks[1] - start - prepared),
+        "step_ms": 1e3 * float(np.median(np.diff(ticks[2:]))),
+    }
 
 
-MEASURED: dict[str, Callable[[Path], Figures]] = {"building": building, "loading": loading, "training": training}
+MEASURED: dict[str, Callable[[Path], Figures]] = {
+    "building": building,
+    "loading": loading,
+    "training": training,
+}
 
 
 def alone(what: str, path: Path) -> Figures:
     """Measure in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--measure", what, str(path)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure", what, str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
@@ -158,11 +195,21 @@ def alone(what: str, path: Path) -> Figures:
 
 def table(sizes: list[int], found: dict[str, list[Figures]]) -> str:
     """Return a Markdown table: what was measured at each size."""
-    lines = ["| " + " | ".join(["what", *(f"{n:,} rows" for n in sizes)]) + " |", "|---" * (1 + len(sizes)) + "|"]
+    lines = [
+        "| " + " | ".join(["what", *(f"{n:,} rows" for n in sizes)]) + " |",
+        "|---" * (1 + len(sizes)) + "|",
+    ]
     for what, figures in found.items():
         for key in figures[0]:
-            cells = [f"{figure[key]:,.0f}" if figure[key] >= 10 else f"{figure[key]:.2f}" for figure in figures]
-            lines.append("| " + " | ".join([f"{what}: {key.replace('us', 'µs').replace('_', ' ')}", *cells]) + " |")
+            cells = [
+                f"{figure[key]:,.0f}" if figure[key] >= 10 else f"{figure[key]:.2f}"
+                for figure in figures
+            ]
+            lines.append(
+                "| "
+                + " | ".join([f"{what}: {key.replace('us', 'µs').replace('_', ' ')}", *cells])
+                + " |"
+            )
     return "\n".join(lines)
 
 
@@ -177,7 +224,10 @@ def projection(sizes: list[int], found: dict[str, list[Figures]], rows: int = 10
     step = train["step_ms"] / 32
     hours = {
         "building": (rows * build["us_a_row"] / 3.6e9, f"{rows:,} x {build['us_a_row']:,.0f} µs"),
-        "one epoch of 70 % on these cores": (rows * 0.7 * step / 3.6e6, f"{rows:,} x 0.7 x {step:.2f} ms"),
+        "one epoch of 70 % on these cores": (
+            rows * 0.7 * step / 3.6e6,
+            f"{rows:,} x 0.7 x {step:.2f} ms",
+        ),
     }
     seconds = {
         "opening and mapping": extended("loading", "open_ms") / 1e3,
@@ -209,7 +259,9 @@ def draw(sizes: list[int], found: dict[str, list[Figures]], path: Path) -> None:
     ):
         times.plot(sizes, [scale * figures[key] for figures in found[what]], "o-", label=label)
     for what, figures in found.items():
-        memory.plot(sizes, [entry["memory_mb"] for entry in figures], "o-", label=f"{what}, MB at the peak")
+        memory.plot(
+            sizes, [entry["memory_mb"] for entry in figures], "o-", label=f"{what}, MB at the peak"
+        )
     for axes in (times, memory):
         axes.set(xscale="log", yscale="log", xlabel="rows")
         axes.grid(alpha=0.3, which="both")
@@ -220,13 +272,17 @@ def draw(sizes: list[int], found: dict[str, list[Figures]], path: Path) -> None:
 def main(words: list[str] | None = None) -> None:
     """Print the table and the projection."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=lambda text: [int(part) for part in text.split(",")], default=[2_000, 20_000])
+    parser.add_argument(
+        "--rows", type=lambda text: [int(part) for part in text.split(",")], default=[2_000, 20_000]
+    )
     parser.add_argument("--plot", type=Path, help="a picture to write")
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "PATH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     if arguments.measure:
         what, path = arguments.measure
-        importlib.import_module("ecgprep.build" if what == "building" else "ecgfit.trainer")  # not what is measured
+        importlib.import_module(
+            "ecgprep.building.run" if what == "building" else "ecgfit.training.trainer"
+        )  # not what is measured
         print(json.dumps(watched(lambda: MEASURED[what](Path(path)))))
         return
     found: dict[str, list[Figures]] = {what: [] for what in MEASURED}
@@ -237,7 +293,11 @@ def main(words: list[str] | None = None) -> None:
             write_store(Path(folder, "s.zarr"), n)
             found["loading"].append(alone("loading", Path(folder, "s.zarr")))
             found["training"].append(alone("training", Path(folder, "s.zarr")))
-        print(f"{n:,} rows: {json.dumps({what: figures[-1] for what, figures in found.items()})}", file=sys.stderr, flush=True)
+        print(
+            f"{n:,} rows: {json.dumps({what: figures[-1] for what, figures in found.items()})}",
+            file=sys.stderr,
+            flush=True,
+        )
     print(table(arguments.rows, found))
     print(projection(arguments.rows, found))
     if arguments.plot:

@@ -30,11 +30,12 @@ from corpus import anonymous_mb, fill, sparse_store, write_muse_corpus
 from floor import Gather, memcpy_gather
 from numpy.typing import NDArray
 
-from ecgfit.loader import Batches, ahead, make_loader
-from ecgprep.build import build_store
-from ecgprep.manifest import read_manifest
-from ecgprep.plan import BuildSettings
-from ecgprep.store import CHUNK_RECORDS, Store
+from ecgfit.data.loader import Batches, ahead, make_loader
+from ecgprep.building.plan import BuildSettings
+from ecgprep.building.run import build_store
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.store.format import CHUNK_RECORDS
+from ecgprep.store.reader import Store
 
 BATCHES = (32, 256, 1024)
 _IN_FLIGHT = 16
@@ -49,7 +50,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_rounds(works: dict[str, Callable[[int], object]], rounds: int, before: Callable[[], None] = lambda: None) -> dict[str, list[float]]:
+def in_rounds(
+    works: dict[str, Callable[[int], object]],
+    rounds: int,
+    before: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
     """Run every work once a round, each round in another order, and return seconds; a first round is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for k in range(rounds + 1):
@@ -70,7 +75,9 @@ def exhaust(items: Iterable[object]) -> None:
         pass
 
 
-def warm_works(store: Store, copy: NDArray[np.int16], batch: int, floor: Gather) -> dict[str, Callable[[int], object]]:
+def warm_works(
+    store: Store, copy: NDArray[np.int16], batch: int, floor: Gather
+) -> dict[str, Callable[[int], object]]:
     """Return what is timed at one batch size: the same random rows in each."""
     n = len(store) // batch * batch
     ring = list(np.ones((_RING, batch, *copy.shape[1:]), np.int16))
@@ -100,7 +107,11 @@ def warm_works(store: Store, copy: NDArray[np.int16], batch: int, floor: Gather)
         "gather": each(lambda _, rows, out: store.gather(rows, out)),
         "loader": iterate,
         "with a thread": iterate_threaded,
-        "index_select": each(lambda _, rows, out: torch.index_select(mapped, 0, torch.from_numpy(rows), out=torch.from_numpy(out))),
+        "index_select": each(
+            lambda _, rows, out: torch.index_select(
+                mapped, 0, torch.from_numpy(rows), out=torch.from_numpy(out)
+            )
+        ),
         "np.take": each(lambda _, rows, out: np.take(store.waveforms, rows, axis=0, out=out)),
     }
 
@@ -108,13 +119,19 @@ def warm_works(store: Store, copy: NDArray[np.int16], batch: int, floor: Gather)
 def compare_warm(store: Store, rounds: int, floor: Gather) -> None:
     """Print records a second and ratios to the floor, for each batch size."""
     copy = np.array(store.waveforms)
-    torch.set_num_threads(1)  # index_select would start a second thread for every row: a tenth of the speed where others compute, too
+    torch.set_num_threads(
+        1
+    )  # index_select would start a second thread for every row: a tenth of the speed where others compute, too
     columns = ("gather", "loader", "with a thread", "index_select", "np.take")
     print(f"{'batch':>6s} {'floor, rec/s':>13s}" + "".join(f" {name:>21s}" for name in columns))
     for batch in (size for size in BATCHES if size <= len(store)):
         taken = in_rounds(warm_works(store, copy, batch, floor), rounds)
         rate = len(store) // batch * batch / statistics.median(taken["floor"])
-        print(f"{batch:6d} {rate:13,.0f}" + "".join(f" {ratios(taken, name, 'floor')}" for name in columns), flush=True)
+        print(
+            f"{batch:6d} {rate:13,.0f}"
+            + "".join(f" {ratios(taken, name, 'floor')}" for name in columns),
+            flush=True,
+        )
 
 
 def evict(path: Path) -> None:
@@ -130,11 +147,18 @@ def evict(path: Path) -> None:
 def read_direct(store: Store, rows: NDArray[np.int64]) -> None:
     """Read the waveforms of rows past the page cache, so many at a time that the disk always has enough to do: what it can do with random rows."""
     size = store.layout.chunk_bytes("waveforms") // CHUNK_RECORDS
-    files = [os.open(store.path / name, os.O_RDONLY | os.O_DIRECT) for name in store.layout.chunk_files("waveforms")]
+    files = [
+        os.open(store.path / name, os.O_RDONLY | os.O_DIRECT)
+        for name in store.layout.chunk_files("waveforms")
+    ]
 
     def read(share: NDArray[np.int64]) -> None:
         with mmap.mmap(-1, size + 2 * mmap.PAGESIZE) as buffer:
-            for chunk, offset in zip((share // CHUNK_RECORDS).tolist(), (share % CHUNK_RECORDS * size).tolist(), strict=True):
+            for chunk, offset in zip(
+                (share // CHUNK_RECORDS).tolist(),
+                (share % CHUNK_RECORDS * size).tolist(),
+                strict=True,
+            ):
                 start = offset // mmap.PAGESIZE * mmap.PAGESIZE
                 length = -(-(offset + size - start) // mmap.PAGESIZE) * mmap.PAGESIZE
                 with memoryview(buffer)[:length] as part:
@@ -171,7 +195,9 @@ def compare_cold(path: Path, rounds: int) -> None:
         batches.store = Store(path)
         return work
 
-    works = {"sequential": sequential, "random, direct": direct} | {f"batches of {size}": random(size) for size in BATCHES if size <= n}
+    works = {"sequential": sequential, "random, direct": direct} | {
+        f"batches of {size}": random(size) for size in BATCHES if size <= n
+    }
     evict(path)
     if not hasattr(os, "RWF_NOWAIT") or Store(path).is_resident(np.arange(n)):
         print("cold: skipped, files cannot be evicted here (a file system in memory?)")
@@ -180,7 +206,10 @@ def compare_cold(path: Path, rounds: int) -> None:
     for name, times in taken.items():
         rate = n / statistics.median(times)
         print(
-            f"cold: {name:17s} {rate:9,.0f} rec/s" + "".join(f" {ratios(taken, name, floor)}" for floor in ("sequential", "random, direct")),
+            f"cold: {name:17s} {rate:9,.0f} rec/s"
+            + "".join(
+                f" {ratios(taken, name, floor)}" for floor in ("sequential", "random, direct")
+            ),
             flush=True,
         )
 
@@ -188,7 +217,10 @@ def compare_cold(path: Path, rounds: int) -> None:
 def measure_large(folder: Path, n_records: int) -> None:
     """Print what a store of many short records takes to open and to go through once, and its statistics."""
     store, generator = sparse_store(folder, n_records, n_samples=2), np.random.default_rng(0)
-    mask, total = generator.random((n_records, 8)) < 0.95, generator.integers(-1000, 1000, (n_records, 8))
+    mask, total = (
+        generator.random((n_records, 8)) < 0.95,
+        generator.integers(-1000, 1000, (n_records, 8)),
+    )
     fill(store, "lead_mask", mask)
     fill(store, "moments", np.stack([total, total**2], axis=2) * mask[:, :, None])
     fill(store, "valid_span", np.tile(np.array([0, 2], np.int32), (n_records, 1)))
@@ -200,7 +232,10 @@ def measure_large(folder: Path, n_records: int) -> None:
     print(
         f"{n_records:,} records in {n_files:,} chunk files: opened in {opening:.2f} s, mapped in {mapping * 1e3:.0f} ms, an epoch took {most:.0f} MB"
     )
-    for name, rows in {"all rows": np.arange(n_records), "half of them, at random": generator.permutation(n_records)[: n_records // 2]}.items():
+    for name, rows in {
+        "all rows": np.arange(n_records),
+        "half of them, at random": generator.permutation(n_records)[: n_records // 2],
+    }.items():
         times = [seconds(lambda rows=rows: store.lead_statistics(rows)) for _ in range(5)]  # type: ignore[misc]
         print(f"mean and deviation of {name}: {statistics.median(times) * 1e3:.0f} ms")
 
@@ -211,23 +246,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--large", type=int, default=1_024_000, help="records of the large store")
-    parser.add_argument("--other-batches", default="256", help="batch sizes at which the other formats are compared, a minute and a half each  [256]")
+    parser.add_argument(
+        "--other-batches",
+        default="256",
+        help="batch sizes at which the other formats are compared, a minute and a half each  [256]",
+    )
     parser.add_argument("--without-others", action="store_true", help="leave the other formats out")
-    parser.add_argument("--mosaic-python", help="an interpreter that has mosaicml-streaming, whose pins need an environment of their own")
+    parser.add_argument(
+        "--mosaic-python",
+        help="an interpreter that has mosaicml-streaming, whose pins need an environment of their own",
+    )
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = read_manifest(write_muse_corpus(folder, arguments.records))
         path = folder / "s.zarr"
-        n_samples = build_store(manifest, path, BuildSettings(), registry_path=folder / "r.csv").n_samples
+        n_samples = build_store(
+            manifest, path, BuildSettings(), registry_path=folder / "r.csv"
+        ).n_samples
         floor_name, floor = memcpy_gather(folder)
-        print(f"{arguments.records:,} records of 8 x {n_samples}; floor: {floor_name}; median [range] of {arguments.rounds} rounds")
+        print(
+            f"{arguments.records:,} records of 8 x {n_samples}; floor: {floor_name}; median [range] of {arguments.rounds} rounds"
+        )
         compare_warm(Store(path), arguments.rounds, floor)
         measure_large(folder / "large.zarr", arguments.large)
         if not arguments.without_others:
             for batch in map(int, arguments.other_batches.split(",")):
-                compare_others(folder, path, batch, max(1, arguments.rounds // 3), arguments.mosaic_python)
-        compare_cold(path, max(1, arguments.rounds // 3))  # at the end: pages that come back one record at a time are copied a little more slowly
+                compare_others(
+                    folder, path, batch, max(1, arguments.rounds // 3), arguments.mosaic_python
+                )
+        compare_cold(
+            path, max(1, arguments.rounds // 3)
+        )  # at the end: pages that come back one record at a time are copied a little more slowly
 
 
 if __name__ == "__main__":

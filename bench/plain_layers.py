@@ -29,7 +29,14 @@ def plain_layer(layer: nn.Module) -> nn.Module | None:
         return nn.Dropout(layer.p).train(layer.training)
     if isinstance(layer, nn.Conv1d) and type(layer) is not nn.Conv1d:
         assert isinstance(layer.padding, tuple)
-        made = nn.Conv1d(layer.in_channels, layer.out_channels, layer.kernel_size[0], padding=layer.padding[0], groups=layer.groups, bias=False)
+        made = nn.Conv1d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size[0],
+            padding=layer.padding[0],
+            groups=layer.groups,
+            bias=False,
+        )
     elif isinstance(layer, BatchNorm):
         made = nn.BatchNorm1d(layer.num_features)
     else:

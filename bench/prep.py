@@ -22,12 +22,12 @@ from pathlib import Path
 
 from corpus import write_muse_corpus
 
-from ecgprep.build import build_store
+from ecgprep.building.parts import Part, build_part, read_one
+from ecgprep.building.plan import BuildSettings
+from ecgprep.building.run import build_store
 from ecgprep.conform import Conformity
-from ecgprep.manifest import read_manifest
-from ecgprep.parts import Part, build_part, read_one
-from ecgprep.plan import BuildSettings
-from ecgprep.store import CHUNK_RECORDS
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.store.format import CHUNK_RECORDS
 
 MEMORY_ROWS = (2_000, 50_000)
 
@@ -57,12 +57,31 @@ def time_builds(folder: Path, n_files: int, rounds: int) -> None:
     def build_parts() -> None:
         for first in range(0, n_files, CHUNK_RECORDS):
             rows = slice(first, first + CHUNK_RECORDS)
-            build_part(Part(first // CHUNK_RECORDS, folder, manifest.path_xml[rows], manifest.line[rows], Conformity(), folder / "work"))
+            build_part(
+                Part(
+                    first // CHUNK_RECORDS,
+                    folder,
+                    manifest.path_xml[rows],
+                    manifest.line[rows],
+                    Conformity(),
+                    folder / "work",
+                )
+            )
 
     def whole_build() -> None:
-        build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv", replace=True)
+        build_store(
+            manifest,
+            folder / "s.zarr",
+            BuildSettings(),
+            registry_path=folder / "r.csv",
+            replace=True,
+        )
 
-    stages = {"file to row (read, conform)": read_and_conform, "parts (… and write, fsync)": build_parts, "whole build (… and verify)": whole_build}
+    stages = {
+        "file to row (read, conform)": read_and_conform,
+        "parts (… and write, fsync)": build_parts,
+        "whole build (… and verify)": whole_build,
+    }
     ratios: dict[str, list[float]] = {name: [] for name in stages}
     times: dict[str, list[float]] = {name: [] for name in ("floor", *stages)}
     for _ in range(rounds):
@@ -73,15 +92,17 @@ def time_builds(folder: Path, n_files: int, rounds: int) -> None:
             times[name].append(taken)
             ratios[name].append(taken / floor)
     print(f"{'stage':32s} {'µs a file':>10s} {'ratio to the floor':>20s}")
-    print(f"{'floor: ElementTree + base64':32s} {1e6 * statistics.median(times['floor']) / n_files:10.0f} {1:20.2f}")
+    print(
+        f"{'floor: ElementTree + base64':32s} {1e6 * statistics.median(times['floor']) / n_files:10.0f} {1:20.2f}"
+    )
     for name in stages:
         spread = f"[{min(ratios[name]):.2f}..{max(ratios[name]):.2f}]"
-        print(f"{name:32s} {1e6 * statistics.median(times[name]) / n_files:10.0f} {statistics.median(ratios[name]):6.2f} {spread:>13s}")
+        print(
+            f"{name:32s} {1e6 * statistics.median(times[name]) / n_files:10.0f} {statistics.median(ratios[name]):6.2f} {spread:>13s}"
+        )
 
 
-BUILD = (
-    "import sys; from ecgprep.cli import cli; cli(['build', *sys.argv[1:], '--replace', '--duplicates', 'exact', '--json'], standalone_mode=False)"
-)
+BUILD = "import sys; from ecgprep.cli import cli; cli(['build', *sys.argv[1:], '--replace', '--duplicates', 'exact', '--json'], standalone_mode=False)"
 """Simulated hearts are so alike that the search for re-exported ones would be what is timed; it has a benchmark of its own, copies.py."""
 
 
@@ -94,7 +115,9 @@ def time_jobs(folder: Path, rounds: int) -> None:
 
     def start(manifest: str, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", BUILD, manifest, f"{manifest}.zarr", *options]
-        return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def run(*builds: tuple[str, ...]) -> float:
         begun = time.perf_counter()
@@ -102,16 +125,24 @@ def time_jobs(folder: Path, rounds: int) -> None:
             raise SystemExit("a build failed")
         return time.perf_counter() - begun
 
-    times: dict[str, list[float]] = {"two builds of half": [], "one build, two jobs": [], "one build, one job": []}
+    times: dict[str, list[float]] = {
+        "two builds of half": [],
+        "one build, two jobs": [],
+        "one build, one job": [],
+    }
     for _ in range(rounds):
         times["two builds of half"].append(run(("half_a.csv",), ("half_b.csv",)))
         times["one build, two jobs"].append(run(("manifest.csv", "--jobs", "2")))
         times["one build, one job"].append(run(("manifest.csv",)))
     print(f"\n{'with start and finish':32s} {'files/s':>10s} {'of two builds':>20s}")
     for name, values in times.items():
-        ratios = [both / value for both, value in zip(times["two builds of half"], values, strict=True)]
+        ratios = [
+            both / value for both, value in zip(times["two builds of half"], values, strict=True)
+        ]
         spread = f"[{min(ratios):.2f}..{max(ratios):.2f}]"
-        print(f"{name:32s} {(len(lines) - 1) / statistics.median(values):10.0f} {statistics.median(ratios):6.2f} {spread:>13s}")
+        print(
+            f"{name:32s} {(len(lines) - 1) / statistics.median(values):10.0f} {statistics.median(ratios):6.2f} {spread:>13s}"
+        )
 
 
 WATCHED_BUILD = """
@@ -136,10 +167,19 @@ print(1024 * peak, file=sys.stderr)
 def peak_of_a_build(folder: Path, n_rows: int) -> int:
     """Return the peak of anonymous memory, in bytes, of a build of `n_rows` rows: 512 files that are there, the rest missing."""
     n_files = len(list((folder / "xml").glob("*.xml")))
-    lines = ["patient_id,path_xml,label", *(f"B{i},xml/{'absent' if i >= n_files else i}.xml,{i % 2}" for i in range(n_rows))]
+    lines = [
+        "patient_id,path_xml,label",
+        *(f"B{i},xml/{'absent' if i >= n_files else i}.xml,{i % 2}" for i in range(n_rows)),
+    ]
     manifest = folder / f"m{n_rows}.csv"
     manifest.write_text("\n".join(lines) + "\n")
-    command = [sys.executable, "-c", WATCHED_BUILD, str(manifest), str(manifest.with_suffix(".zarr"))]
+    command = [
+        sys.executable,
+        "-c",
+        WATCHED_BUILD,
+        str(manifest),
+        str(manifest.with_suffix(".zarr")),
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stderr.strip().splitlines()[-1])
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.synth.simulator import TWELVE_LEADS
-from ecgprep.synth.vendors import VENDORS
+from ecgprep.simulation.simulator import TWELVE_LEADS
+from ecgprep.simulation.vendors import VENDORS
 
 DIALECT_SHARES = (("muse", 0.60), ("aecg", 0.25), ("cardiosoft", 0.15))
 TASKS = ("ABNORM", "NORM", "MI", "STTC", "CD", "HYP", "AFIB")
@@ -35,7 +35,11 @@ def read_wfdb(header: Path) -> tuple[int, NDArray[np.int64]]:
 
     Format 16 is sample-interleaved little-endian int16; each header line gives gain(baseline)/mV and a 16-bit sum as checksum.
     """
-    lines = [line.split() for line in header.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line.split()
+        for line in header.read_text().splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
     (_, n_leads, rate, n_samples), signals = lines[0][:4], lines[1:]
     if (int(n_leads), len(signals)) != (12, 12) or any(signal[1] != "16" for signal in signals):
         raise ValueError(f"{header.name}: not a record of 12 leads in format 16")
@@ -49,7 +53,9 @@ def read_wfdb(header: Path) -> tuple[int, NDArray[np.int64]]:
         if unit != "mV" or (int(row.sum()) - int(signal[6])) % 65536:
             raise ValueError(f"{header.name}: unit is not mV, or a checksum does not match")
         lead = next(name for name in TWELVE_LEADS if name.upper() == signal[8].upper())
-        uv[TWELVE_LEADS.index(lead)] = np.rint((row - int(baseline)) * 1000 / float(gain.split("(")[0]))
+        uv[TWELVE_LEADS.index(lead)] = np.rint(
+            (row - int(baseline)) * 1000 / float(gain.split("(")[0])
+        )
     return int(float(rate)), uv
 
 
@@ -59,7 +65,11 @@ def diagnostic_classes(folder: Path) -> dict[str, str]:
         rows = csv.reader(file)
         header = next(rows)
         diagnostic, superclass = header.index("diagnostic"), header.index("diagnostic_class")
-        return {row[0]: row[superclass] for row in rows if row[diagnostic] and float(row[diagnostic]) == 1}
+        return {
+            row[0]: row[superclass]
+            for row in rows
+            if row[diagnostic] and float(row[diagnostic]) == 1
+        }
 
 
 def label_of(statements: set[str], classes: dict[str, str], task: str) -> int:
@@ -86,15 +96,21 @@ def write_corpus(ptbxl: Path, out: Path, recordings: Path, task: str) -> tuple[i
     with recordings.open(newline="") as file:
         rates = {int(row["ecg_id"]): int(row["rate_hz"]) for row in csv.DictReader(file)}
     with (ptbxl / "ptbxl_database.csv").open(newline="", encoding="utf-8") as file:
-        database = {int(row["ecg_id"]): row for row in csv.DictReader(file) if int(row["ecg_id"]) in rates}
+        database = {
+            int(row["ecg_id"]): row for row in csv.DictReader(file) if int(row["ecg_id"]) in rates
+        }
     missing = len(rates.keys() - database.keys())
     if missing:
-        raise ValueError(f"ptbxl_database.csv lacks {missing} of the {len(rates)} recordings. Is it that of PTB-XL 1.0.3?")
+        raise ValueError(
+            f"ptbxl_database.csv lacks {missing} of the {len(rates)} recordings. Is it that of PTB-XL 1.0.3?"
+        )
     (out / "xml").mkdir(parents=True, exist_ok=True)
     rows = []
     for ecg_id, rate_hz in rates.items():
         row = database[ecg_id]
-        found_hz, uv = read_wfdb(ptbxl / (row["filename_lr" if rate_hz == 100 else "filename_hr"] + ".hea"))
+        found_hz, uv = read_wfdb(
+            ptbxl / (row["filename_lr" if rate_hz == 100 else "filename_hr"] + ".hea")
+        )
         if found_hz != rate_hz:
             raise ValueError(f"recording {ecg_id}: {found_hz} Hz instead of {rate_hz}")
         name = f"xml/{ecg_id:05d}.xml"
@@ -109,17 +125,25 @@ def write_corpus(ptbxl: Path, out: Path, recordings: Path, task: str) -> tuple[i
 
 def main() -> None:
     """Parse, write, say what to run next."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("ptbxl", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--task", choices=TASKS, default="ABNORM")
-    parser.add_argument("--recordings", type=Path, default=Path(__file__).with_name("ptbxl_recordings.csv"))
+    parser.add_argument(
+        "--recordings", type=Path, default=Path(__file__).with_name("ptbxl_recordings.csv")
+    )
     arguments = parser.parse_args()
     try:
-        n, positive = write_corpus(arguments.ptbxl, arguments.out, arguments.recordings, arguments.task)
+        n, positive = write_corpus(
+            arguments.ptbxl, arguments.out, arguments.recordings, arguments.task
+        )
     except (OSError, ValueError, KeyError, StopIteration) as error:
         sys.exit(f"Error: {error}")
-    print(f"{n:,} recordings, {positive:,} positive, in {arguments.out}. Next: make prep MANIFEST={arguments.out / 'manifest.csv'}")
+    print(
+        f"{n:,} recordings, {positive:,} positive, in {arguments.out}. Next: make prep MANIFEST={arguments.out / 'manifest.csv'}"
+    )
 
 
 if __name__ == "__main__":

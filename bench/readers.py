@@ -26,8 +26,8 @@ import numpy as np
 
 from ecgprep.conform import Conformity, conform
 from ecgprep.readers import read_recording
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import VENDORS
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import VENDORS
 
 Reader = Callable[[Path], object]
 
@@ -56,7 +56,10 @@ def rivals() -> dict[str, tuple[Reader, frozenset[str]]]:
         found["ecgdatakit"] = (parser.parse, frozenset({"muse", "aecg", "philips"}))
     with contextlib.suppress(ImportError):
         parse = importlib.import_module("ecg2dcm").parse
-        found["ecg2dcm"] = (lambda path: parse(str(path)), frozenset({"muse", "aecg", "cardiosoft", "philips", "schiller"}))
+        found["ecg2dcm"] = (
+            lambda path: parse(str(path)),
+            frozenset({"muse", "aecg", "cardiosoft", "philips", "schiller"}),
+        )
     with contextlib.suppress(ImportError):
         read_file = importlib.import_module("sierraecg").read_file
         found["sierraecg"] = (lambda path: read_file(str(path)), frozenset({"philips"}))
@@ -102,7 +105,9 @@ def compare(title: str, paths: list[Path], others: dict[str, Reader], rounds: in
     for name, values in times.items():
         ratios = [value / own for value, own in zip(values, times["ecgprep"], strict=True)]
         spread = f"[{min(ratios):.2f}..{max(ratios):.2f}]"
-        print(f"  {name:20s} {1e6 * statistics.median(values):9.0f} µs a file {statistics.median(ratios):8.2f} {spread:>16s}")
+        print(
+            f"  {name:20s} {1e6 * statistics.median(values):9.0f} µs a file {statistics.median(ratios):8.2f} {spread:>16s}"
+        )
     for name, why in refused.items():
         print(f"  {name:20s} cannot read it ({why})")
 
@@ -123,11 +128,24 @@ def main() -> None:
             paths = [Path(folder) / f"{dialect}{i}.xml" for i in range(arguments.files)]
             for path in paths:
                 path.write_bytes(write(uv + generator.integers(-20, 20, uv.shape), 500, "B"))
-            claimed = {name: reader for name, (reader, dialects) in others.items() if dialect in dialects}
+            claimed = {
+                name: reader for name, (reader, dialects) in others.items() if dialect in dialects
+            }
             compare(f"{dialect}, simulated, 500 Hz", paths, claimed, arguments.rounds)
-    for file in sorted((arguments.samples / "data" / "xml").glob("*/*")) if arguments.samples else []:
-        if file.suffix.lower() == ".xml" and not works(read_recording, file) and not works(read_and_conform, file):
-            compare(f"real: {file.name}", [file] * 20, {name: reader for name, (reader, _) in others.items()}, arguments.rounds)
+    for file in (
+        sorted((arguments.samples / "data" / "xml").glob("*/*")) if arguments.samples else []
+    ):
+        if (
+            file.suffix.lower() == ".xml"
+            and not works(read_recording, file)
+            and not works(read_and_conform, file)
+        ):
+            compare(
+                f"real: {file.name}",
+                [file] * 20,
+                {name: reader for name, (reader, _) in others.items()},
+                arguments.rounds,
+            )
 
 
 if __name__ == "__main__":

@@ -20,13 +20,22 @@ from typing import Any
 
 from benchmark import command
 
-from ecgprep.store import Store
+from ecgprep.store.reader import Store
 
 
-def measure(corpus: Path, out: Path, split_seed: int, train_args: tuple[str, ...]) -> dict[str, Any]:
+def measure(
+    corpus: Path, out: Path, split_seed: int, train_args: tuple[str, ...]
+) -> dict[str, Any]:
     """Return the seconds of each command, started as a process of its own, and what came out. Raises CalledProcessError."""
     store, run = out / "store.zarr", out / "run"
-    options = ("--split-seed", split_seed, "--registry", out / "registry.csv", "--jobs", os.cpu_count() or 1)
+    options = (
+        "--split-seed",
+        split_seed,
+        "--registry",
+        out / "registry.csv",
+        "--jobs",
+        os.cpu_count() or 1,
+    )
     seconds = {
         "build": timed("-m", "ecgprep.cli", "build", corpus / "manifest.csv", store, *options),
         "train": timed("-m", "ecgfit.cli", "train", "--store", store, "--outdir", run, *train_args),
@@ -35,7 +44,12 @@ def measure(corpus: Path, out: Path, split_seed: int, train_args: tuple[str, ...
     with (run / "curves.csv").open() as file:
         curves = list(csv.DictReader(file))
     test = json.loads((run / "metrics_test.json").read_bytes())["metrics"]["auroc"]
-    return {"seconds": seconds, "recordings": len(Store(store)), "test": test, "val": [float(row["val_auroc"]) for row in curves]}
+    return {
+        "seconds": seconds,
+        "recordings": len(Store(store)),
+        "test": test,
+        "val": [float(row["val_auroc"]) for row in curves],
+    }
 
 
 def timed(*arguments: object) -> float:
@@ -49,28 +63,44 @@ def show(result: dict[str, Any], goal: float) -> str:
     """Return the breakdown and whether the goal was met."""
     seconds, total = result["seconds"], sum(result["seconds"].values())
     epochs = len(result["val"])
-    lines = [f"{result['recordings']:,} recordings, {os.cpu_count()} cores", f"{'step':8s} {'seconds':>8s} {'share':>6s}"]
+    lines = [
+        f"{result['recordings']:,} recordings, {os.cpu_count()} cores",
+        f"{'step':8s} {'seconds':>8s} {'share':>6s}",
+    ]
     lines += [f"{name:8s} {value:8.1f} {value / total:6.1%}" for name, value in seconds.items()]
     lines += [f"{'in all':8s} {total:8.1f} {'':6s} ({total / 60:.1f} minutes)"]
     low, high = result["test"]["ci95"]
     verdict = "reached" if result["test"]["value"] >= goal else "not reached"
-    lines += [f"test AUROC {result['test']['value']:.3f} (95 % interval {low:.3f} to {high:.3f}): {goal:.3f} {verdict}"]
-    first = next((epoch for epoch, value in enumerate(result["val"], start=1) if value >= goal), None)
+    lines += [
+        f"test AUROC {result['test']['value']:.3f} (95 % interval {low:.3f} to {high:.3f}): {goal:.3f} {verdict}"
+    ]
+    first = next(
+        (epoch for epoch, value in enumerate(result["val"], start=1) if value >= goal), None
+    )
     at = "in no epoch" if first is None else f"in epoch {first}"
-    lines += [f"{epochs} epochs of {seconds['train'] / epochs:.1f} s, start and end included; validation met the goal {at}"]
+    lines += [
+        f"{epochs} epochs of {seconds['train'] / epochs:.1f} s, start and end included; validation met the goal {at}"
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="folder with manifest.csv")
     parser.add_argument("--goal", type=float, default=0.937, help="test AUROC per patient  [0.937]")
     parser.add_argument("--split-seed", type=int, default=1, help="[1]")
     parser.add_argument("--train-args", default="", help="more options of `ecgfit train`")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(show(measure(a.corpus, Path(folder), a.split_seed, tuple(shlex.split(a.train_args))), a.goal))
+        print(
+            show(
+                measure(a.corpus, Path(folder), a.split_seed, tuple(shlex.split(a.train_args))),
+                a.goal,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -35,18 +35,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ecgfit.compute.device import set_up
 from ecgfit.config import make_config
-from ecgfit.data import select_rows
-from ecgfit.device import set_up
-from ecgfit.loader import Batch
-from ecgfit.models import build_model, count_macs
-from ecgfit.resident import DoesNotFit
-from ecgfit.trainer import Trainer
-from ecgfit.transfer import train_mode
-from ecgprep.build import build_store
-from ecgprep.manifest import read_manifest
-from ecgprep.plan import BuildSettings
-from ecgprep.store import Store
+from ecgfit.data.loader import Batch
+from ecgfit.data.resident import DoesNotFit
+from ecgfit.data.rows import select_rows
+from ecgfit.models.factory import build_model, count_macs
+from ecgfit.training.trainer import Trainer
+from ecgfit.training.transfer import train_mode
+from ecgprep.building.plan import BuildSettings
+from ecgprep.building.run import build_store
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.store.reader import Store
 
 N_CHANNELS, N_SAMPLES = 8, 5000
 WARM_UP = 5
@@ -54,7 +54,9 @@ WARM_UP = 5
 Step = Callable[[], object]
 
 
-def training_step(network: nn.Module, x: Tensor, label: Tensor, *, amp: bool = False, fused: bool = True) -> Step:
+def training_step(
+    network: nn.Module, x: Tensor, label: Tensor, *, amp: bool = False, fused: bool = True
+) -> Step:
     """Return a function that takes one step: forward, backward, AdamW."""
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=fused)
@@ -74,9 +76,17 @@ class AsItComes:
 
     def __init__(self, batch: int, threads: int) -> None:
         program = f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); import training; training.serve_plain({batch}, {threads})"
-        command = [sys.executable, "-c", program]  # torch comes first: it has read the environment when this module sets it
-        environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-c",
+            program,
+        ]  # torch comes first: it has read the environment when this module sets it
+        environment = {
+            name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"
+        }
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def seconds(self) -> float:
         """Return the seconds of the better of two steps, by the clock that the table goes by."""
@@ -94,7 +104,10 @@ def serve_plain(batch: int, threads: int) -> None:
     """Take two steps of the plain network for each line that is read, and print the seconds of the better."""
     torch.set_num_threads(threads)
     x, label = torch.randn(batch, N_CHANNELS, N_SAMPLES), torch.arange(batch) % 2
-    step, clock = training_step(plain(build_model("resnet1d", N_CHANNELS, 0)), x, label, fused=False), clock_for(threads)
+    step, clock = (
+        training_step(plain(build_model("resnet1d", N_CHANNELS, 0)), x, label, fused=False),
+        clock_for(threads),
+    )
     for _ in range(WARM_UP):
         step()
     for _ in sys.stdin:
@@ -153,7 +166,10 @@ def cpu_steps(batch: int, with_compile: bool) -> dict[str, tuple[nn.Module, Step
             print(f"{package} is not installed: left out")
         else:
             networks[package] = make()
-    steps = {name: (network, training_step(network, x, label, fused=False)) for name, network in networks.items()}
+    steps = {
+        name: (network, training_step(network, x, label, fused=False))
+        for name, network in networks.items()
+    }
     steps["ecgfit"] = default, training_step(default, x, label)
     coarse = build_model("resnet1d", N_CHANNELS, 0)
     steps["ecgfit --amp on (bfloat16)"] = coarse, training_step(coarse, x, label, amp=True)
@@ -167,24 +183,34 @@ def cpu_table(batch: int, threads: int, rounds: int, with_compile: bool) -> None
     """Print recordings a second of each step and the ratio to plain layers."""
     clock = clock_for(threads)
     steps = cpu_steps(batch, with_compile)
-    first = {name: timed(step, time.perf_counter) + timed(step, time.perf_counter) for name, (_, step) in steps.items()}
+    first = {
+        name: timed(step, time.perf_counter) + timed(step, time.perf_counter)
+        for name, (_, step) in steps.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     bare, bare_seconds = AsItComes(batch, threads), []
     for _ in range(rounds):
         for name, (_, step) in steps.items():
-            seconds[name].append(min(timed(step, clock), timed(step, clock)))  # the better of two: other programs only ever add
+            seconds[name].append(
+                min(timed(step, clock), timed(step, clock))
+            )  # the better of two: other programs only ever add
         bare_seconds.append(bare.seconds())
     bare.close()
     floor = next(iter(seconds.values()))
-    print(f"CPU, {threads} threads, batch {batch}, {N_CHANNELS} x {N_SAMPLES}: forward, backward, AdamW; {clock.__name__}")
-    print(f"{'':28s} {'GMAC':>6s} {'ms':>7s} {'recordings/s':>13s} {'ratio':>6s} {'range':>12s} {'first two, s':>13s}")
+    print(
+        f"CPU, {threads} threads, batch {batch}, {N_CHANNELS} x {N_SAMPLES}: forward, backward, AdamW; {clock.__name__}"
+    )
+    print(
+        f"{'':28s} {'GMAC':>6s} {'ms':>7s} {'recordings/s':>13s} {'ratio':>6s} {'range':>12s} {'first two, s':>13s}"
+    )
     for name, (network, _) in steps.items():
         ratios = sorted(f / s for f, s in zip(floor, seconds[name], strict=True))
         median = statistics.median(seconds[name])
-        cells = (
-            f"{count_macs(network, N_CHANNELS, N_SAMPLES) / 1e9:6.3f} {median * 1e3:7.1f} {batch / median:13,.0f} {statistics.median(ratios):6.2f}"
+        cells = f"{count_macs(network, N_CHANNELS, N_SAMPLES) / 1e9:6.3f} {median * 1e3:7.1f} {batch / median:13,.0f} {statistics.median(ratios):6.2f}"
+        print(
+            f"{name:28s} {cells} {f'[{ratios[0]:.2f}..{ratios[-1]:.2f}]':>12s} {first[name]:13.1f}",
+            flush=True,
         )
-        print(f"{name:28s} {cells} {f'[{ratios[0]:.2f}..{ratios[-1]:.2f}]':>12s} {first[name]:13.1f}", flush=True)
     ratios = sorted(b / s for b, s in zip(bare_seconds, seconds["ecgfit"], strict=True))
     print(
         f"plain layers with PyTorch as it comes (no setting of memory, waiting or determinism): {statistics.median(bare_seconds) * 1e3:.1f} ms; "
@@ -210,30 +236,70 @@ BATCHES_AN_EPOCH = 50
 """Train rows are repeated to as many full batches: the start of an epoch, which waits for its first batch, is then to be seen, but not the rule."""
 WORKERS = 8
 """Of the plain loop's DataLoader, at most."""
-COLUMNS = {"batch": 5, "fixed/s": 9, "streamed": 8, "resident": 8, "fast": 6, "compiled": 8, "/ plain": 7, "GFLOP": 6, "MB": 6, "roofline": 8}
+COLUMNS = {
+    "batch": 5,
+    "fixed/s": 9,
+    "streamed": 8,
+    "resident": 8,
+    "fast": 6,
+    "compiled": 8,
+    "/ plain": 7,
+    "GFLOP": 6,
+    "MB": 6,
+    "roofline": 8,
+}
 
 
-def device_table(device: str, store: Store, models: Sequence[str], batches: Sequence[int], steps: int, with_compile: bool) -> None:
+def device_table(
+    device: str,
+    store: Store,
+    models: Sequence[str],
+    batches: Sequence[int],
+    steps: int,
+    with_compile: bool,
+) -> None:
     """Print recordings a second of whole training steps, streamed and resident, in faster modes, and the ratios to their floors."""
-    print(f"{describe(device)}: whole training steps of {store.n_samples} samples, deterministic; ratios of recordings a second")
-    print("streamed, resident: to the same step on one batch that lies on the device; what they lack to 1 is the wait for data")
-    print("fast, compiled: resident with --deterministic off, with --compile on; / plain: streamed, to a float32 loop over a DataLoader of items")
-    print("GFLOP and MB: of a recording, what the roofline is made of; memory: the device has not enough")
+    print(
+        f"{describe(device)}: whole training steps of {store.n_samples} samples, deterministic; ratios of recordings a second"
+    )
+    print(
+        "streamed, resident: to the same step on one batch that lies on the device; what they lack to 1 is the wait for data"
+    )
+    print(
+        "fast, compiled: resident with --deterministic off, with --compile on; / plain: streamed, to a float32 loop over a DataLoader of items"
+    )
+    print(
+        "GFLOP and MB: of a recording, what the roofline is made of; memory: the device has not enough"
+    )
     print(f"{'model':14s} " + " ".join(f"{name:>{width}s}" for name, width in COLUMNS.items()))
     for model in models:
         for batch in batches:
             cells = [str(batch), *device_row(device, store, model, batch, steps, with_compile)]
-            print(f"{model:14s} " + " ".join(f"{cell:>{width}s}" for cell, width in zip(cells, COLUMNS.values(), strict=True)), flush=True)
+            print(
+                f"{model:14s} "
+                + " ".join(
+                    f"{cell:>{width}s}" for cell, width in zip(cells, COLUMNS.values(), strict=True)
+                ),
+                flush=True,
+            )
 
 
-def device_row(device: str, store: Store, model: str, batch: int, steps: int, with_compile: bool) -> list[str]:
+def device_row(
+    device: str, store: Store, model: str, batch: int, steps: int, with_compile: bool
+) -> list[str]:
     """Measure one model at one batch size and return the cells after it."""
 
     def rate(**settings: str) -> float | None:
         return if_it_fits(lambda: trainer_rate(device, store, model, batch, steps, settings))
 
-    fixed = if_it_fits(lambda: trainer_rate(device, store, model, batch, steps, {"resident": "off"}, fixed=True))
-    streamed, resident, fast = rate(resident="off"), rate(resident="on"), rate(resident="on", deterministic="off")
+    fixed = if_it_fits(
+        lambda: trainer_rate(device, store, model, batch, steps, {"resident": "off"}, fixed=True)
+    )
+    streamed, resident, fast = (
+        rate(resident="off"),
+        rate(resident="on"),
+        rate(resident="on", deterministic="off"),
+    )
     compiled = ratio(rate(resident="on", compile="on"), fixed) if with_compile else "-"
     plain_rate = if_it_fits(lambda: plain_loop(device, store, model, batch, steps))
     flop, n_bytes = work(model, store.n_samples)
@@ -270,9 +336,20 @@ def repeated_rows(rows: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
     return np.resize(rows, batch * BATCHES_AN_EPOCH)
 
 
-def trainer_rate(device: str, store: Store, model: str, batch: int, steps: int, settings: dict[str, str], *, fixed: bool = False) -> float:
+def trainer_rate(
+    device: str,
+    store: Store,
+    model: str,
+    batch: int,
+    steps: int,
+    settings: dict[str, str],
+    *,
+    fixed: bool = False,
+) -> float:
     """Return recordings a second of the trainer's own steps: over its batches, or again and again on one that lies on the device."""
-    config = make_config({"model": model, "batch": batch, "device": device, "epochs": 1000, **settings}, "bench")
+    config = make_config(
+        {"model": model, "batch": batch, "device": device, "epochs": 1000, **settings}, "bench"
+    )
     trainer = Trainer.prepare(config, store)
     trainer.rows["train"] = repeated_rows(trainer.rows["train"], batch)
     train_mode(trainer.model)
@@ -333,7 +410,14 @@ def plain_loop(device: str, store: Store, model: str, batch: int, steps: int) ->
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     rows = repeated_rows(select_rows(store, "train", "drop"), batch)
     workers = 0 if device == "cpu" else min(WORKERS, os.cpu_count() or 1)
-    loader = DataLoader(Items(store, rows), batch, shuffle=True, num_workers=workers, pin_memory=device == "cuda", persistent_workers=workers > 0)
+    loader = DataLoader(
+        Items(store, rows),
+        batch,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=device == "cuda",
+        persistent_workers=workers > 0,
+    )
     done, begun = -WARM_UP, 0.0
     while done < steps:
         for x, label in loader:
@@ -367,7 +451,9 @@ def work(model: str, n_samples: int) -> tuple[float, float]:
         module.register_forward_hook(add)
     with torch.no_grad():
         network(torch.zeros(1, N_CHANNELS, n_samples))
-    return 6 * count_macs(network, N_CHANNELS, n_samples), 5 * 2 * values + 2 * N_CHANNELS * n_samples
+    return 6 * count_macs(
+        network, N_CHANNELS, n_samples
+    ), 5 * 2 * values + 2 * N_CHANNELS * n_samples
 
 
 def roofline(device: str, flop: float, n_bytes: float) -> float | None:
@@ -384,17 +470,44 @@ def simulated_store(folder: Path, n_records: int) -> Store:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=32, help="of the CPU table  [32]")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU table  [all cores]")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of the CPU table  [all cores]"
+    )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--compile", action="store_true", help="torch.compile as a row of the CPU table")
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu", "none"], default="auto", help="of the GPU table; auto: where there is one")
-    parser.add_argument("--models", type=lambda text: text.split(","), default=["resnet1d", "xresnet1d101"], help="of the GPU table")
-    parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[64, 256, 1024], help="of the GPU table")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile as a row of the CPU table"
+    )
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cuda", "cpu", "none"],
+        default="auto",
+        help="of the GPU table; auto: where there is one",
+    )
+    parser.add_argument(
+        "--models",
+        type=lambda text: text.split(","),
+        default=["resnet1d", "xresnet1d101"],
+        help="of the GPU table",
+    )
+    parser.add_argument(
+        "--batches",
+        type=lambda text: [int(n) for n in text.split(",")],
+        default=[64, 256, 1024],
+        help="of the GPU table",
+    )
     parser.add_argument("--steps", type=int, default=100, help="of the GPU table, after a warm-up")
-    parser.add_argument("--records", type=int, default=2048, help="simulated recordings of the GPU table")
-    parser.add_argument("--packages", type=Path, help="site-packages of an environment that holds torch_ecg and tsai")
+    parser.add_argument(
+        "--records", type=int, default=2048, help="simulated recordings of the GPU table"
+    )
+    parser.add_argument(
+        "--packages",
+        type=Path,
+        help="site-packages of an environment that holds torch_ecg and tsai",
+    )
     a = parser.parse_args()
     if a.packages:
         sys.path.append(str(a.packages))  # last: what both hold is ours
@@ -406,7 +519,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         store = simulated_store(Path(folder), a.records)
-        device_table("cuda" if a.device == "auto" else a.device, store, a.models, a.batches, a.steps, a.compile)
+        device_table(
+            "cuda" if a.device == "auto" else a.device,
+            store,
+            a.models,
+            a.batches,
+            a.steps,
+            a.compile,
+        )
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from pathlib import Path
 import numpy as np
 from benchmark import command, compare, metrics_of, once, stamp_of, table
 
-from ecgprep.splits import SplitPlan, load_registry
-from ecgprep.store import SPLITS, Store
+from ecgprep.patients.registry import SplitPlan, load_registry
+from ecgprep.store.format import SPLITS
+from ecgprep.store.reader import Store
 
 SCRATCH = "from scratch"
 
@@ -47,11 +48,25 @@ def ways(pretrained: Path) -> dict[str, tuple[str, ...]]:
 
 def build(manifest: Path, root: Path, out: Path, registry: Path, split_seed: int) -> Store:
     """Build a store on the common registry; one that is up to date is left as it is."""
-    command("-m", "ecgprep.cli", "build", manifest, out, "--root", root, "--split-seed", split_seed, "--registry", registry)
+    command(
+        "-m",
+        "ecgprep.cli",
+        "build",
+        manifest,
+        out,
+        "--root",
+        root,
+        "--split-seed",
+        split_seed,
+        "--registry",
+        registry,
+    )
     return Store(out)
 
 
-def smaller_manifest(manifest: Path, registry: Path, n_patients: int, split_seed: int, out: Path) -> Path:
+def smaller_manifest(
+    manifest: Path, registry: Path, n_patients: int, split_seed: int, out: Path
+) -> Path:
     """Write the manifest without all but `n_patients` train patients. Raises ValueError when there are not so many."""
     split = load_registry(registry, SplitPlan(seed=split_seed)).split
     train = sorted(patient for patient, index in split.items() if SPLITS[index] == "train")
@@ -69,19 +84,46 @@ def smaller_manifest(manifest: Path, registry: Path, n_patients: int, split_seed
 def train(store: Store, run: Path, *options: str) -> None:
     """Train unless that was done."""
     facts = {"content_sha256": store.content_sha256, "options": list(options)}
-    once(stamp_of(run), facts, "-m", "ecgfit.cli", "train", "--store", store.path, "--outdir", run, *options, "--resume", "--json")
+    once(
+        stamp_of(run),
+        facts,
+        "-m",
+        "ecgfit.cli",
+        "train",
+        "--store",
+        store.path,
+        "--outdir",
+        run,
+        *options,
+        "--resume",
+        "--json",
+    )
 
 
-def measure(arguments: argparse.Namespace, split_seed: int) -> dict[str, tuple[float, float, float]]:
+def measure(
+    arguments: argparse.Namespace, split_seed: int
+) -> dict[str, tuple[float, float, float]]:
     """Return for each way, on one split, the test AUROC and AUPRC, and the AUROC less that of training from scratch."""
     out, extra = arguments.out / str(split_seed), tuple(shlex.split(arguments.train_args))
     out.mkdir(parents=True, exist_ok=True)
     registry = out / "registry.csv"
     target = arguments.target / "manifest.csv"
-    build(target, arguments.target, out / "whole.zarr", registry, split_seed)  # its labels decide the split
-    source = build(arguments.pretrain / "manifest.csv", arguments.pretrain, out / "pretrain.zarr", registry, split_seed)
-    few = smaller_manifest(target, registry, arguments.patients, split_seed, out / f"few-{arguments.patients}.csv")
-    store = build(few, arguments.target, out / f"few-{arguments.patients}.zarr", registry, split_seed)
+    build(
+        target, arguments.target, out / "whole.zarr", registry, split_seed
+    )  # its labels decide the split
+    source = build(
+        arguments.pretrain / "manifest.csv",
+        arguments.pretrain,
+        out / "pretrain.zarr",
+        registry,
+        split_seed,
+    )
+    few = smaller_manifest(
+        target, registry, arguments.patients, split_seed, out / f"few-{arguments.patients}.csv"
+    )
+    store = build(
+        few, arguments.target, out / f"few-{arguments.patients}.zarr", registry, split_seed
+    )
     train(source, out / "pretrained", *extra)
     runs = {}
     for name, options in ways(out / "pretrained").items():
@@ -105,9 +147,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure every split and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--pretrain", type=Path, required=True, help="folder with manifest.csv: the label that trains the encoder")
-    parser.add_argument("--target", type=Path, required=True, help="folder with manifest.csv: the label of which little is known")
-    parser.add_argument("--patients", type=int, default=150, help="train patients of the target that are kept")
+    parser.add_argument(
+        "--pretrain",
+        type=Path,
+        required=True,
+        help="folder with manifest.csv: the label that trains the encoder",
+    )
+    parser.add_argument(
+        "--target",
+        type=Path,
+        required=True,
+        help="folder with manifest.csv: the label of which little is known",
+    )
+    parser.add_argument(
+        "--patients", type=int, default=150, help="train patients of the target that are kept"
+    )
     parser.add_argument("--split-seeds", default="0,1,2")
     parser.add_argument("--train-args", default="", help="further options of ecgfit train, for all")
     arguments = parser.parse_args(argv)

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ecgfit.models import check_model_args
-from ecgfit.thresholds import parse_rule
+from ecgfit.metrics.thresholds import parse_rule
+from ecgfit.models.factory import check_model_args
 from ecgprep.errors import InputError
 
 RECORDED = "recorded"
@@ -20,7 +20,9 @@ MAX_CONFIG_BYTES = 100_000
 
 def usable_cores() -> int:
     """Return the cores that this process may use: those that a scheduler left it, shared with the other processes of torchrun here."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     here = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, cores // max(1, int(here) if here.isdecimal() else 1))
 
@@ -49,7 +51,11 @@ def _names(value: Any) -> Any:
 def _model_args(value: Any) -> Any:
     """Accept `width=2,depth=2` as well as a mapping."""
     if isinstance(value, str):
-        pairs = [item.split("=", 1) for item in value.replace(" ", ",").split(",") if item not in ("", "none")]
+        pairs = [
+            item.split("=", 1)
+            for item in value.replace(" ", ",").split(",")
+            if item not in ("", "none")
+        ]
         if any(len(pair) != 2 for pair in pairs) or len({pair[0] for pair in pairs}) < len(pairs):
             raise ValueError("must look like width=2,depth=2, each name once")
         try:
@@ -74,7 +80,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["resnet1d", "xresnet1d18", "xresnet1d34", "xresnet1d50", "xresnet1d101", "inception1d"] = "resnet1d"
+    model: Literal[
+        "resnet1d", "xresnet1d18", "xresnet1d34", "xresnet1d50", "xresnet1d101", "inception1d"
+    ] = "resnet1d"
     model_args: Annotated[dict[str, Number], BeforeValidator(_model_args)] = {}
     """Size of the network: width, depth, kernel, dropout; which of them, and in which range, depends on the network."""
     tabular: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
@@ -89,7 +97,9 @@ class TrainConfig(BaseModel):
     epochs: Annotated[Integer, Field(ge=1)] = 40
     loss: Literal["ce", "bce"] = "ce"
     """`ce` is cross-entropy on both logits, `bce` binary cross-entropy on their difference."""
-    class_weights: Annotated[Literal["auto", "none"] | tuple[Positive, Positive], BeforeValidator(_weights)] = "auto"
+    class_weights: Annotated[
+        Literal["auto", "none"] | tuple[Positive, Positive], BeforeValidator(_weights)
+    ] = "auto"
     """Weights of label 0 and 1 in the loss; `auto` makes both classes of the train split weigh the same."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     optimizer: Literal["adamw"] = "adamw"
@@ -100,7 +110,9 @@ class TrainConfig(BaseModel):
     scheduler: Literal["plateau", "cosine"] = "cosine"
     ema: Annotated[Number, Field(ge=0, lt=1)] = 0.995
     """Decay of the moving average of the weights, which is what is validated and kept; 0 = the weights themselves."""
-    aug: Annotated[tuple[Literal["noise", "scale", "shift", "leadmask"], ...], BeforeValidator(_names)] = ("noise", "scale", "shift", "leadmask")
+    aug: Annotated[
+        tuple[Literal["noise", "scale", "shift", "leadmask"], ...], BeforeValidator(_names)
+    ] = ("noise", "scale", "shift", "leadmask")
     val_metric: Literal["auprc", "auroc"] = "auprc"
     early_stop: Annotated[Integer, Field(ge=1)] = 12
     """Epochs without a better validation metric after which training ends."""
@@ -112,7 +124,9 @@ class TrainConfig(BaseModel):
     threshold: Annotated[str, BeforeValidator(_rule)] = "youden"
     """Rule for the operating point, chosen on validation when training ends."""
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
-    seeds: Annotated[tuple[Annotated[Integer, Field(ge=0, lt=2**31)], ...], BeforeValidator(_names)] = ()
+    seeds: Annotated[
+        tuple[Annotated[Integer, Field(ge=0, lt=2**31)], ...], BeforeValidator(_names)
+    ] = ()
     """Train a member with each seed; the run is their mean logit."""
     folds: Annotated[Integer, Field(ge=0, le=100)] = 0
     """Cross-validation by patient within train and validation; 0 = the store's own splits."""
@@ -142,7 +156,9 @@ class TrainConfig(BaseModel):
         if len(set(self.seeds)) != len(self.seeds) or len(self.seeds) == 1:
             raise ValueError("seeds: give two or more different seeds, or use seed")
         if self.folds and (self.folds < 3 or self.seeds or self.fold >= self.folds):
-            raise ValueError("folds: at least 3 (one is scored, one selects, the rest trains), not together with seeds, and fold below folds")
+            raise ValueError(
+                "folds: at least 3 (one is scored, one selects, the rest trains), not together with seeds, and fold below folds"
+            )
         if self.fold >= 0 and not self.folds:
             raise ValueError("fold: needs folds, of how many it is one, such as --folds 5 --fold 0")
         if self.tabular_only and not self.tabular:
@@ -152,7 +168,10 @@ class TrainConfig(BaseModel):
     def member_configs(self) -> dict[str, TrainConfig]:
         """Return the configs of an ensemble's members by the name of their folder; empty for a single run."""
         if self.seeds:
-            return {str(seed): self.model_copy(update={"seed": seed, "seeds": ()}) for seed in self.seeds}
+            return {
+                str(seed): self.model_copy(update={"seed": seed, "seeds": ()})
+                for seed in self.seeds
+            }
         if self.folds and self.fold < 0:
             return {str(fold): self.model_copy(update={"fold": fold}) for fold in range(self.folds)}
         return {}
@@ -164,7 +183,9 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if doubled := {str(key) for key in keys if keys.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(sorted(doubled))}", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key given twice: {', '.join(sorted(doubled))}", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -172,7 +193,10 @@ def read_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     """Combine a YAML file (or nothing) with overrides, which win. Raises InputError naming every key that is wrong."""
     values = {} if path is None else _read_yaml(path)
     values.pop(RECORDED, None)
-    return make_config(values | {key: value for key, value in overrides.items() if value is not None}, path.name if path else "options")
+    return make_config(
+        values | {key: value for key, value in overrides.items() if value is not None},
+        path.name if path else "options",
+    )
 
 
 def parse_settings(items: tuple[str, ...]) -> dict[str, Any]:
@@ -181,12 +205,16 @@ def parse_settings(items: tuple[str, ...]) -> dict[str, Any]:
     for item in items:
         key, equals, text = item.partition("=")
         if not equals or not key or key in values:
-            raise InputError("--set takes key=value, each key once, such as --set label_smoothing=0.1.")
+            raise InputError(
+                "--set takes key=value, each key once, such as --set label_smoothing=0.1."
+            )
         try:
             values[key] = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
         except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"--set {key[:40]}: the value is not valid YAML.") from None
-        if isinstance(values[key], str | None):  # YAML reads 1e-4 as text; the fields' own types decide
+        if isinstance(
+            values[key], str | None
+        ):  # YAML reads 1e-4 as text; the fields' own types decide
             values[key] = text
     return values
 
@@ -200,7 +228,11 @@ def make_config(values: dict[str, Any], where: str) -> TrainConfig:
         raise InputError(f"Config ({where}): {faults}.") from None
 
 
-_MUST_BE = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
+_MUST_BE = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+}
 
 
 def _fault(item: Any) -> str:
@@ -212,23 +244,33 @@ def _fault(item: Any) -> str:
     if key == "class_weights":
         return "class_weights: must be auto, none, or two positive numbers for label 0 and 1, such as 1.0,2.2"
     value = item["input"]
-    found = f" (found {str(value)[:40]})" if isinstance(value, str | int | float) and key != "init_from" else ""
+    found = (
+        f" (found {str(value)[:40]})"
+        if isinstance(value, str | int | float) and key != "init_from"
+        else ""
+    )
     if item["type"] in _MUST_BE:
         return f"{key}: must be {_MUST_BE[item['type']]}{found}"
     message = item["msg"].removeprefix("Value error, ").removesuffix(".")
-    return f"{key}: {message[:1].lower()}{message[1:]}{'' if item['type'] == 'value_error' else found}"
+    return (
+        f"{key}: {message[:1].lower()}{message[1:]}{'' if item['type'] == 'value_error' else found}"
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and (not path.is_file() or path.stat().st_size > MAX_CONFIG_BYTES):
-            raise InputError(f"Config {path.name} is not a regular file of at most {MAX_CONFIG_BYTES:,} bytes.")
+            raise InputError(
+                f"Config {path.name} is not a regular file of at most {MAX_CONFIG_BYTES:,} bytes."
+            )
         data = path.read_bytes()
         if len(data) > MAX_CONFIG_BYTES:
             raise InputError(f"Config {path.name} is larger than {MAX_CONFIG_BYTES:,} bytes.")
         values = yaml.load(data, _StrictLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
-        raise InputError(f"Config {path.name} cannot be read ({os.strerror(error.errno or 0)}).") from None
+        raise InputError(
+            f"Config {path.name} cannot be read ({os.strerror(error.errno or 0)})."
+        ) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         detail = getattr(error, "problem", None) or type(error).__name__
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)

@@ -11,7 +11,7 @@ import click
 
 from ecgprep import __version__
 from ecgprep.console import json_option, output_option, overwrite_option, progress_bar, run_command
-from ecgprep.output import check_output
+from ecgprep.files.output import check_output
 
 store_argument = click.argument("store", type=click.Path(path_type=Path))
 
@@ -28,23 +28,101 @@ def cli() -> None:
 
 
 _PLAN_OPTIONS = (
-    click.option("--root", type=click.Path(path_type=Path), help="Folder that paths are relative to.  [default: the manifest's folder]"),
-    click.option("--registry", type=click.Path(path_type=Path), help="Which patient is in which split.  [default: MANIFEST.registry.csv]"),
-    click.option("--hz", default=500, show_default=True, type=click.IntRange(50, 2000), help="Sampling rate of the store."),
-    click.option("--length", default=5000, show_default=True, type=click.IntRange(100, 1_000_000), help="Samples per lead."),
-    click.option("--min-seconds", default=5.0, show_default=True, type=click.FloatRange(0), help="Shorter recordings are `too_short`."),
-    click.option("--min-leads", default=1, show_default=True, type=click.IntRange(1, 8), help="Fewer usable leads of 8 are `leads_missing`."),
-    click.option("--split", default="70/15/15", show_default=True, help="Percent of patients in train/val/test."),
+    click.option(
+        "--root",
+        type=click.Path(path_type=Path),
+        help="Folder that paths are relative to.  [default: the manifest's folder]",
+    ),
+    click.option(
+        "--registry",
+        type=click.Path(path_type=Path),
+        help="Which patient is in which split.  [default: MANIFEST.registry.csv]",
+    ),
+    click.option(
+        "--hz",
+        default=500,
+        show_default=True,
+        type=click.IntRange(50, 2000),
+        help="Sampling rate of the store.",
+    ),
+    click.option(
+        "--length",
+        default=5000,
+        show_default=True,
+        type=click.IntRange(100, 1_000_000),
+        help="Samples per lead.",
+    ),
+    click.option(
+        "--min-seconds",
+        default=5.0,
+        show_default=True,
+        type=click.FloatRange(0),
+        help="Shorter recordings are `too_short`.",
+    ),
+    click.option(
+        "--min-leads",
+        default=1,
+        show_default=True,
+        type=click.IntRange(1, 8),
+        help="Fewer usable leads of 8 are `leads_missing`.",
+    ),
+    click.option(
+        "--split",
+        default="70/15/15",
+        show_default=True,
+        help="Percent of patients in train/val/test.",
+    ),
     click.option("--split-seed", default=42, show_default=True, type=click.IntRange(0, 2**31 - 1)),
-    click.option("--split-by-column", metavar="NAME", help="Keep patients who share a value of this manifest column, a site, in one split."),
-    click.option("--test-manifest", type=click.Path(path_type=Path), help="CSV with a column patient_id: exactly these patients are tested."),
-    click.option("--allow-missing-class", is_flag=True, help="Go on when a split has no positive or no negative patient."),
-    click.option("--label-level", default="record", show_default=True, type=click.Choice(["record", "patient"]), help="patient: refuse two labels."),
-    click.option("--unlabelled", is_flag=True, help="Labels may be missing: a cohort to predict on, with --split 0/0/100."),
-    click.option("--covariates", default="", help="Numeric manifest columns to keep, such as age,sex."),
-    click.option("--duplicates", default="near", show_default=True, type=click.Choice(["near", "exact"]), help="exact: not those exported again."),
-    click.option("--exclude-quality", default="", metavar="FLAGS", help="Exclude recordings with these quality flags, such as flat,lead_off."),
-    click.option("--max-rejected", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="Share of rows that may be rejected."),
+    click.option(
+        "--split-by-column",
+        metavar="NAME",
+        help="Keep patients who share a value of this manifest column, a site, in one split.",
+    ),
+    click.option(
+        "--test-manifest",
+        type=click.Path(path_type=Path),
+        help="CSV with a column patient_id: exactly these patients are tested.",
+    ),
+    click.option(
+        "--allow-missing-class",
+        is_flag=True,
+        help="Go on when a split has no positive or no negative patient.",
+    ),
+    click.option(
+        "--label-level",
+        default="record",
+        show_default=True,
+        type=click.Choice(["record", "patient"]),
+        help="patient: refuse two labels.",
+    ),
+    click.option(
+        "--unlabelled",
+        is_flag=True,
+        help="Labels may be missing: a cohort to predict on, with --split 0/0/100.",
+    ),
+    click.option(
+        "--covariates", default="", help="Numeric manifest columns to keep, such as age,sex."
+    ),
+    click.option(
+        "--duplicates",
+        default="near",
+        show_default=True,
+        type=click.Choice(["near", "exact"]),
+        help="exact: not those exported again.",
+    ),
+    click.option(
+        "--exclude-quality",
+        default="",
+        metavar="FLAGS",
+        help="Exclude recordings with these quality flags, such as flat,lead_off.",
+    ),
+    click.option(
+        "--max-rejected",
+        default=0.05,
+        show_default=True,
+        type=click.FloatRange(0, 1),
+        help="Share of rows that may be rejected.",
+    ),
     click.option("--replace", is_flag=True, help="Build again where the store exists."),
 )
 
@@ -62,36 +140,76 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _read_plan(manifest: Path, store: Path, options: dict[str, Any]) -> Any:
     """Read the manifest and the options into a plan; warnings go to stderr."""
-    from ecgprep.build import standing_registry
+    from ecgprep.building.plan import BuildSettings, Plan, default_registry
+    from ecgprep.building.record import standing_registry
     from ecgprep.conform import Conformity
-    from ecgprep.manifest import read_manifest, read_patients
-    from ecgprep.plan import BuildSettings, Plan, default_registry
-    from ecgprep.splits import SplitPlan, parse_ratios
+    from ecgprep.patients.manifest import read_manifest, read_patients
+    from ecgprep.patients.registry import SplitPlan, parse_ratios
 
-    target = Conformity(options["hz"], options["length"], options["min_seconds"], options["min_leads"])
+    target = Conformity(
+        options["hz"], options["length"], options["min_seconds"], options["min_leads"]
+    )
     by_column, fixed = options["split_by_column"], options["test_manifest"]
-    split = SplitPlan(parse_ratios(options["split"]), options["split_seed"], options["allow_missing_class"], by_column, fixed is not None)
-    settings = BuildSettings(target, split, options["unlabelled"], options["label_level"], _names(options["exclude_quality"]), options["duplicates"])
-    rows = read_manifest(manifest, options["root"], _names(options["covariates"]), options["unlabelled"], by_column)
+    split = SplitPlan(
+        parse_ratios(options["split"]),
+        options["split_seed"],
+        options["allow_missing_class"],
+        by_column,
+        fixed is not None,
+    )
+    settings = BuildSettings(
+        target,
+        split,
+        options["unlabelled"],
+        options["label_level"],
+        _names(options["exclude_quality"]),
+        options["duplicates"],
+    )
+    rows = read_manifest(
+        manifest, options["root"], _names(options["covariates"]), options["unlabelled"], by_column
+    )
     tested = read_patients(fixed) if fixed else frozenset()
     unknown = len(tested - set(rows.patient_id))
-    for warning in [*rows.warnings, *([f"{unknown:,} patients of {fixed.name} are not in the manifest"] if unknown else [])]:
+    for warning in [
+        *rows.warnings,
+        *([f"{unknown:,} patients of {fixed.name} are not in the manifest"] if unknown else []),
+    ]:
         click.echo(f"Warning: {warning}", err=True)
     registry = options["registry"] or standing_registry(store) or default_registry(manifest)
-    return Plan(rows, store, settings, registry, options["max_rejected"], tested, options["replace"])
+    return Plan(
+        rows, store, settings, registry, options["max_rejected"], tested, options["replace"]
+    )
 
 
 @cli.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
 @store_argument
 @plan_options
-@click.option("--extend", is_flag=True, help="Add the rows that MANIFEST has beyond those of the store; what stands is not read again.")
 @click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes; from 2 on a file that kills one costs its row only."
+    "--extend",
+    is_flag=True,
+    help="Add the rows that MANIFEST has beyond those of the store; what stands is not read again.",
 )
-@click.option("--dask", metavar="SCHEDULER", help="Build on this Dask cluster: its address or scheduler file.")
+@click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Processes; from 2 on a file that kills one costs its row only.",
+)
+@click.option(
+    "--dask", metavar="SCHEDULER", help="Build on this Dask cluster: its address or scheduler file."
+)
 @json_option
-def build(manifest: Path, store: Path, extend: bool, jobs: int, dask: str | None, as_json: bool, **options: Any) -> None:
+def build(
+    manifest: Path,
+    store: Path,
+    extend: bool,
+    jobs: int,
+    dask: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Build STORE from MANIFEST, a CSV file with the columns patient_id, path_xml and label.
 
     Every row of the manifest is a row of the store, with a status that says why when it is not usable. An unchanged store is left as
@@ -100,20 +218,29 @@ def build(manifest: Path, store: Path, extend: bool, jobs: int, dask: str | None
 
     Example: ecgprep build cohort.csv cohort.zarr --covariates age,sex --jobs 4
     """
-    from ecgprep.build import build_store, recover, stale_reason
+    from ecgprep.building.record import stale_reason
+    from ecgprep.building.run import build_store, recover
     from ecgprep.errors import TargetExists
-    from ecgprep.store import Store
+    from ecgprep.store.reader import Store
 
     if extend and options["replace"]:
-        raise click.UsageError("--extend keeps what stands and --replace does not: use one of them.")
+        raise click.UsageError(
+            "--extend keeps what stands and --replace does not: use one of them."
+        )
     plan = _read_plan(manifest, store, options)
     recover(store)
     unchanged = store.exists() and not options["replace"]
-    stale = stale_reason(store, plan.manifest, plan.settings, plan.registry_path, plan.test_patients) if unchanged else None
+    stale = (
+        stale_reason(store, plan.manifest, plan.settings, plan.registry_path, plan.test_patients)
+        if unchanged
+        else None
+    )
     unchanged = unchanged and not stale
     if stale and not extend:
         hint = ", --extend if it only has new rows," if stale == "the manifest has changed" else ""
-        raise TargetExists(f"{store} is stale: {stale}. Use --replace to build it again{hint} or another name.")
+        raise TargetExists(
+            f"{store} is stale: {stale}. Use --replace to build it again{hint} or another name."
+        )
     if unchanged:
         click.echo(f"{store} is up to date; nothing to do.", err=True)
     else:
@@ -136,21 +263,25 @@ def build(manifest: Path, store: Path, extend: bool, jobs: int, dask: str | None
 
 def _report_build(store: Any, as_json: bool, unchanged: bool) -> None:
     """Print what is in a store that has just been built, and what a user must know about it."""
-    from ecgprep.build import read_build_record
-    from ecgprep.origin import probe_origin
-    from ecgprep.plan import private_path
-    from ecgprep.summary import summarise
+    from ecgprep.patients.confounding import probe_origin
+    from ecgprep.store.record import private_path, read_build_record
+    from ecgprep.store.summary import summarise
 
     summary = summarise(store)
     _print_summary(store.path, summary, as_json, {"unchanged": unchanged})
     if unchanged:
         return
     record = read_build_record(store.path) or {}
-    for warning in [*record.get("warnings", []), probe_origin(store, record.get("dialects")).warning]:
+    for warning in [
+        *record.get("warnings", []),
+        probe_origin(store, record.get("dialects")).warning,
+    ]:
         if warning:
             click.echo(f"Warning: {warning}", err=True)
     if not as_json and summary["status"].get("ok", 0) < summary["rows"]:
-        click.echo(f"Rows that are not used, by manifest line: {private_path(store.path, 'rejects.csv')} (private)")
+        click.echo(
+            f"Rows that are not used, by manifest line: {private_path(store.path, 'rejects.csv')} (private)"
+        )
 
 
 @cli.command()
@@ -168,7 +299,7 @@ def plan(manifest: Path, store: Path, as_json: bool, **options: Any) -> None:
       ecgprep part cohort.zarr --part $SLURM_ARRAY_TASK_ID/100
       ecgprep finalise cohort.zarr
     """
-    from ecgprep.build import plan_store
+    from ecgprep.building.run import plan_store
 
     made = _read_plan(manifest, store, options)
     n_parts = plan_store(made)
@@ -193,9 +324,20 @@ def _parse_share(_: Any, __: Any, text: str) -> tuple[int, int]:
 
 @cli.command()
 @store_argument
-@click.option("--part", "part_of", required=True, metavar="i/n", callback=_parse_share, help="Build the i-th of n shares of the parts.")
 @click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes; from 2 on a file that kills one costs its row only."
+    "--part",
+    "part_of",
+    required=True,
+    metavar="i/n",
+    callback=_parse_share,
+    help="Build the i-th of n shares of the parts.",
+)
+@click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Processes; from 2 on a file that kills one costs its row only.",
 )
 @json_option
 def part(store: Path, part_of: tuple[int, int], jobs: int, as_json: bool) -> None:
@@ -203,8 +345,8 @@ def part(store: Path, part_of: tuple[int, int], jobs: int, as_json: bool) -> Non
 
     Example: ecgprep part cohort.zarr --part 3/100
     """
-    from ecgprep.build import build_share
-    from ecgprep.plan import read_plan, share
+    from ecgprep.building.plan import read_plan, share
+    from ecgprep.building.run import build_share
 
     made = read_plan(store)
     mine = share(made.parts(), *part_of)
@@ -224,8 +366,8 @@ def finalise(store: Path, as_json: bool) -> None:
 
     Example: ecgprep finalise cohort.zarr
     """
-    from ecgprep.build import finalise_store
-    from ecgprep.plan import read_plan
+    from ecgprep.building.plan import read_plan
+    from ecgprep.building.run import finalise_store
 
     _report_build(finalise_store(read_plan(store)), as_json, unchanged=False)
 
@@ -238,8 +380,8 @@ def inspect(store: Path, as_json: bool) -> None:
 
     Example: ecgprep inspect cohort.zarr
     """
-    from ecgprep.store import Store
-    from ecgprep.summary import summarise
+    from ecgprep.store.reader import Store
+    from ecgprep.store.summary import summarise
 
     _print_summary(store, summarise(Store(store)), as_json)
 
@@ -253,7 +395,7 @@ def verify(store: Path, as_json: bool) -> None:
     Example: ecgprep verify cohort.zarr
     """
     from ecgprep.errors import StoreError
-    from ecgprep.verify import check_store
+    from ecgprep.store.verify import check_store
 
     try:
         result = check_store(store)
@@ -262,9 +404,15 @@ def verify(store: Path, as_json: bool) -> None:
             click.echo(json.dumps({"intact": False, "faults": [str(error)], "bad_rows": []}))
         raise
     if as_json:
-        click.echo(json.dumps({"intact": not result.faults, "faults": result.faults, "bad_rows": result.bad_rows}))
+        click.echo(
+            json.dumps(
+                {"intact": not result.faults, "faults": result.faults, "bad_rows": result.bad_rows}
+            )
+        )
     if result.faults:
-        raise StoreError(f"{store} is damaged: {'; '.join(result.faults)}. Restore it from a copy, or build it again.")
+        raise StoreError(
+            f"{store} is damaged: {'; '.join(result.faults)}. Restore it from a copy, or build it again."
+        )
     if not as_json:
         click.echo(f"{store} is intact.")
 
@@ -273,16 +421,26 @@ def verify(store: Path, as_json: bool) -> None:
 @store_argument
 @output_option("HTML file to write.  [default: STORE.report.html]")
 @overwrite_option
-@click.option("--ecgs", default=12, show_default=True, type=click.IntRange(0, 200), help="ECGs drawn at random; 0 draws none at all.")
-@click.option("--exact-counts", is_flag=True, help='Show counts below 10, which are "<10" otherwise.')
-def report(store: Path, output: Path | None, overwrite: bool, ecgs: int, exact_counts: bool) -> None:
+@click.option(
+    "--ecgs",
+    default=12,
+    show_default=True,
+    type=click.IntRange(0, 200),
+    help="ECGs drawn at random; 0 draws none at all.",
+)
+@click.option(
+    "--exact-counts", is_flag=True, help='Show counts below 10, which are "<10" otherwise.'
+)
+def report(
+    store: Path, output: Path | None, overwrite: bool, ecgs: int, exact_counts: bool
+) -> None:
     """Write the report of STORE: one HTML file that opens offline, with flow, splits, origins, quality, copies and ECGs.
 
     Example: ecgprep report cohort.zarr
     """
     from ecgprep.errors import EcgError
-    from ecgprep.report import MARK, write_report
-    from ecgprep.store import Store
+    from ecgprep.reports.html import MARK, write_report
+    from ecgprep.store.reader import Store
 
     out = output or store.with_name(f"{store.name}.report.html")
     opened, target = Store(store), check_output(out, [MARK], overwrite=overwrite)
@@ -296,13 +454,19 @@ def report(store: Path, output: Path | None, overwrite: bool, ecgs: int, exact_c
 @cli.command()
 @store_argument
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--codec", default="zstd", show_default=True, type=click.Choice(["zstd"]), help="Compression of the waveforms.")
+@click.option(
+    "--codec",
+    default="zstd",
+    show_default=True,
+    type=click.Choice(["zstd"]),
+    help="Compression of the waveforms.",
+)
 def pack(store: Path, out: Path, codec: str) -> None:
     """Write a packed copy of STORE to OUT, about a third of the size, for the archive or the road. Any Zarr v3 reader opens it.
 
     Example: ecgprep pack cohort.zarr cohort.packed.zarr
     """
-    from ecgprep.archive import pack as pack_store
+    from ecgprep.store.archive import pack as pack_store
 
     with progress_bar("Packing") as progress:
         pack_store(store, out, codec, progress)
@@ -317,7 +481,7 @@ def unpack(packed: Path, out: Path) -> None:
 
     Example: ecgprep unpack cohort.packed.zarr cohort.zarr
     """
-    from ecgprep.archive import unpack as unpack_store
+    from ecgprep.store.archive import unpack as unpack_store
 
     with progress_bar("Unpacking") as progress:
         restored = unpack_store(packed, out, progress)
@@ -332,7 +496,7 @@ def doctor(folder: Path, as_json: bool) -> None:
 
     Example: ecgprep doctor /data
     """
-    from ecgprep.doctor import examine
+    from ecgprep.machine import examine
 
     found = examine(folder)
     if as_json:
@@ -344,7 +508,11 @@ def doctor(folder: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the (one) recording as the store would hold it: out.png.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="Draw the (one) recording as the store would hold it: out.png.",
+)
 @overwrite_option
 @json_option
 def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: bool) -> None:
@@ -354,7 +522,7 @@ def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: b
     """
     from ecgprep.conform import Conformity
     from ecgprep.errors import InputError
-    from ecgprep.preview import preview
+    from ecgprep.reports.preview import preview
 
     if plot and len(files) != 1:
         raise click.UsageError("--plot draws one recording: give one file.")
@@ -364,7 +532,9 @@ def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: b
     target = Conformity()
     seen = [(path, *preview(path, target)) for path in files]
     if as_json:
-        click.echo(json.dumps([{"file": str(path), **content} for path, content, _, _ in seen], indent=2))
+        click.echo(
+            json.dumps([{"file": str(path), **content} for path, content, _, _ in seen], indent=2)
+        )
     for path, content, _, _ in () if as_json else seen:
         click.echo(f"{path}\n{_describe(content)}")
     row = seen[0][3]
@@ -372,7 +542,9 @@ def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: b
         _plot(picture, row, target.rate_hz)
     refused = sum("refused" in content for _, content, _, _ in seen)
     if refused:
-        raise InputError(f"{refused} of {len(files)} file{'s were' if len(files) > 1 else ' was'} refused; the reasons stand above.")
+        raise InputError(
+            f"{refused} of {len(files)} file{'s were' if len(files) > 1 else ' was'} refused; the reasons stand above."
+        )
 
 
 def _describe(content: dict[str, Any]) -> str:
@@ -380,14 +552,25 @@ def _describe(content: dict[str, Any]) -> str:
     lines = []
     if "dialect" in content:
         leads = ", ".join(f"{name} {_span(entry)}" for name, entry in content["leads"].items())
-        lines.append(f"  {content['dialect']}: {content['n_samples']:,} samples at {content['rate_hz']:g} Hz = {content['duration_s']:.3f} s")
+        lines.append(
+            f"  {content['dialect']}: {content['n_samples']:,} samples at {content['rate_hz']:g} Hz = {content['duration_s']:.3f} s"
+        )
         lines.append(f"  leads in µV: {leads}")
     if "conform" in content:
-        steps = {name: value for name, value in content["conform"].items() if value and name != "valid_span"}
-        words = "; ".join(name.replace("_", " ") + ("" if value is True else f": {value}") for name, value in steps.items())
+        steps = {
+            name: value
+            for name, value in content["conform"].items()
+            if value and name != "valid_span"
+        }
+        words = "; ".join(
+            name.replace("_", " ") + ("" if value is True else f": {value}")
+            for name, value in steps.items()
+        )
         lines.append(f"  conform: {words or 'nothing to change'}")
     if "refused" in content:
-        lines.append(f"  refused by the {content['refused']['by']}: {content['refused']['reason']}: {content['refused']['message']}")
+        lines.append(
+            f"  refused by the {content['refused']['by']}: {content['refused']['reason']}: {content['refused']['message']}"
+        )
     return "\n".join(lines)
 
 
@@ -398,14 +581,14 @@ def _span(entry: dict[str, Any]) -> str:
 
 def _picture(path: Path, files: Sequence[Path], overwrite: bool) -> Path:
     """Return where to draw. Raises InputError and TargetExists."""
-    from ecgprep.plot import MARK
+    from ecgprep.drawing import MARK
 
     return check_output(path, [MARK.encode()], files, overwrite)
 
 
 def _plot(path: Path, row: Any, rate_hz: float) -> None:
+    from ecgprep.drawing import save_ecg
     from ecgprep.errors import EcgError
-    from ecgprep.plot import save_ecg
 
     try:
         save_ecg(path, row.waveform, row.lead_mask, rate_hz)
@@ -417,8 +600,18 @@ def _plot(path: Path, row: Any, rate_hz: float) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--patients", default=300, show_default=True, type=click.IntRange(1, 10_000_000))
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0, 2**31 - 1))
-@click.option("--prevalence", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Share of positive patients.")
-@click.option("--dialects", default="", help="Vendors, in equal shares: all, or names such as philips,schiller.  [default: muse, aecg, cardiosoft]")
+@click.option(
+    "--prevalence",
+    default=0.25,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of positive patients.",
+)
+@click.option(
+    "--dialects",
+    default="",
+    help="Vendors, in equal shares: all, or names such as philips,schiller.  [default: muse, aecg, cardiosoft]",
+)
 @click.option("--replace", is_flag=True, help="Write into OUT even if it holds a corpus.")
 def synth(out: Path, dialects: str, **options: Any) -> None:
     """Write simulated ECGs of patients with and without cardiac dysfunction as vendor XML files, with OUT/manifest.csv.
@@ -427,18 +620,28 @@ def synth(out: Path, dialects: str, **options: Any) -> None:
 
     Example: ecgprep synth corpus --patients 300 --seed 1
     """
-    from ecgprep.synth import write_corpus
-    from ecgprep.synth.vendors import VENDORS
+    from ecgprep.simulation.corpus import write_corpus
+    from ecgprep.simulation.vendors import VENDORS
 
-    names = list(VENDORS) if dialects == "all" else [name.strip() for name in dialects.split(",") if name.strip()]
+    names = (
+        list(VENDORS)
+        if dialects == "all"
+        else [name.strip() for name in dialects.split(",") if name.strip()]
+    )
     if unknown := [name for name in names if name not in VENDORS]:
-        raise click.BadParameter(f"{', '.join(unknown)}: allowed are all, {', '.join(VENDORS)}", param_hint="--dialects")
+        raise click.BadParameter(
+            f"{', '.join(unknown)}: allowed are all, {', '.join(VENDORS)}", param_hint="--dialects"
+        )
     with progress_bar("Writing") as progress:
         n_files, n_positive = write_corpus(out, progress=progress, dialects=names, **options)
-    click.echo(f"{n_files:,} files of {options['patients']:,} patients ({n_positive:,} positive) in {out}; manifest: {out / 'manifest.csv'}")
+    click.echo(
+        f"{n_files:,} files of {options['patients']:,} patients ({n_positive:,} positive) in {out}; manifest: {out / 'manifest.csv'}"
+    )
 
 
-def _print_summary(store: Path, summary: dict[str, Any], as_json: bool, more: dict[str, Any] | None = None) -> None:
+def _print_summary(
+    store: Path, summary: dict[str, Any], as_json: bool, more: dict[str, Any] | None = None
+) -> None:
     if as_json:
         click.echo(json.dumps({"store": str(store), **summary, **(more or {})}, indent=2))
         return
@@ -447,13 +650,28 @@ def _print_summary(store: Path, summary: dict[str, Any], as_json: bool, more: di
 
     console = Console()
     table = Table(title=None)
-    for heading in ("split", "asked", "patients", "share", "positive", "both", "records", "positive"):
+    for heading in (
+        "split",
+        "asked",
+        "patients",
+        "share",
+        "positive",
+        "both",
+        "records",
+        "positive",
+    ):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     total = sum(split["patients"] for split in summary["splits"].values()) or 1
     for name, split in summary["splits"].items():
         patients, *others = split.values()
         achieved = f"{100 * patients / total:.1f} %"
-        table.add_row(name, summary["asked"].get(name, ""), f"{patients:,}", achieved, *(f"{n:,}" for n in others))
+        table.add_row(
+            name,
+            summary["asked"].get(name, ""),
+            f"{patients:,}",
+            achieved,
+            *(f"{n:,}" for n in others),
+        )
     statuses = ", ".join(f"{name} {n:,}" for name, n in summary["status"].items())
     rates = ", ".join(f"{rate} Hz: {n:,}" for rate, n in summary["source_rates_hz"].items())
     leads = ", ".join(f"{lead} {n:,}" for lead, n in summary["leads_present"].items())
@@ -463,7 +681,9 @@ def _print_summary(store: Path, summary: dict[str, Any], as_json: bool, more: di
     )
     click.echo(f"status: {statuses}")
     console.print(table)
-    click.echo(f"leads present: {leads}; all eight in {summary['records_with_all_leads']:,} of {n_ok:,}; padded: {summary['records_padded']:,}")
+    click.echo(
+        f"leads present: {leads}; all eight in {summary['records_with_all_leads']:,} of {n_ok:,}; padded: {summary['records_padded']:,}"
+    )
     click.echo(f"source rates: {rates or 'none'}")
     click.echo(f"content_sha256: {summary['content_sha256']}")
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ecgprep.errors import InputError, RecordError
 from ecgprep.leads import LEADS, LIMB_LEADS, derive_limb_lead
 from ecgprep.recording import Recording
-from ecgprep.store import MAX_ABS_UV
+from ecgprep.store.format import MAX_ABS_UV
 
 RESAMPLER = "kaiser-polyphase-1"
 """Name of the filter in a store's settings: another filter would be another name."""
@@ -42,7 +42,9 @@ class Conformity:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_seconds < math.inf:
-            raise InputError(f"--min-seconds (={self.min_seconds}) must be a number of seconds from 0 up")
+            raise InputError(
+                f"--min-seconds (={self.min_seconds}) must be a number of seconds from 0 up"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +71,22 @@ def conform(recording: Recording, target: Conformity) -> Row:
     """
     recording = without_calibration_pulse(recording)
     if recording.duration_s < target.min_seconds:
-        raise RecordError("too_short", f"{recording.duration_s:.3f} s of signal; at least {target.min_seconds:g} s is needed")
+        raise RecordError(
+            "too_short",
+            f"{recording.duration_s:.3f} s of signal; at least {target.min_seconds:g} s is needed",
+        )
     usable = {name: samples for name, samples in recording.leads_uv.items() if _alive(samples)}
     present = [lead for lead in LEADS if lead in usable or _add_derived(lead, recording, usable)]
     _require_leads(recording, present, target)
     uv = resample(np.stack([usable[lead] for lead in present]), recording.rate_hz, target.rate_hz)
-    np.rint(uv, out=uv)  # in place, as below: fresh pages for a temporary of 320 kB cost more than the arithmetic
+    np.rint(
+        uv, out=uv
+    )  # in place, as below: fresh pages for a temporary of 320 kB cost more than the arithmetic
     if (peak := float(max(uv.max(), -uv.min()))) > MAX_ABS_UV:
-        raise RecordError("out_of_range", f"amplitude reaches {peak / 1000:.3g} mV; ±{MAX_ABS_UV / 1000} mV is the limit: wrong units or gain?")
+        raise RecordError(
+            "out_of_range",
+            f"amplitude reaches {peak / 1000:.3g} mV; ±{MAX_ABS_UV / 1000} mV is the limit: wrong units or gain?",
+        )
     return _to_row(uv, present, recording, target)
 
 
@@ -95,7 +105,10 @@ def without_calibration_pulse(recording: Recording) -> Recording:
     longest = max((edges[1::2] - edges[::2]).tolist(), default=0)
     if longest < 0.15 * recording.rate_hz:
         return recording
-    return replace(recording, leads_uv={name: samples[:n_signal] for name, samples in recording.leads_uv.items()})
+    return replace(
+        recording,
+        leads_uv={name: samples[:n_signal] for name, samples in recording.leads_uv.items()},
+    )
 
 
 def _alive(samples: NDArray[np.float64]) -> bool:
@@ -120,15 +133,24 @@ def _add_derived(lead: str, recording: Recording, usable: dict[str, NDArray[np.f
 
 def _require_leads(recording: Recording, present: list[str], target: Conformity) -> None:
     stored = [lead for lead in LEADS if lead in recording.leads_uv]
-    flat = [lead for lead in stored if lead not in present and np.isfinite(recording.leads_uv[lead]).all()]
+    flat = [
+        lead
+        for lead in stored
+        if lead not in present and np.isfinite(recording.leads_uv[lead]).all()
+    ]
     if not present and stored and len(flat) == len(stored):
         raise RecordError("flat", f"every lead is constant: {', '.join(flat)}")
     if len(present) < max(1, target.min_leads):
         found = ", ".join(present) or "none"
-        raise RecordError("leads_missing", f"usable leads of {', '.join(LEADS)}: {found}; at least {max(1, target.min_leads)} needed")
+        raise RecordError(
+            "leads_missing",
+            f"usable leads of {', '.join(LEADS)}: {found}; at least {max(1, target.min_leads)} needed",
+        )
 
 
-def _to_row(uv: NDArray[np.float64], present: list[str], recording: Recording, target: Conformity) -> Row:
+def _to_row(
+    uv: NDArray[np.float64], present: list[str], recording: Recording, target: Conformity
+) -> Row:
     """Crop or pad symmetrically (an odd sample goes to the end), mask what rounding or cropping left flat, take the sums."""
     n, n_samples = uv.shape[1], target.n_samples
     crop, pad = max(0, n - n_samples) // 2, max(0, n_samples - n) // 2
@@ -136,7 +158,10 @@ def _to_row(uv: NDArray[np.float64], present: list[str], recording: Recording, t
     span = (pad, pad + kept.shape[1])
     alive = kept.max(axis=1) > kept.min(axis=1)
     if not alive.any():
-        raise RecordError("flat", f"every lead is constant over the stored window at a resolution of 1 µV: {', '.join(present)}")
+        raise RecordError(
+            "flat",
+            f"every lead is constant over the stored window at a resolution of 1 µV: {', '.join(present)}",
+        )
     waveform = np.zeros((len(LEADS), n_samples), np.int16)
     mask = np.zeros(len(LEADS), np.bool_)
     moments = np.zeros((len(LEADS), 2), np.int64)
@@ -149,7 +174,10 @@ def _to_row(uv: NDArray[np.float64], present: list[str], recording: Recording, t
     moments[rows, 0] = kept.sum(axis=1) * alive
     moments[rows, 1] = np.einsum("ij,ij->i", kept, kept) * alive
     if int(mask.sum()) < target.min_leads:
-        raise RecordError("leads_missing", f"{int(mask.sum())} leads are not flat over the stored window; at least {target.min_leads} needed")
+        raise RecordError(
+            "leads_missing",
+            f"{int(mask.sum())} leads are not flat over the stored window; at least {target.min_leads} needed",
+        )
     return Row(waveform, mask, span, moments, recording.rate_hz)
 
 
@@ -181,11 +209,15 @@ def _filter(up: int, down: int) -> tuple[NDArray[np.float64], int]:
     from scipy.signal import firwin, kaiser_beta, kaiserord
 
     lower = 1.0 / max(up, down)  # the lower of the two rates, in units of the upsampled rate
-    n_taps, _ = kaiserord(_STOPBAND_DB, 2 * 0.2 * lower)  # transition 0.4..0.6 of the lower rate; scipy counts in half rates
+    n_taps, _ = kaiserord(
+        _STOPBAND_DB, 2 * 0.2 * lower
+    )  # transition 0.4..0.6 of the lower rate; scipy counts in half rates
     half = n_taps // 2
     taps = firwin(2 * half + 1, 0.5 * lower, window=("kaiser", kaiser_beta(_STOPBAND_DB)), fs=1.0)
     shift = -half % down
     taps = np.concatenate([np.zeros(shift), taps])
-    for phase in range(up):  # each polyphase branch must pass a constant unchanged, or a baseline would ripple at the input rate
+    for phase in range(
+        up
+    ):  # each polyphase branch must pass a constant unchanged, or a baseline would ripple at the input rate
         taps[phase::up] /= taps[phase::up].sum()
     return taps, half + shift

@@ -92,7 +92,9 @@ class RecordError(Exception):
         self.reason = reason
         self.message = message
 
-    def __reduce__(self) -> tuple[type[RecordError], tuple[str, str]]:  # so that it crosses process borders whole
+    def __reduce__(
+        self,
+    ) -> tuple[type[RecordError], tuple[str, str]]:  # so that it crosses process borders whole
         return type(self), (self.reason, self.message)
 
 

@@ -26,7 +26,20 @@ LIMB_LEADS: dict[str, tuple[float, float]] = {
 }
 """Each limb lead as (a, b) of a*I + b*II, in the order in which they are preferred as sources."""
 
-_KNOWN = (*LIMB_LEADS, *LEADS[2:], "V7", "V8", "V9", "V1R", "V2R", "V3R", "V4R", "V5R", "V6R", "V7R")
+_KNOWN = (
+    *LIMB_LEADS,
+    *LEADS[2:],
+    "V7",
+    "V8",
+    "V9",
+    "V1R",
+    "V2R",
+    "V3R",
+    "V4R",
+    "V5R",
+    "V6R",
+    "V7R",
+)
 _BY_UPPER = {name.upper(): name for name in _KNOWN}
 
 
@@ -35,7 +48,9 @@ def canonical_lead(name: str) -> str | None:
     return _BY_UPPER.get(name.strip().upper())
 
 
-def derive_limb_lead(lead: str, sources: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
+def derive_limb_lead(
+    lead: str, sources: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64] | None:
     """Compute I or II from the first two limb leads in `sources`, or return None when fewer than two are there.
 
     `sources` must hold only leads that are present, finite and not flat: a dead electrode would make a plausible wrong lead.

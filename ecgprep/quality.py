@@ -25,14 +25,19 @@ from numpy.typing import NDArray
 from ecgprep.conform import Row
 from ecgprep.leads import LEADS, LIMB_LEADS
 from ecgprep.recording import Recording
-from ecgprep.store import QUALITY_FLAGS
+from ecgprep.store.format import QUALITY_FLAGS
 
 FLAGS = QUALITY_FLAGS
 BIT = {name: 1 << i for i, name in enumerate(FLAGS)}
 Spectrum = NDArray[np.complex64]
 
 
-def spectrum(waveform: NDArray[np.int16], valid_span: Sequence[int], lead_mask: NDArray[np.bool_], rate_hz: float) -> Spectrum:
+def spectrum(
+    waveform: NDArray[np.int16],
+    valid_span: Sequence[int],
+    lead_mask: NDArray[np.bool_],
+    rate_hz: float,
+) -> Spectrum:
     """Return the Fourier transform of a row of a store, complex64 (8, bins), in µV of samples at about 250 Hz; see `bins_per_hz`.
 
     Each lead is taken less the line through its ends, so that a drift does not spill over all frequencies; the
@@ -64,7 +69,9 @@ def bins_per_hz(bins: Spectrum, rate_hz: float) -> float:
     return float(2 * (bins.shape[1] - 1) * _step(rate_hz) / rate_hz)
 
 
-def quality_flags(recording: Recording, row: Row, bins: Spectrum, rate_hz: float) -> NDArray[np.uint32]:
+def quality_flags(
+    recording: Recording, row: Row, bins: Spectrum, rate_hz: float
+) -> NDArray[np.uint32]:
     """Return the flags of each of the eight leads, uint32 (8,): of the recording as stored in the file and of its row at `rate_hz`."""
     flags = np.zeros(len(LEADS), np.uint32)
     signal = row.waveform[:, row.valid_span[0] : row.valid_span[1]]
@@ -79,15 +86,21 @@ def quality_flags(recording: Recording, row: Row, bins: Spectrum, rate_hz: float
     }
     for name, where in found.items():
         flags[where & row.lead_mask] |= BIT[name]
-    same_rate = recording.rate_hz == rate_hz  # then a lead that stands still in the file does so in the row, where looking is cheap
-    may_be_clipped = ((signal == top[:, None]).sum(axis=1) >= 0.02 * rate_hz) | ((signal == bottom[:, None]).sum(axis=1) >= 0.02 * rate_hz)
+    same_rate = (
+        recording.rate_hz == rate_hz
+    )  # then a lead that stands still in the file does so in the row, where looking is cheap
+    may_be_clipped = ((signal == top[:, None]).sum(axis=1) >= 0.02 * rate_hz) | (
+        (signal == bottom[:, None]).sum(axis=1) >= 0.02 * rate_hz
+    )
     for k, lead in enumerate(LEADS):
         samples = recording.leads_uv.get(lead)
         if samples is None:
             continue
         flags[k] |= BIT["lead_off"] * (lead in recording.lead_off)
         flags[k] |= BIT["flat"] * bool(not row.lead_mask[k] and samples.max() == samples.min())
-        flags[k] |= BIT["clipped"] * ((may_be_clipped[k] or not same_rate) and _is_clipped(samples, recording.rate_hz))
+        flags[k] |= BIT["clipped"] * (
+            (may_be_clipped[k] or not same_rate) and _is_clipped(samples, recording.rate_hz)
+        )
     flags[:2] |= BIT["einthoven"] * _breaks_einthoven(recording)
     flags[0] |= BIT["arm_reversal"] * _arms_look_swapped(row, bins, rate_hz)
     return flags
@@ -112,7 +125,9 @@ def _has_mains_hum(rms: _BandRms, rate_hz: float) -> NDArray[np.bool_]:
     found = np.zeros(len(LEADS), np.bool_)
     for mains_hz in (50, 60):
         if rate_hz >= 2 * mains_hz + 10:
-            line, below, above = (rms(f - 0.6, f + 0.6) for f in (mains_hz, mains_hz - 3, mains_hz + 3))
+            line, below, above = (
+                rms(f - 0.6, f + 0.6) for f in (mains_hz, mains_hz - 3, mains_hz + 3)
+            )
             found |= (line > 15) & (line > 4 * np.maximum(below, above))
     return found
 
@@ -126,7 +141,9 @@ def _quiet_noise(signal: NDArray[np.int16], rate_hz: float) -> NDArray[np.float3
     blocks = second[:, : second.shape[1] // size * size].reshape(len(x), -1, size)
     if not blocks.shape[1]:
         return np.zeros(len(x), np.float32)
-    variance = np.einsum("ijk,ijk->ij", blocks, blocks) / size / 6  # the second difference of white noise has 6 times its variance
+    variance = (
+        np.einsum("ijk,ijk->ij", blocks, blocks) / size / 6
+    )  # the second difference of white noise has 6 times its variance
     return np.asarray(np.sqrt(np.median(variance, axis=1)))
 
 
@@ -146,14 +163,20 @@ def _is_clipped(samples: NDArray[np.float64], rate_hz: float) -> bool:
     n = max(4, round(0.02 * rate_hz))
     for extreme in (samples.max(), samples.min()):
         at = np.flatnonzero(samples == extreme)
-        if len(at) >= n and (at[n - 1 :] - at[: len(at) - n + 1] == n - 1).any() and abs(extreme - np.median(samples)) >= 1000:
+        if (
+            len(at) >= n
+            and (at[n - 1 :] - at[: len(at) - n + 1] == n - 1).any()
+            and abs(extreme - np.median(samples)) >= 1000
+        ):
             return True
     return False
 
 
 def _breaks_einthoven(recording: Recording) -> bool:
     """Compare every fifth sample of stored III, aVR, aVL and aVF with what stored I and II make them."""
-    leads = {name: samples[::5] for name, samples in recording.leads_uv.items() if name in LIMB_LEADS}
+    leads = {
+        name: samples[::5] for name, samples in recording.leads_uv.items() if name in LIMB_LEADS
+    }
     if "I" not in leads or "II" not in leads:
         return False
     for name in leads.keys() - {"I", "II"}:

@@ -30,9 +30,14 @@ class Recording:
     def __post_init__(self) -> None:
         low, high = RATE_LIMITS_HZ
         if not low <= self.rate_hz <= high:  # also refuses NaN
-            raise RecordError("bad_rate", f"sampling rate is {self.rate_hz:g} Hz; {low:g} to {high:g} Hz is allowed")
+            raise RecordError(
+                "bad_rate",
+                f"sampling rate is {self.rate_hz:g} Hz; {low:g} to {high:g} Hz is allowed",
+            )
         if not self.leads_uv:
-            raise RecordError("bad_waveform", "the rhythm waveform holds no lead with a standard name")
+            raise RecordError(
+                "bad_waveform", "the rhythm waveform holds no lead with a standard name"
+            )
         lengths = {name: len(samples) for name, samples in self.leads_uv.items()}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{name} {n:,}" for name, n in lengths.items())

@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgprep.build import build_store
+from ecgprep.building.plan import BuildSettings, default_registry
+from ecgprep.building.run import build_store
 from ecgprep.conform import Conformity
-from ecgprep.manifest import read_manifest
-from ecgprep.plan import BuildSettings, default_registry
-from ecgprep.store import Store
-from ecgprep.synth import write_corpus
-from ecgprep.synth.simulator import Heart, simulate
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.simulation.corpus import write_corpus
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.store.reader import Store
 
 # Before torch is imported: several tests run at once, and threads that spin while they wait take each other's cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 DEVICE = os.environ.setdefault("ECG_DEVICE", "cpu")
-if DEVICE == "cpu":  # what is expected to the bit is a CPU's; tests/test_device.py is for either, on a GPU by `make test-gpu`
+if (
+    DEVICE == "cpu"
+):  # what is expected to the bit is a CPU's; tests/test_device.py is for either, on a GPU by `make test-gpu`
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
@@ -47,14 +49,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The store of `corpus`; read-only for tests."""
-    return build(corpus / "manifest.csv", tmp_path_factory.mktemp("store") / "corpus.zarr", covariates=("age", "sex"))
+    return build(
+        corpus / "manifest.csv",
+        tmp_path_factory.mktemp("store") / "corpus.zarr",
+        covariates=("age", "sex"),
+    )
 
 
 @pytest.fixture(scope="session")
 def small_store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The store of `corpus` at 100 Hz, on which an epoch takes a tenth of a second; read-only for tests."""
     settings = BuildSettings(Conformity(100, 1000))
-    return build(corpus / "manifest.csv", tmp_path_factory.mktemp("small") / "small.zarr", settings, covariates=("age", "sex"))
+    return build(
+        corpus / "manifest.csv",
+        tmp_path_factory.mktemp("small") / "small.zarr",
+        settings,
+        covariates=("age", "sex"),
+    )
 
 
 QUICK = {"epochs": 3, "batch": 16, "threads": 1}
@@ -75,16 +86,22 @@ def silent(line: str) -> None:
 
 def same_weights(one: Path, other: Path) -> bool:
     """Say whether two runs have the same best weights, to the bit."""
-    from ecgfit.run import load_checkpoint
+    from ecgfit.checkpoint import load_checkpoint
 
     a, b = (load_checkpoint(path / "checkpoints/best.pt")["model"] for path in (one, other))
-    return a.keys() == b.keys() and all(a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in a)
+    return a.keys() == b.keys() and all(
+        a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in a
+    )
 
 
 def same_results(one: Path, other: Path) -> bool:
     """Say whether two runs have the same weights, decisions, metrics and curves, to the byte; of ensembles, all members, too."""
     names, others = (
-        sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.suffix in (".json", ".csv") and not path.stem.endswith("_test"))
+        sorted(
+            str(path.relative_to(run))
+            for path in run.rglob("*")
+            if path.suffix in (".json", ".csv") and not path.stem.endswith("_test")
+        )
         for run in (one, other)
     )
     if names != others:
@@ -102,16 +119,29 @@ def changed_store(store: Store, target: Path, **arrays: np.ndarray) -> Store:
         assert values.dtype == store.array(name).dtype
         axes = "/".join(["0"] * values.ndim)
         stored = np.fromfile(target / name / "c" / axes, values.dtype)
-        assert np.array_equal(stored[: values.size], store.array(name)[:].ravel(), equal_nan=values.dtype.kind == "f")
+        assert np.array_equal(
+            stored[: values.size], store.array(name)[:].ravel(), equal_nan=values.dtype.kind == "f"
+        )
         stored[: values.size] = values.ravel()
         stored.tofile(target / name / "c" / axes)
     return Store(target)
 
 
-def build(manifest: Path, target: Path, settings: BuildSettings | None = None, covariates: tuple[str, ...] = (), **options: object) -> Store:
+def build(
+    manifest: Path,
+    target: Path,
+    settings: BuildSettings | None = None,
+    covariates: tuple[str, ...] = (),
+    **options: object,
+) -> Store:
     """Build a store with a registry beside it."""
     settings = settings or BuildSettings()
-    rows = read_manifest(manifest, covariates=covariates, unlabelled=settings.unlabelled, group_by=settings.plan.by_column)
+    rows = read_manifest(
+        manifest,
+        covariates=covariates,
+        unlabelled=settings.unlabelled,
+        group_by=settings.plan.by_column,
+    )
     options.setdefault("registry_path", default_registry(target.with_suffix(".csv")))
     return build_store(rows, target, settings, **options)  # type: ignore[arg-type]
 
@@ -128,17 +158,25 @@ def samples() -> Path:
     """The folder of real recordings, or a skip that says how to have it."""
     folder = os.environ.get("ECG_SAMPLES")
     if not folder:
-        pytest.skip("ECG_SAMPLES is not set: it names a folder with real recordings (data/xml, data/ptbxl, tools/make_corpus.py)")
+        pytest.skip(
+            "ECG_SAMPLES is not set: it names a folder with real recordings (data/xml, data/ptbxl, tools/make_corpus.py)"
+        )
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
-def make_real_corpus(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def make_real_corpus(
+    samples: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """Write real recordings as vendor XML, with defects: a function of the arguments of make_corpus.py."""
 
     def make(*arguments: str) -> Path:
         out = tmp_path_factory.mktemp("real")
-        subprocess.run([sys.executable, samples / "tools" / "make_corpus.py", out, *arguments], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, samples / "tools" / "make_corpus.py", out, *arguments],
+            check=True,
+            capture_output=True,
+        )
         return out
 
     return make

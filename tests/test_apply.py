@@ -15,25 +15,42 @@ import pytest
 from click.testing import CliRunner
 from conftest import build, changed_store, quick, silent
 
-from ecgfit.apply import Seen, covariates_of_files, predict_files, predict_store, read_covariates, write_predictions
 from ecgfit.cli import cli
 from ecgfit.config import make_config
-from ecgfit.data import SeenRange
-from ecgfit.evaluate import evaluate_run
-from ecgfit.predict import Predictions
+from ecgfit.data.statistics import SeenRange
+from ecgfit.evaluation.evaluate import evaluate_run
+from ecgfit.inference.files import (
+    Seen,
+    covariates_of_files,
+    predict_files,
+    predict_store,
+    read_covariates,
+    write_predictions,
+)
+from ecgfit.inference.predictions import Predictions
 from ecgfit.run import Run
-from ecgfit.train import train
-from ecgprep.build import build_store
+from ecgfit.training.runner import train
+from ecgprep.building.plan import BuildSettings, default_registry
+from ecgprep.building.run import build_store
 from ecgprep.errors import InputError, StoreError, TargetExists
-from ecgprep.manifest import read_manifest
-from ecgprep.plan import BuildSettings, default_registry
-from ecgprep.splits import SplitPlan
-from ecgprep.store import Store
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.patients.registry import SplitPlan
+from ecgprep.store.reader import Store
 
 
 @pytest.fixture(scope="module")
 def run(store, tmp_path_factory) -> Run:
-    config = make_config({"epochs": 1, "batch": 16, "threads": 2, "tabular": "age,sex", "seeds": [0, 1], "missing": "mask"}, "test")
+    config = make_config(
+        {
+            "epochs": 1,
+            "batch": 16,
+            "threads": 2,
+            "tabular": "age,sex",
+            "seeds": [0, 1],
+            "missing": "mask",
+        },
+        "test",
+    )
     return train(config, store, tmp_path_factory.mktemp("runs") / "001", say=lambda line: None)
 
 
@@ -67,7 +84,9 @@ def test_a_file_gives_the_same_bits_as_the_row_made_of_it(run, store, corpus, ma
 
 def test_patients_of_a_store_get_the_calibrated_mean_logit(run, store):
     table = predict_store(run, store, "test")
-    assert {entry["row"] for entry in table} <= set(np.flatnonzero(store.array("split") == 2).tolist())
+    assert {entry["row"] for entry in table} <= set(
+        np.flatnonzero(store.array("split") == 2).tolist()
+    )
     calibration = run.calibration
 
     def logit(p: float) -> float:
@@ -83,29 +102,44 @@ def test_patients_of_a_store_get_the_calibrated_mean_logit(run, store):
 @pytest.mark.parametrize("how", ["mean", "max", "last"])
 def test_patients_get_what_evaluation_gives_them(small_store, tmp_path, how):
     """With missing=drop a recording that lacks a lead takes no part in its patient's result, in `predict` as in `eval`."""
-    tested, mask = np.flatnonzero(small_store.array("split")[:] == 2), np.array(small_store.array("lead_mask"))
+    tested, mask = (
+        np.flatnonzero(small_store.array("split")[:] == 2),
+        np.array(small_store.array("lead_mask")),
+    )
     mask[tested[::3], 4] = False
     small_store = changed_store(small_store, tmp_path / "m.zarr", lead_mask=mask)
     run = train(quick(epochs=1, aggregate=how), small_store, tmp_path / "r", say=silent)
     evaluate_run(run, small_store, "test")
     judged = Predictions.load(run.path / "predictions_test.csv").by_patient(how)
-    expected = dict(zip(judged.patient.tolist(), run.calibration.apply(judged.difference()), strict=True))
+    expected = dict(
+        zip(judged.patient.tolist(), run.calibration.apply(judged.difference()), strict=True)
+    )
     table = predict_store(run, small_store, "test")
     assert any(entry["missing_leads"] for entry in table)
     found = {entry["patient"]: entry["patient_probability"] for entry in table}
     assert found.keys() > expected.keys()
     for patient, probability in found.items():
-        assert probability == (pytest.approx(expected[patient], abs=1e-7) if patient in expected else None)
+        assert probability == (
+            pytest.approx(expected[patient], abs=1e-7) if patient in expected else None
+        )
     for entry in table:
         p = entry["patient_probability"]
         assert entry["patient_positive"] == (None if p is None else int(p >= run.threshold))
 
 
 def test_a_cohort_without_labels_is_predicted(run, store, corpus, manifest, tmp_path):
-    rows = [f"{row['patient_id']},{row['path_xml']},,{row['age']},{row['sex']}" for row in manifest[:12]]
-    (corpus / "unlabelled.csv").write_text("\n".join(["patient_id,path_xml,label,age,sex", *rows, ""]))
-    settings = BuildSettings(plan=SplitPlan(ratios=(0, 0, 100), allow_missing_class=True), unlabelled=True)
-    new = build(corpus / "unlabelled.csv", tmp_path / "new.zarr", settings, covariates=("age", "sex"))
+    rows = [
+        f"{row['patient_id']},{row['path_xml']},,{row['age']},{row['sex']}" for row in manifest[:12]
+    ]
+    (corpus / "unlabelled.csv").write_text(
+        "\n".join(["patient_id,path_xml,label,age,sex", *rows, ""])
+    )
+    settings = BuildSettings(
+        plan=SplitPlan(ratios=(0, 0, 100), allow_missing_class=True), unlabelled=True
+    )
+    new = build(
+        corpus / "unlabelled.csv", tmp_path / "new.zarr", settings, covariates=("age", "sex")
+    )
     expected = {entry["row"]: entry["probability"] for entry in predict_store(run, store)}
     table = predict_store(run, new)
     assert [entry["probability"] for entry in table] == [expected[row] for row in range(12)]
@@ -124,9 +158,13 @@ def test_a_store_that_the_model_cannot_take_is_refused(run, corpus, tmp_path):
         run.recorded["store"]["n_samples"] = kept
 
 
-def test_a_file_that_cannot_be_used_has_its_reason_and_the_others_their_probability(run, corpus, manifest, tmp_path):
+def test_a_file_that_cannot_be_used_has_its_reason_and_the_others_their_probability(
+    run, corpus, manifest, tmp_path
+):
     (tmp_path / "JANE_DOE.xml").write_text("not an ECG")
-    table = predict_files(run, [tmp_path / "JANE_DOE.xml", corpus / manifest[0]["path_xml"], tmp_path / "absent.xml"])
+    table = predict_files(
+        run, [tmp_path / "JANE_DOE.xml", corpus / manifest[0]["path_xml"], tmp_path / "absent.xml"]
+    )
     assert [entry["status"] for entry in table] == ["not_xml", "ok", "file_missing"]
     assert [entry["probability"] is None for entry in table] == [True, False, True]
     assert "JANE" not in table[0]["message"]
@@ -134,7 +172,13 @@ def test_a_file_that_cannot_be_used_has_its_reason_and_the_others_their_probabil
 
 
 SEEN = SeenRange((500.0,), ((50.0, 200.0),) * 8, 4000, 8, ((30.0, 80.0),))
-FINE = {"rate_hz": 500.0, "span": (0, 5000), "mask": np.ones(8, bool), "deviation": np.full(8, 100.0), "values": np.array([50.0])}
+FINE = {
+    "rate_hz": 500.0,
+    "span": (0, 5000),
+    "mask": np.ones(8, bool),
+    "deviation": np.full(8, 100.0),
+    "values": np.array([50.0]),
+}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +201,12 @@ def test_what_is_unlike_the_training_data_is_said(change, warning):
 
 def test_an_ensemble_has_seen_what_any_member_has_seen():
     other = replace(SEEN, rates_hz=(1000.0,), lead_sd_uv=((10.0, 900.0),) * 8)
-    assert Seen([SEEN, other], ("age",)).warnings(**(FINE | {"rate_hz": 1000.0, "deviation": np.full(8, 800.0)})) == []
+    assert (
+        Seen([SEEN, other], ("age",)).warnings(
+            **(FINE | {"rate_hz": 1000.0, "deviation": np.full(8, 800.0)})
+        )
+        == []
+    )
 
 
 def test_training_recordings_are_like_training_recordings(run, store):
@@ -205,10 +254,17 @@ def test_a_bare_file_name_is_taken_only_where_one_file_has_it(tmp_path):
     (tmp_path / "c.csv").write_text("file,age\na/1.xml,40\n2.xml,50\n9.xml,60\n")
     files, said = [Path("a/1.xml"), Path("b/1.xml"), Path("b/2.xml")], []
     known = covariates_of_files(tmp_path / "c.csv", files, ["age"], said.append)
-    assert {str(path): values.tolist() for path, values in known.items()} == {"a/1.xml": [40], "b/2.xml": [50]}
+    assert {str(path): values.tolist() for path, values in known.items()} == {
+        "a/1.xml": [40],
+        "b/2.xml": [50],
+    }
     assert said == ["c.csv: 1 of 3 lines name none of the files; 1 of 3 files have no line."]
-    (tmp_path / "whole.csv").write_text("file,age\n1.xml,40\na/1.xml,50\n")  # the bare name is a path as it was given
-    known = covariates_of_files(tmp_path / "whole.csv", [Path("1.xml"), Path("a/1.xml")], ["age"], said.append)
+    (tmp_path / "whole.csv").write_text(
+        "file,age\n1.xml,40\na/1.xml,50\n"
+    )  # the bare name is a path as it was given
+    known = covariates_of_files(
+        tmp_path / "whole.csv", [Path("1.xml"), Path("a/1.xml")], ["age"], said.append
+    )
     assert [values.tolist() for values in known.values()] == [[40], [50]]
     with pytest.raises(InputError, match="several of the files have"):
         covariates_of_files(tmp_path / "c.csv", [*files, Path("a/2.xml")], ["age"], said.append)
@@ -238,7 +294,12 @@ def test_a_written_table_is_for_its_owner_only(run, corpus, manifest, tmp_path):
 
 def test_the_command_reports_refused_files_by_exit_code(run, corpus, manifest, tmp_path):
     def ecgfit(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "ecgfit.cli", "predict", *map(str, arguments)], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-m", "ecgfit.cli", "predict", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     good = corpus / manifest[0]["path_xml"]
     done = ecgfit("--run", run.path, good, "--json")
@@ -251,7 +312,9 @@ def test_the_command_reports_refused_files_by_exit_code(run, corpus, manifest, t
     assert ecgfit("--run", run.path).returncode == 2
 
 
-def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(run, corpus, manifest, tmp_path):
+def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(
+    run, corpus, manifest, tmp_path
+):
     good, covariates = tmp_path / "a.xml", tmp_path / "c.csv"
     good.write_bytes((corpus / manifest[0]["path_xml"]).read_bytes())
     covariates.write_text(f"file,age,sex\n{good},60,1\n")
@@ -260,7 +323,20 @@ def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(run, corpus
     before = {path: path.read_bytes() for path in (good, covariates, tmp_path / "notes.csv")}
 
     def predict(output: Path, *more: str) -> tuple[int, str]:
-        found = CliRunner().invoke(cli, ["predict", "--run", str(run.path), str(good), "--covariates", str(covariates), "-o", str(output), *more])
+        found = CliRunner().invoke(
+            cli,
+            [
+                "predict",
+                "--run",
+                str(run.path),
+                str(good),
+                "--covariates",
+                str(covariates),
+                "-o",
+                str(output),
+                *more,
+            ],
+        )
         return getattr(found.exception, "exit_code", found.exit_code), str(found.exception)
 
     for output in (good, covariates, tmp_path / "link.csv"):
@@ -278,12 +354,22 @@ def test_predictions_replace_neither_an_input_nor_what_is_not_theirs(run, corpus
     assert predict(tmp_path / "p.csv")[0] == 0  # its own of before
     assert predict(tmp_path / "notes.csv", "--overwrite")[0] == 0
     assert (tmp_path / "notes.csv").read_bytes() == first
-    assert predict(tmp_path / "p.json", "--json")[0] == predict(tmp_path / "p.json", "--json")[0] == 0
+    assert (
+        predict(tmp_path / "p.json", "--json")[0] == predict(tmp_path / "p.json", "--json")[0] == 0
+    )
     assert json.loads((tmp_path / "p.json").read_text())[0]["file"] == str(good)
-    for mine in (first.replace(b"warnings\n", b"warnings,my notes\n"), b"," + first, b"# " + first):  # columns added behind, and by pandas in front
+    for mine in (
+        first.replace(b"warnings\n", b"warnings,my notes\n"),
+        b"," + first,
+        b"# " + first,
+    ):  # columns added behind, and by pandas in front
         (tmp_path / "p.csv").write_bytes(mine)
         assert predict(tmp_path / "p.csv")[0] == 7
-    for mine in ('{\n  "probability": 0.5\n}\n', '[\n  {\n    "file": "a.xml"\n  }\n]\n', '{\n    "missing_leads": ""\n}\n'):
+    for mine in (
+        '{\n  "probability": 0.5\n}\n',
+        '[\n  {\n    "file": "a.xml"\n  }\n]\n',
+        '{\n    "missing_leads": ""\n}\n',
+    ):
         (tmp_path / "p.json").write_text(mine)
         assert predict(tmp_path / "p.json")[0] == 7
 
@@ -294,10 +380,21 @@ def refused(*words: object) -> int:
     return found.exception.exit_code
 
 
-def test_nothing_is_written_into_a_store_whether_the_command_was_given_it_or_not(run, store, corpus, manifest, tmp_path, monkeypatch):
+def test_nothing_is_written_into_a_store_whether_the_command_was_given_it_or_not(
+    run, store, corpus, manifest, tmp_path, monkeypatch
+):
     before, file = sorted(store.path.rglob("*")), corpus / manifest[0]["path_xml"]
     for words in (
-        ["predict", "--store", store.path, "--run", run.path, "-o", store.path / "label" / "p.csv", "--overwrite"],
+        [
+            "predict",
+            "--store",
+            store.path,
+            "--run",
+            run.path,
+            "-o",
+            store.path / "label" / "p.csv",
+            "--overwrite",
+        ],
         ["predict", file, "--run", run.path, "-o", store.path / "zarr.json", "--overwrite"],
         ["explain", run.path, "--store", store.path, "-o", store.path / "explain"],
         ["explain", run.path, "--store", store.path, "-o", store.path],
@@ -323,19 +420,35 @@ def test_files_of_a_run_are_replaced_by_no_command(run, corpus, manifest, tmp_pa
     ):
         assert refused("predict", file, "--run", member, "-o", output, "--overwrite") == 3
     (run.path / "mine.csv").write_text("mine\n")
-    assert refused("predict", file, "--run", run.path, "-o", run.path / "mine.csv", "--overwrite") == 7
+    assert (
+        refused("predict", file, "--run", run.path, "-o", run.path / "mine.csv", "--overwrite") == 7
+    )
     (run.path / "mine.csv").unlink()
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
     (run.path / "out").mkdir()
     for name in ("new.csv", "predictions_site.csv", "out/p.csv"):
-        assert CliRunner().invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(run.path / name)]).exit_code == 0
+        assert (
+            CliRunner()
+            .invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(run.path / name)])
+            .exit_code
+            == 0
+        )
         (run.path / name).unlink()
     (run.path / "out").rmdir()
-    (tmp_path / "config.yaml").write_bytes((run.path / "config.yaml").read_bytes())  # a copy of the settings makes no run
-    assert CliRunner().invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(tmp_path / "p.csv")]).exit_code == 0
+    (tmp_path / "config.yaml").write_bytes(
+        (run.path / "config.yaml").read_bytes()
+    )  # a copy of the settings makes no run
+    assert (
+        CliRunner()
+        .invoke(cli, ["predict", str(file), "--run", str(run.path), "-o", str(tmp_path / "p.csv")])
+        .exit_code
+        == 0
+    )
 
 
-def test_a_name_that_is_not_utf_8_and_a_file_that_may_not_be_read_have_their_lines(run, corpus, manifest, tmp_path):
+def test_a_name_that_is_not_utf_8_and_a_file_that_may_not_be_read_have_their_lines(
+    run, corpus, manifest, tmp_path
+):
     odd, closed = os.fsencode(tmp_path) + b"/M\xfcller.xml", tmp_path / "closed.xml"
     with open(odd, "wb") as file:
         file.write((corpus / manifest[0]["path_xml"]).read_bytes())
@@ -346,7 +459,10 @@ def test_a_name_that_is_not_utf_8_and_a_file_that_may_not_be_read_have_their_lin
     assert printed.returncode == 3, printed.stderr
     written = subprocess.run([*words, "-o", tmp_path / "p.csv"], capture_output=True, check=False)
     assert written.returncode == 3
-    assert subprocess.run([*words, "-o", "-"], capture_output=True, check=False).stdout == printed.stdout
+    assert (
+        subprocess.run([*words, "-o", "-"], capture_output=True, check=False).stdout
+        == printed.stdout
+    )
     for content in (printed.stdout, (tmp_path / "p.csv").read_bytes()):
         _, first, second = content.splitlines()
         assert first.startswith(odd + b",ok,")
@@ -359,17 +475,27 @@ def test_real_files_give_the_bits_of_their_rows(run, samples, tmp_path):
     lines = [f"p{i},{path.relative_to(samples)},{i % 2},60,1" for i, path in enumerate(files)]
     (tmp_path / "m.csv").write_text("\n".join(["patient_id,path_xml,label,age,sex", *lines, ""]))
     rows = predict_store(run, build_real(tmp_path / "m.csv", samples))
-    (tmp_path / "c.csv").write_text("\n".join(["file,age,sex", *(f"{path},60,1" for path in files), ""]))
+    (tmp_path / "c.csv").write_text(
+        "\n".join(["file,age,sex", *(f"{path},60,1" for path in files), ""])
+    )
     table = predict_files(run, files, tmp_path / "c.csv")
     assert len(rows) >= 6
     for entry in rows:
-        assert [table[entry["row"]][name] for name in ("probability", "warnings")] == [entry[name] for name in ("probability", "warnings")]
+        assert [table[entry["row"]][name] for name in ("probability", "warnings")] == [
+            entry[name] for name in ("probability", "warnings")
+        ]
     refused = {entry["file"].rsplit("/")[-1] for entry in table if entry["status"] != "ok"}
-    assert refused >= {"sierra_invalid-doc-type.xml", "sierra_invalid-doc-version.xml", "fda_empty.xml"}
+    assert refused >= {
+        "sierra_invalid-doc-type.xml",
+        "sierra_invalid-doc-version.xml",
+        "fda_empty.xml",
+    }
 
 
 def build_real(manifest: Path, root: Path) -> Store:
     target = manifest.with_name("real.zarr")
     settings = BuildSettings(plan=SplitPlan(ratios=(0, 0, 100), allow_missing_class=True))
     rows = read_manifest(manifest, root, covariates=("age", "sex"))
-    return build_store(rows, target, settings, registry_path=default_registry(manifest), max_rejected=100)
+    return build_store(
+        rows, target, settings, registry_path=default_registry(manifest), max_rejected=100
+    )

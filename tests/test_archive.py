@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import zarr
 
-from ecgprep.archive import pack, unpack
 from ecgprep.errors import StoreError, TargetExists
-from ecgprep.store import Store
+from ecgprep.store.archive import pack, unpack
+from ecgprep.store.reader import Store
 
 
 def files_of(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -26,7 +30,9 @@ def packed(store, tmp_path):
 def test_unpacking_restores_the_store_to_the_byte(store, packed, tmp_path):
     unpack(packed, tmp_path / "s.zarr")
     assert files_of(tmp_path / "s.zarr") == files_of(store.path)
-    assert sum(map(len, files_of(packed).values())) < 0.6 * sum(map(len, files_of(store.path).values()))
+    assert sum(map(len, files_of(packed).values())) < 0.6 * sum(
+        map(len, files_of(store.path).values())
+    )
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -41,7 +47,9 @@ def test_packed_store_says_which_command_to_run(packed):
         Store(packed)
 
 
-@pytest.mark.parametrize("name", ["waveforms/c/0/0/0", "label/c/0", "zarr.json", "moments/c/0/0/0", "quality/zarr.json"])
+@pytest.mark.parametrize(
+    "name", ["waveforms/c/0/0/0", "label/c/0", "zarr.json", "moments/c/0/0/0", "quality/zarr.json"]
+)
 @pytest.mark.parametrize("fault", ["flip", "truncate", "missing"])
 def test_damaged_packed_store_is_refused(packed, tmp_path, name, fault):
     path = packed / name

@@ -10,8 +10,17 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ecgfit.augment import AUGMENTATIONS, LEAD_DROP, MAX_SHIFT_SAMPLES, NOISE_STARTS, Draws, draw, noise
-from ecgfit.data import CovariateStats, ModelInput, NormStats, SeenRange
+from ecgfit.data.augment import (
+    AUGMENTATIONS,
+    LEAD_DROP,
+    MAX_SHIFT_SAMPLES,
+    NOISE_STARTS,
+    Draws,
+    draw,
+    noise,
+)
+from ecgfit.data.model_input import ModelInput
+from ecgfit.data.statistics import CovariateStats, NormStats, SeenRange
 
 SPAN = (20, 480)
 ABSENT = 3
@@ -20,14 +29,24 @@ ABSENT = 3
 def model_input(mean: float = 0.0, std: float = 1000.0) -> ModelInput:
     """Leads of equal mean and deviation in µV; the ninth channel tells what is signal."""
     seen = SeenRange((500.0,), ((0.0, 1.0),) * 8, 100, 8, ())
-    return ModelInput(NormStats((mean,) * 8, (std,) * 8, 1, CovariateStats(), seen), "mask").requires_grad_(False)
+    return ModelInput(
+        NormStats((mean,) * 8, (std,) * 8, 1, CovariateStats(), seen), "mask"
+    ).requires_grad_(False)
 
 
-def batch(n: int = 64, n_samples: int = 500, span: tuple[int, int] = SPAN) -> tuple[Tensor, Tensor, Tensor]:
+def batch(
+    n: int = 64, n_samples: int = 500, span: tuple[int, int] = SPAN
+) -> tuple[Tensor, Tensor, Tensor]:
     """Waveforms, of which one lead is absent, lead mask and span."""
     mask = torch.ones(n, 8, dtype=torch.bool)
     mask[:, ABSENT] = False
-    waveforms = torch.randint(-3000, 3000, (n, 8, n_samples), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
+    waveforms = torch.randint(
+        -3000,
+        3000,
+        (n, 8, n_samples),
+        dtype=torch.int16,
+        generator=torch.Generator().manual_seed(0),
+    )
     waveforms *= mask[:, :, None]
     waveforms[:, :, : span[0]] = waveforms[:, :, span[1] :] = 0
     return waveforms, mask, torch.tensor([span] * n, dtype=torch.int32)
@@ -37,9 +56,17 @@ def draws(seed: int = 1, total: int = 64, first: int = 0) -> Draws:
     return Draws(torch.Generator().manual_seed(seed), total, first)
 
 
-def augmented(names: str | tuple[str, ...], inputs: tuple[Tensor, Tensor, Tensor], numbers: Draws | None = None) -> tuple[Tensor, Tensor]:
+def augmented(
+    names: str | tuple[str, ...],
+    inputs: tuple[Tensor, Tensor, Tensor],
+    numbers: Draws | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return the leads and the ninth channel."""
-    drawn = draw((names,) if isinstance(names, str) else names, numbers or draws(total=len(inputs[0])), inputs[0].shape)
+    drawn = draw(
+        (names,) if isinstance(names, str) else names,
+        numbers or draws(total=len(inputs[0])),
+        inputs[0].shape,
+    )
     x, _ = model_input()(*inputs, None, drawn)
     return x[:, :8], x[:, 8]
 
@@ -66,7 +93,9 @@ def test_noise_is_normal_white_and_another_for_each_lead():
     assert abs(following.mean()) < 4 / np.sqrt(found.size)
     between = np.array([np.corrcoef(record)[np.triu_indices(8, 1)] for record in found])
     assert np.abs(between).max() < 6 / np.sqrt(2000)
-    assert len(drawn["noise_start"].unique()) > 1500  # of 1,600: two leads in a thousand share a start by chance
+    assert (
+        len(drawn["noise_start"].unique()) > 1500
+    )  # of 1,600: two leads in a thousand share a start by chance
     every = draws(total=4096).integers(0, NOISE_STARTS - 1, 4096, 64)
     assert 0 <= every.min() < 200
     assert NOISE_STARTS - 200 < every.max() < NOISE_STARTS
@@ -88,7 +117,11 @@ def test_shift_moves_all_leads_and_the_padding_together():
     (x, signal), (y, moved) = augmented((), inputs), augmented("shift", inputs)
     seen = set()
     for i in range(len(x)):
-        by = next(k for k in range(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES + 1) if torch.equal(shifted(x[i], k), y[i]))
+        by = next(
+            k
+            for k in range(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES + 1)
+            if torch.equal(shifted(x[i], k), y[i])
+        )
         assert torch.equal(shifted(signal[i][None], by)[0], moved[i])
         seen.add(by)
     assert min(seen) < -7
@@ -126,14 +159,25 @@ def test_all_together_are_the_formula():
     x, _ = model_input(mean=40.0, std=700.0)(waveforms, mask, span, None, drawn)
     for i in range(16):
         by = int(drawn["shift"][i])
-        expected = (np.roll(waveforms[i].double().numpy(), by, axis=1) - 40) / 700 * float(drawn["scale"][i])
-        expected += float(drawn["noise"][i]) * np.stack([drawn["normal"][start : start + 500].double().numpy() for start in drawn["noise_start"][i]])
+        expected = (
+            (np.roll(waveforms[i].double().numpy(), by, axis=1) - 40)
+            / 700
+            * float(drawn["scale"][i])
+        )
+        expected += float(drawn["noise"][i]) * np.stack(
+            [
+                drawn["normal"][start : start + 500].double().numpy()
+                for start in drawn["noise_start"][i]
+            ]
+        )
         expected[:, : SPAN[0] + by] = expected[:, SPAN[1] + by :] = 0
         expected[~(mask[i] & drawn["leadmask"][i]).numpy()] = 0
         np.testing.assert_allclose(x[i, :8].numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("names", [(), ("noise",), ("noise", "scale", "shift"), tuple(AUGMENTATIONS)])
+@pytest.mark.parametrize(
+    "names", [(), ("noise",), ("noise", "scale", "shift"), tuple(AUGMENTATIONS)]
+)
 def test_augmented_batch_is_a_function_of_the_draws(names):
     inputs = batch()
     before = inputs[0].clone()
@@ -149,7 +193,9 @@ def test_shares_of_a_batch_get_the_numbers_of_the_whole(name):
     inputs = batch(n=7)
     whole = augmented(name, inputs, draws(total=7))
     for part in (slice(0, 3), slice(3, 7)):
-        share = augmented(name, tuple(tensor[part] for tensor in inputs), draws(total=7, first=part.start))
+        share = augmented(
+            name, tuple(tensor[part] for tensor in inputs), draws(total=7, first=part.start)
+        )
         assert torch.equal(share[0], whole[0][part])
         assert torch.equal(share[1], whole[1][part])
 
@@ -165,10 +211,17 @@ def test_the_input_is_one_graph_whatever_was_drawn():
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from inside torch.compile
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU"
+)
 def test_the_compiled_input_equals_the_eager_one():
     compiled = torch.compile(model_input(), fullgraph=True)
     for n in (32, 32, 5):
         inputs = batch(n=n)
         drawn = draw(tuple(AUGMENTATIONS), draws(n, total=n), inputs[0].shape)
-        torch.testing.assert_close(compiled(*inputs, None, drawn)[0], model_input()(*inputs, None, drawn)[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            compiled(*inputs, None, drawn)[0],
+            model_input()(*inputs, None, drawn)[0],
+            rtol=1e-6,
+            atol=1e-6,
+        )

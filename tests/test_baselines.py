@@ -15,11 +15,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ecgfit.data import select_rows
-from ecgfit.predict import UNCALIBRATED, Predictions
+from ecgfit.data.rows import select_rows
+from ecgfit.inference.predictions import UNCALIBRATED, Predictions
 from ecgprep.leads import LEADS
-from ecgprep.store import Store
-from ecgprep.synth import simulator
+from ecgprep.simulation import simulator
+from ecgprep.store.reader import Store
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "bench"))
@@ -55,7 +55,9 @@ def poisoned(store, tmp_path_factory) -> Store:
     shutil.copytree(store.path, path)
     test = np.flatnonzero(store.array("split") == 2)
     files = {name: path / store.layout.chunk_files(name)[0] for name in ("waveforms", "label")}
-    waveforms = np.memmap(files["waveforms"], "<i2", "r+", shape=store.layout.chunk_shape("waveforms"))
+    waveforms = np.memmap(
+        files["waveforms"], "<i2", "r+", shape=store.layout.chunk_shape("waveforms")
+    )
     waveforms[test] = np.random.default_rng(0).integers(-9000, 9000, waveforms[test].shape)
     label = np.memmap(files["label"], "i1", "r+", shape=(len(store),))
     label[test] = 1 - label[test]
@@ -73,7 +75,11 @@ def test_features_are_finite_and_of_one_length(store):
     assert table[:, -2:].tolist() == store.array("covariates")[rows].tolist()
 
 
-@pytest.mark.parametrize("uv", [np.zeros((8, 5000)), np.eye(8, 2500), np.full((8, 5000), 40.0)], ids=["zero", "impulses", "constant"])
+@pytest.mark.parametrize(
+    "uv",
+    [np.zeros((8, 5000)), np.eye(8, 2500), np.full((8, 5000), 40.0)],
+    ids=["zero", "impulses", "constant"],
+)
 def test_features_of_no_ecg_are_finite_or_missing_without_a_warning(uv):
     assert not np.isinf(baselines.features(uv, 500)).any()
 
@@ -91,7 +97,9 @@ def test_r_peaks_are_those_of_the_simulator(rate_bpm, rate_hz):
 
 
 def test_rhythm_of_a_known_train_of_beats():
-    rate, variability, difference = baselines.rhythm_features(np.array([0, 400, 900, 1300, 1800]), 500)
+    rate, variability, difference = baselines.rhythm_features(
+        np.array([0, 400, 900, 1300, 1800]), 500
+    )
     assert rate == pytest.approx(60 / 0.9)
     assert variability == pytest.approx(0.1 / 0.9)
     assert difference == pytest.approx(0.2 / 0.9)
@@ -100,15 +108,22 @@ def test_rhythm_of_a_known_train_of_beats():
 def test_amplitudes_and_bands_of_a_sine():
     uv = 100 * np.sin(2 * np.pi * 10 * np.arange(5000) / 500)[None]
     deviation, low, high, slope, skewness, kurtosis = baselines.amplitude_features(uv)
-    assert (deviation, low, high, skewness) == pytest.approx((100 / np.sqrt(2), -100, 100, 0), abs=0.5)
-    assert slope == pytest.approx(4 * 100 * 10 / 500, rel=0.01)  # a cycle goes 4 amplitudes, 10 times a second
+    assert (deviation, low, high, skewness) == pytest.approx(
+        (100 / np.sqrt(2), -100, 100, 0), abs=0.5
+    )
+    assert slope == pytest.approx(
+        4 * 100 * 10 / 500, rel=0.01
+    )  # a cycle goes 4 amplitudes, 10 times a second
     assert np.expm1(kurtosis) == pytest.approx(1.5, rel=0.01)
     assert baselines.band_features(uv, 500) == pytest.approx([0, 1, 0], abs=1e-6)
 
 
 def test_qrs_area_and_axis_follow_the_leads():
     uv, peaks = recording(70)
-    upright, turned = baselines.qrs_features(uv, peaks, 500), baselines.qrs_features(-uv, peaks, 500)
+    upright, turned = (
+        baselines.qrs_features(uv, peaks, 500),
+        baselines.qrs_features(-uv, peaks, 500),
+    )
     assert upright[:24] == pytest.approx(-turned[:24])
     assert np.hypot(*upright[24:26]) == pytest.approx(1)
     assert upright[26] == turned[26] > 0
@@ -123,17 +138,26 @@ def test_logistic_learns_nothing_from_test_rows(store, poisoned):
         assert np.array_equal(getattr(clean, name), getattr(other, name)), name
     assert (clean.intercept, clean.penalty) == (other.intercept, other.penalty)
     test = select_rows(store, "test", "drop")
-    assert not np.array_equal(clean.predict(store, test).logits, other.predict(poisoned, test).logits)
+    assert not np.array_equal(
+        clean.predict(store, test).logits, other.predict(poisoned, test).logits
+    )
 
 
 def test_cnn_learns_nothing_from_test_rows(store, poisoned):
-    clean, other = (baselines.fit_cnn(each, epochs=1).model.state_dict() for each in (store, poisoned))
+    clean, other = (
+        baselines.fit_cnn(each, epochs=1).model.state_dict() for each in (store, poisoned)
+    )
     assert all(torch.equal(clean[key], other[key]) for key in clean)
 
 
 def test_missing_features_become_the_train_median():
-    model = baselines.Logistic(np.array([3.0, 0.0]), np.array([1.0, 0.0]), np.array([2.0, 1.0]), np.ones(2), 0.0, 1.0)
-    assert model.standardise(np.array([[np.nan, 99.0], [5.0, -1.0]])).tolist() == [[1, baselines.OUTLIER], [2, -1]]
+    model = baselines.Logistic(
+        np.array([3.0, 0.0]), np.array([1.0, 0.0]), np.array([2.0, 1.0]), np.ones(2), 0.0, 1.0
+    )
+    assert model.standardise(np.array([[np.nan, 99.0], [5.0, -1.0]])).tolist() == [
+        [1, baselines.OUTLIER],
+        [2, -1],
+    ]
 
 
 def test_cnn_has_100k_parameters():
@@ -150,7 +174,9 @@ def test_both_write_predictions_and_their_metrics_per_patient(store, tmp_path):
             predictions = Predictions.load(tmp_path / name / f"predictions_{split}.csv")
             assert predictions.rows.tolist() == select_rows(store, split, "drop").tolist()
             patients = predictions.by_patient()
-            assert roc_auc_score(patients.label, patients.difference()) == pytest.approx(summary[split]["auroc"])
+            assert roc_auc_score(patients.label, patients.difference()) == pytest.approx(
+                summary[split]["auroc"]
+            )
     with (tmp_path / "cnn" / "predictions_test.csv").open() as file:
         assert next(csv.reader(file)) == "row patient label logit_0 logit_1 probability".split()
 
@@ -169,7 +195,10 @@ def test_runs_are_compared_by_their_patients(tmp_path):
     generator, rows = np.random.default_rng(4), np.arange(60)
     label = generator.integers(0, 2, 60)
     better, worse = (label + generator.normal(0, noise, 60) for noise in (0.8, 1.5))
-    run, baseline = save(tmp_path / "a", rows, label, better), save(tmp_path / "b", rows, label, worse)
+    run, baseline = (
+        save(tmp_path / "a", rows, label, better),
+        save(tmp_path / "b", rows, label, worse),
+    )
     difference, low, high = benchmark.compare(run, baseline)
     assert difference == pytest.approx(roc_auc_score(label, better) - roc_auc_score(label, worse))
     assert low < difference < high
@@ -177,7 +206,10 @@ def test_runs_are_compared_by_their_patients(tmp_path):
 
 
 def test_runs_on_other_recordings_are_not_compared(tmp_path):
-    one, other = (save(tmp_path / name, np.array(rows), np.array([0, 1]), np.zeros(2)) for name, rows in (("a", [0, 1]), ("b", [0, 2])))
+    one, other = (
+        save(tmp_path / name, np.array(rows), np.array([0, 1]), np.zeros(2))
+        for name, rows in (("a", [0, 1]), ("b", [0, 2]))
+    )
     with pytest.raises(ValueError, match="other recordings"):
         benchmark.compare(one, other)
 
@@ -186,10 +218,29 @@ def test_means_are_over_splits_of_the_mean_member():
     def result(split_seed: int, model: str, auroc: float) -> benchmark.Result:
         return benchmark.Result("CD", split_seed, model, (0.8, 0.7), (auroc, 0.5), 60)
 
-    results = [result(s, m, v) for s, m, v in ((0, "single 0", 0.90), (0, "single 1", 0.92), (1, "single 0", 0.95), (1, "single 1", 0.95))]
+    results = [
+        result(s, m, v)
+        for s, m, v in (
+            (0, "single 0", 0.90),
+            (0, "single 1", 0.92),
+            (1, "single 0", 0.95),
+            (1, "single 1", 0.95),
+        )
+    ]
     results += [result(0, "cnn", 0.9)]
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in benchmark.means(results).splitlines()]
-    assert lines[2] == ["CD", "single", "0.930 (0.028)", "0.500 (0.000)", "0.800 (0.000)", "0.700 (0.000)", "60"]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in benchmark.means(results).splitlines()
+    ]
+    assert lines[2] == [
+        "CD",
+        "single",
+        "0.930 (0.028)",
+        "0.500 (0.000)",
+        "0.800 (0.000)",
+        "0.700 (0.000)",
+        "60",
+    ]
     assert lines[3][1:3] == ["cnn", "0.900"]
 
 
@@ -213,17 +264,40 @@ def test_benchmark_says_what_it_needs(capsys):
     with pytest.raises(SystemExit):
         benchmark.read_settings(["out", "--corpus", "CD=x"])
     assert "--corpus TASK=FOLDER for ABNORM" in capsys.readouterr().err
-    settings, markdown = benchmark.read_settings([*"out --corpus CD=x --tasks CD --split-seeds 0,2 --markdown t.md --train-args".split(), "--lr 0.1"])
-    assert (settings.tasks, settings.split_seeds, settings.train_args, markdown) == (("CD",), (0, 2), ("--lr", "0.1"), Path("t.md"))
+    settings, markdown = benchmark.read_settings(
+        [
+            *"out --corpus CD=x --tasks CD --split-seeds 0,2 --markdown t.md --train-args".split(),
+            "--lr 0.1",
+        ]
+    )
+    assert (settings.tasks, settings.split_seeds, settings.train_args, markdown) == (
+        ("CD",),
+        (0, 2),
+        ("--lr", "0.1"),
+        Path("t.md"),
+    )
 
 
 @pytest.mark.full
 def test_benchmark_from_corpus_to_table_and_again(corpus, tmp_path):
     words = f"{tmp_path / 'out'} --corpus SIM={corpus} --tasks SIM --split-seeds 0 --seeds 0 --markdown {tmp_path / 'table.md'}"
-    arguments = [sys.executable, ROOT / "bench" / "benchmark.py", *words.split(), "--train-args", "--epochs 1 --threads 1"]
+    arguments = [
+        sys.executable,
+        ROOT / "bench" / "benchmark.py",
+        *words.split(),
+        "--train-args",
+        "--epochs 1 --threads 1",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    first, second = (subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment) for _ in range(2))
+    first, second = (
+        subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
+        for _ in range(2)
+    )
     assert first.returncode == 0, first.stderr
     assert second.stdout == first.stdout == (tmp_path / "table.md").read_text()
     assert " train " not in second.stderr
-    assert [line.split("|")[3].strip() for line in first.stdout.splitlines()[2:5]] == ["single 0", "cnn", "logistic"]
+    assert [line.split("|")[3].strip() for line in first.stdout.splitlines()[2:5]] == [
+        "single 0",
+        "cnn",
+        "logistic",
+    ]

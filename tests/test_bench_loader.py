@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgprep.build import build_store
-from ecgprep.manifest import read_manifest
-from ecgprep.plan import BuildSettings
+from ecgprep.building.plan import BuildSettings
+from ecgprep.building.run import build_store
+from ecgprep.patients.manifest import read_manifest
 
 sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
@@ -20,14 +20,22 @@ import corpus
 import floor
 import loader
 
-INSTALLED = ["Dataset per item, no workers", "one .npy per record", "zarr, blocks of 256", "zarr, items", "XML, parsed again"]
+INSTALLED = [
+    "Dataset per item, no workers",
+    "one .npy per record",
+    "zarr, blocks of 256",
+    "zarr, items",
+    "XML, parsed again",
+]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> alternatives.Source:
     folder = tmp_path_factory.mktemp("bench")
     manifest = read_manifest(corpus.write_muse_corpus(folder, 40))
-    store = build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv")
+    store = build_store(
+        manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv"
+    )
     (folder / "work").mkdir()
     return alternatives.Source(store, folder, folder / "work")
 
@@ -36,12 +44,21 @@ def source(tmp_path_factory) -> alternatives.Source:
 def test_every_way_returns_what_the_store_holds(source, name):
     way = next(way for way in alternatives.WAYS if way.name == name)
     rates = alternatives.measure(way, source, 1)
-    assert {key: len(values) for key, values in rates.items()} == {"way": 1, "gather": 1, "loader": 1, "floor": 1}
+    assert {key: len(values) for key, values in rates.items()} == {
+        "way": 1,
+        "gather": 1,
+        "loader": 1,
+        "floor": 1,
+    }
     assert min(min(values) for values in rates.values()) > 0
 
 
 def test_way_that_returns_something_else_is_refused(source):
-    way = alternatives.Way("wrong", "numpy", lambda source, rows: lambda: iter([(rows[0], np.zeros((len(rows[0]), 8, 5000), np.int16))]))
+    way = alternatives.Way(
+        "wrong",
+        "numpy",
+        lambda source, rows: lambda: iter([(rows[0], np.zeros((len(rows[0]), 8, 5000), np.int16))]),
+    )
     with pytest.raises(ValueError, match="wrong does not return what the store holds"):
         alternatives.measure(way, source, 1)
 

@@ -17,26 +17,32 @@ import numpy as np
 import pytest
 from conftest import build, write_manifest
 
-import ecgprep.durable
-from ecgprep.build import ensure_store, stale_reason
+import ecgprep.files.atomic
+from ecgprep.building.ensure import ensure_store
+from ecgprep.building.executors import run_parts
+from ecgprep.building.parts import Part, build_part, load_result
+from ecgprep.building.plan import BuildSettings, default_registry
+from ecgprep.building.record import stale_reason
 from ecgprep.conform import Conformity, conform
-from ecgprep.engines import run_parts
 from ecgprep.errors import STATUSES, InputError, NoSpace, TargetExists, TooManyRejects
-from ecgprep.manifest import read_manifest
-from ecgprep.parts import Part, build_part, load_result
-from ecgprep.plan import BuildSettings, default_registry, private_path
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.patients.registry import SplitPlan
 from ecgprep.readers import read_recording
-from ecgprep.splits import SplitPlan
-from ecgprep.store import Store
-from ecgprep.synth import write_corpus
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import aecg, muse
+from ecgprep.simulation.corpus import write_corpus
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import aecg, muse
+from ecgprep.store.reader import Store
+from ecgprep.store.record import private_path
 
 LOOSE = BuildSettings(plan=SplitPlan(allow_missing_class=True))
 
 
 def files_of(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file()
+    }
 
 
 def statuses(store: Store) -> list[str]:
@@ -94,7 +100,11 @@ def test_bytes_do_not_depend_on_jobs(tmp_path, jobs):
 def test_bytes_do_not_depend_on_demographics(folder, uv):
     one = build(folder / "m.csv", folder / "one.zarr", LOOSE)
     for path in folder.glob("*.xml"):
-        path.write_bytes(re.sub(rb"(<PatientID>|Synth\S+ )[^<]*", rb"\1Somebody Else", path.read_bytes()).replace(b"01-01-2000", b"12-31-1999"))
+        path.write_bytes(
+            re.sub(
+                rb"(<PatientID>|Synth\S+ )[^<]*", rb"\1Somebody Else", path.read_bytes()
+            ).replace(b"01-01-2000", b"12-31-1999")
+        )
     other = build(folder / "m.csv", folder / "other.zarr", LOOSE)
     assert files_of(one.path) == files_of(other.path)
 
@@ -107,18 +117,39 @@ def test_every_defect_is_a_row_with_its_status(folder, uv):
     (folder / "link.xml").symlink_to(folder / "0.xml")
     add_row(folder, "P9", "link.xml", 1, None)
     store = build(folder / "m.csv", folder / "s.zarr", LOOSE, max_rejected=1.0)
-    assert statuses(store) == ["ok"] * 6 + ["file_missing", "not_xml", "flat", "too_short", "not_regular"]
+    assert statuses(store) == ["ok"] * 6 + [
+        "file_missing",
+        "not_xml",
+        "flat",
+        "too_short",
+        "not_regular",
+    ]
     bad = np.arange(6, 11)
     assert not store.gather(bad, np.empty((5, 8, 5000), np.int16)).any()
-    for name, value in {"patient": -1, "split": -1, "lead_mask": 0, "moments": 0, "valid_span": 0, "rate_hz": 0}.items():
+    for name, value in {
+        "patient": -1,
+        "split": -1,
+        "lead_mask": 0,
+        "moments": 0,
+        "valid_span": 0,
+        "rate_hz": 0,
+    }.items():
         assert (store.array(name)[bad] == value).all()
     rejects = private_path(store.path, "rejects.csv")
-    assert [line.split(",")[:2] for line in rejects.read_text().splitlines()[1:]] == [[str(i + 2), statuses(store)[i]] for i in bad]
+    assert [line.split(",")[:2] for line in rejects.read_text().splitlines()[1:]] == [
+        [str(i + 2), statuses(store)[i]] for i in bad
+    ]
 
 
 def test_private_files_are_private(folder):
-    store = build(folder / "m.csv", folder / "s.zarr", LOOSE, registry_path=default_registry(folder / "m.csv"))
-    for path in (private_path(store.path, "rejects.csv"), private_path(store.path, "build.json"), folder / "m.registry.csv"):
+    store = build(
+        folder / "m.csv", folder / "s.zarr", LOOSE, registry_path=default_registry(folder / "m.csv")
+    )
+    for path in (
+        private_path(store.path, "rejects.csv"),
+        private_path(store.path, "build.json"),
+        folder / "m.registry.csv",
+    ):
         assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -126,25 +157,40 @@ def test_copy_under_the_same_patient_is_a_duplicate(folder):
     add_row(folder, "P0", "copy.xml", 0, (folder / "0.xml").read_bytes())
     store = build(folder / "m.csv", folder / "s.zarr", LOOSE)
     assert statuses(store) == ["ok"] * 6 + ["duplicate"]
-    assert store.gather(np.array([6]), np.empty((1, 8, 5000), np.int16)).any()  # keeps what was read
+    assert store.gather(
+        np.array([6]), np.empty((1, 8, 5000), np.int16)
+    ).any()  # keeps what was read
     assert store.array("patient")[6] == store.array("split")[6] == -1
 
 
 @pytest.mark.parametrize(("patient", "label"), [("P9", 0), ("P9", 1), ("P0", 1)])
 def test_copy_under_another_patient_or_label_is_a_conflict_for_all(folder, patient, label):
-    add_row(folder, patient, "copy.xml", label, (folder / "0.xml").read_bytes().replace(b"ID>P0", b"ID>P9"))
+    add_row(
+        folder,
+        patient,
+        "copy.xml",
+        label,
+        (folder / "0.xml").read_bytes().replace(b"ID>P0", b"ID>P9"),
+    )
     store = build(folder / "m.csv", folder / "s.zarr", LOOSE, max_rejected=1.0)
     assert statuses(store) == ["conflict"] + ["ok"] * 5 + ["conflict"]
 
 
 def test_too_many_rejects_publish_nothing_but_say_which(folder):
     add_row(folder, "P7", "absent.xml", 0, None)
-    with pytest.raises(TooManyRejects, match=r"1 of 7 rows \(14\.3 %\) were rejected.*file_missing 1"):
+    with pytest.raises(
+        TooManyRejects, match=r"1 of 7 rows \(14\.3 %\) were rejected.*file_missing 1"
+    ):
         build(folder / "m.csv", folder / "s.zarr", LOOSE, registry_path=folder / "m.registry.csv")
     assert not (folder / "s.zarr").exists()
     assert not (folder / "m.registry.csv").exists()
-    assert private_path(folder / "s.zarr", "rejects.csv").read_text().splitlines()[1] == "8,file_missing,no such file"
-    assert leftovers(folder) == [".s.zarr.building"]  # what was read: a higher limit does not read it again
+    assert (
+        private_path(folder / "s.zarr", "rejects.csv").read_text().splitlines()[1]
+        == "8,file_missing,no such file"
+    )
+    assert leftovers(folder) == [
+        ".s.zarr.building"
+    ]  # what was read: a higher limit does not read it again
 
 
 def test_no_usable_row_is_an_error(tmp_path):
@@ -191,15 +237,23 @@ def test_failed_rebuild_leaves_the_rejects_of_the_store(folder):
 
 def test_labelled_copy_is_kept_where_the_other_has_no_label(folder):
     (folder / "copy.xml").write_bytes((folder / "0.xml").read_bytes())
-    (folder / "u.csv").write_text("patient_id,path_xml,label\nP0,copy.xml,\n" + "".join(f"P{i},{i}.xml,{i % 2}\n" for i in range(6)))
+    (folder / "u.csv").write_text(
+        "patient_id,path_xml,label\nP0,copy.xml,\n"
+        + "".join(f"P{i},{i}.xml,{i % 2}\n" for i in range(6))
+    )
     settings = BuildSettings(plan=LOOSE.plan, unlabelled=True)
-    assert statuses(build(folder / "u.csv", folder / "s.zarr", settings)) == ["duplicate"] + ["ok"] * 6
+    assert (
+        statuses(build(folder / "u.csv", folder / "s.zarr", settings)) == ["duplicate"] + ["ok"] * 6
+    )
 
 
 def test_loop_of_symlinks_is_a_status(folder):
     (folder / "loop").symlink_to(folder / "loop")
     add_row(folder, "P9", "loop/x.xml", 0, None)
-    assert statuses(build(folder / "m.csv", folder / "s.zarr", LOOSE, max_rejected=1.0))[-1] == "not_regular"
+    assert (
+        statuses(build(folder / "m.csv", folder / "s.zarr", LOOSE, max_rejected=1.0))[-1]
+        == "not_regular"
+    )
 
 
 def test_longer_manifest_keeps_patients_and_splits(corpus, tmp_path, uv):
@@ -275,7 +329,9 @@ def test_ensure_store_keeps_what_was_built_by_other_means(corpus, tmp_path):
 
 def test_unlabelled_cohort_goes_to_test(folder):
     settings = BuildSettings(plan=SplitPlan((0, 0, 100)), unlabelled=True)
-    (folder / "u.csv").write_text("patient_id,path_xml\n" + "".join(f"P{i},{i}.xml\n" for i in range(6)))
+    (folder / "u.csv").write_text(
+        "patient_id,path_xml\n" + "".join(f"P{i},{i}.xml\n" for i in range(6))
+    )
     store = build(folder / "u.csv", folder / "u.zarr", settings)
     assert set(store.array("split")) == {2}
     assert set(store.array("label")) == {-1}
@@ -285,7 +341,7 @@ def test_full_disk_is_named_and_leaves_nothing(folder, monkeypatch):
     def full(fd):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ecgprep.durable.os, "fsync", full)
+    monkeypatch.setattr(ecgprep.files.atomic.os, "fsync", full)
     with pytest.raises(NoSpace, match="is full"):
         build(folder / "m.csv", folder / "s.zarr", LOOSE)
     assert not (folder / "s.zarr").exists()
@@ -294,7 +350,9 @@ def test_full_disk_is_named_and_leaves_nothing(folder, monkeypatch):
 
 
 def test_disk_that_would_be_full_is_refused_before_the_first_byte(folder, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6)
+    )
     with pytest.raises(NoSpace, match=r"needs 20 MB, the disk has 1 MB free"):
         build(folder / "m.csv", folder / "s.zarr", LOOSE)
 
@@ -304,8 +362,19 @@ def test_disk_that_would_be_full_is_refused_before_the_first_byte(folder, monkey
 def test_interrupted_build_leaves_its_work_folder_only(tmp_path, number, code, jobs):
     write_corpus(tmp_path / "c", patients=20, seed=2, prevalence=0.3)
     rows = (tmp_path / "c" / "manifest.csv").read_text().splitlines()
-    (tmp_path / "c" / "manifest.csv").write_text("\n".join([rows[0], *rows[1:] * 300]) + "\n")  # minutes of work
-    command = [sys.executable, "-m", "ecgprep.cli", "build", "c/manifest.csv", "s.zarr", "--jobs", str(jobs)]
+    (tmp_path / "c" / "manifest.csv").write_text(
+        "\n".join([rows[0], *rows[1:] * 300]) + "\n"
+    )  # minutes of work
+    command = [
+        sys.executable,
+        "-m",
+        "ecgprep.cli",
+        "build",
+        "c/manifest.csv",
+        "s.zarr",
+        "--jobs",
+        str(jobs),
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".s.zarr.building/parts/*.part")) and time.monotonic() < deadline:
@@ -359,7 +428,14 @@ def test_worker_that_dies_costs_its_row_and_not_the_build(folder):
     paths = [Deadly("2.xml") if i == 2 else f"{i}.xml" for i in range(6)]
     part = Part(0, folder, paths, range(2, 8), Conformity(), folder / "work")
     assert list(run_parts([part], jobs=2)) == [(6, 1)]
-    assert [STATUSES[code] for code in load_result(part).arrays["status"]] == ["ok", "ok", "reader_crashed", "ok", "ok", "ok"]
+    assert [STATUSES[code] for code in load_result(part).arrays["status"]] == [
+        "ok",
+        "ok",
+        "reader_crashed",
+        "ok",
+        "ok",
+        "ok",
+    ]
 
 
 def test_bug_in_a_reader_is_a_traceback_that_names_the_line(folder, monkeypatch):
@@ -374,8 +450,21 @@ def test_bug_in_a_reader_is_a_traceback_that_names_the_line(folder, monkeypatch)
 
 def test_store_says_nothing_of_the_private_side(corpus, store):
     """No patient id, file name, dialect or date of the corpus is in any byte or name of the store."""
-    secrets = {b"000001", b"S0000", b".xml", b"muse", b"aecg", b"cardiosoft", b"2000", b"ller", str(corpus).encode(), os.uname().nodename.encode()}
-    content = b"".join(name.encode() + data for name, data in files_of(store.path).items() if name.endswith("json"))
+    secrets = {
+        b"000001",
+        b"S0000",
+        b".xml",
+        b"muse",
+        b"aecg",
+        b"cardiosoft",
+        b"2000",
+        b"ller",
+        str(corpus).encode(),
+        os.uname().nodename.encode(),
+    }
+    content = b"".join(
+        name.encode() + data for name, data in files_of(store.path).items() if name.endswith("json")
+    )
     names = "".join(files_of(store.path)).encode()
     assert not [secret for secret in secrets if secret in content or secret in names]
     record = json.loads(private_path(store.path, "build.json").read_bytes())
@@ -384,5 +473,5 @@ def test_store_says_nothing_of_the_private_side(corpus, store):
 
 def test_a_write_that_fails_names_what_was_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
-        ecgprep.durable.write_file(tmp_path / "absent" / "p.csv", b"")
+        ecgprep.files.atomic.write_file(tmp_path / "absent" / "p.csv", b"")
     assert caught.value.filename == str(tmp_path / "absent" / "p.csv")

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.calibration import _SigmoidCalibration
 
-from ecgfit.calibration import Calibration, fit_calibration
-from ecgfit.metrics import calibration_metrics
+from ecgfit.metrics.calibration import Calibration, fit_calibration
+from ecgfit.metrics.definitions import calibration_metrics
 
 
-def distorted(seed: int, n: int = 300, slope: float = 3.0, shift: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+def distorted(
+    seed: int, n: int = 300, slope: float = 3.0, shift: float = 2.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Logit differences that are `slope` times too large and shifted, and labels."""
     generator = np.random.default_rng([seed, 5])
     truth = generator.normal(-1, 1.5, n)
@@ -29,10 +31,14 @@ def test_platt_equals_statsmodels_with_fractional_targets_and_scikit_learn(seed)
     n1, n0 = label.sum(), (1 - label).sum()
     target = np.where(label == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
     fitted = fit_calibration("platt", d, label)
-    by_statsmodels = sm.GLM(target, sm.add_constant(d), sm.families.Binomial()).fit(tol=1e-13).params
+    by_statsmodels = (
+        sm.GLM(target, sm.add_constant(d), sm.families.Binomial()).fit(tol=1e-13).params
+    )
     np.testing.assert_allclose([fitted.intercept, fitted.slope], by_statsmodels, rtol=1e-7)
     by_scikit_learn = _SigmoidCalibration().fit(d, label)
-    np.testing.assert_allclose([fitted.slope, fitted.intercept], [-by_scikit_learn.a_, -by_scikit_learn.b_], rtol=1e-3)
+    np.testing.assert_allclose(
+        [fitted.slope, fitted.intercept], [-by_scikit_learn.a_, -by_scikit_learn.b_], rtol=1e-3
+    )
     assert fitted.note == ""
 
 
@@ -41,7 +47,12 @@ def test_temperature_maximises_the_likelihood(seed):
     d, label = distorted(seed, shift=0.0)
     fitted = fit_calibration("temperature", d, label)
     margin = np.where(label == 1, d, -d)
-    best = minimize_scalar(lambda t: np.logaddexp(0, -margin / t).sum(), bounds=(0.1, 20), method="bounded", options={"xatol": 1e-9})
+    best = minimize_scalar(
+        lambda t: np.logaddexp(0, -margin / t).sum(),
+        bounds=(0.1, 20),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
     assert 1 / fitted.slope == pytest.approx(best.x, rel=1e-5)
     no_constant = sm.GLM(label, d, sm.families.Binomial()).fit(tol=1e-13).params[0]
     assert fitted.slope == pytest.approx(no_constant, rel=1e-7)
@@ -51,7 +62,9 @@ def test_temperature_maximises_the_likelihood(seed):
 def test_platt_brings_slope_and_intercept_of_validation_near_1_and_0():
     d, label = distorted(1, 2000)
     before = calibration_metrics(label, Calibration("none", 1.0, 0.0).apply(d), np.ones((1, 2000)))
-    after = calibration_metrics(label, fit_calibration("platt", d, label).apply(d), np.ones((1, 2000)))
+    after = calibration_metrics(
+        label, fit_calibration("platt", d, label).apply(d), np.ones((1, 2000))
+    )
     assert before["calibration_slope"][0] < 0.5
     assert after["calibration_slope"][0] == pytest.approx(1, abs=0.02)
     assert after["calibration_intercept"][0] == pytest.approx(0, abs=0.01)
@@ -80,12 +93,17 @@ def test_a_validation_that_ranks_backwards_does_not_turn_the_ranking_round(metho
     fitted = fit_calibration(method, -d, label)
     assert fitted.slope == 1.0
     assert "slope is not positive" in fitted.note
-    smoothed = (label.sum() + 1) / (label.sum() + 2) * label.mean() + (1 - label.mean()) / ((1 - label).sum() + 2)
+    smoothed = (label.sum() + 1) / (label.sum() + 2) * label.mean() + (1 - label.mean()) / (
+        (1 - label).sum() + 2
+    )
     assert fitted.apply(-d).mean() == pytest.approx(smoothed)
 
 
 @pytest.mark.parametrize("method", ["temperature", "platt"])
-@pytest.mark.parametrize(("d", "label"), [([1.0, 2.0, 3.0], [1, 1, 1]), ([1.0, 2.0, 3.0], [0, 0, 0]), ([0.0, 0.0, 0.0], [0, 1, 1])])
+@pytest.mark.parametrize(
+    ("d", "label"),
+    [([1.0, 2.0, 3.0], [1, 1, 1]), ([1.0, 2.0, 3.0], [0, 0, 0]), ([0.0, 0.0, 0.0], [0, 1, 1])],
+)
 def test_one_class_or_equal_logits_fit_the_intercept_only(method, d, label):
     fitted = fit_calibration(method, np.array(d), np.array(label))
     assert fitted.slope == 1.0
@@ -119,8 +137,12 @@ def test_any_fit_is_positive_monotone_and_within_0_and_1(d, seed, method):
 
 
 def test_the_sigmoid_does_not_overflow():
-    np.testing.assert_array_equal(Calibration("none", 1.0, 0.0).apply(np.array([-1e5, 0.0, 1e5])), [0.0, 0.5, 1.0])
-    assert Calibration("none", 1.0, 0.0).apply(np.array([-700.0]))[0] == pytest.approx(np.exp(-700), rel=1e-12)
+    np.testing.assert_array_equal(
+        Calibration("none", 1.0, 0.0).apply(np.array([-1e5, 0.0, 1e5])), [0.0, 0.5, 1.0]
+    )
+    assert Calibration("none", 1.0, 0.0).apply(np.array([-700.0]))[0] == pytest.approx(
+        np.exp(-700), rel=1e-12
+    )
 
 
 GOOD = {"method": "platt", "slope": 0.5, "intercept": -1.0, "note": ""}
@@ -145,7 +167,10 @@ def test_a_damaged_file_is_refused(content, message):
         Calibration.from_json(content)
 
 
-@pytest.mark.parametrize(("method", "d", "label"), [("isotonic", [1.0], [1]), ("platt", [], []), ("platt", [np.inf], [1]), ("platt", [1.0], [2])])
+@pytest.mark.parametrize(
+    ("method", "d", "label"),
+    [("isotonic", [1.0], [1]), ("platt", [], []), ("platt", [np.inf], [1]), ("platt", [1.0], [2])],
+)
 def test_input_that_cannot_be_fitted_is_refused(method, d, label):
     with pytest.raises(ValueError, match="must be"):
         fit_calibration(method, np.array(d, float), np.array(label, np.int64))

@@ -12,14 +12,25 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: object, cwd: Path | None = None, module: str = "ecgprep.cli") -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, cwd: Path | None = None, module: str = "ecgprep.cli"
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
 def test_build_inspect_verify(corpus, tmp_path):
     store = tmp_path / "s.zarr"
-    built = run("build", corpus / "manifest.csv", store, "--registry", tmp_path / "r.csv", "--covariates", "age,sex", "--json")
+    built = run(
+        "build",
+        corpus / "manifest.csv",
+        store,
+        "--registry",
+        tmp_path / "r.csv",
+        "--covariates",
+        "age,sex",
+        "--json",
+    )
     assert built.returncode == 0, built.stderr
     summary = json.loads(built.stdout)
     assert summary["status"] == {"ok": summary["rows"]}
@@ -28,7 +39,16 @@ def test_build_inspect_verify(corpus, tmp_path):
     assert {key: summary[key] for key in inspected} == inspected
     assert sum(split["patients"] for split in inspected["splits"].values()) == 60
     assert run("verify", store).stdout == f"{store} is intact.\n"
-    again = run("build", corpus / "manifest.csv", store, "--registry", tmp_path / "r.csv", "--covariates", "age,sex", "--json")
+    again = run(
+        "build",
+        corpus / "manifest.csv",
+        store,
+        "--registry",
+        tmp_path / "r.csv",
+        "--covariates",
+        "age,sex",
+        "--json",
+    )
     assert json.loads(again.stdout)["unchanged"] is True
     assert "up to date" in again.stderr
     stale = run("build", corpus / "manifest.csv", store, "--registry", tmp_path / "r.csv")
@@ -92,7 +112,11 @@ def test_too_many_rejects_exit_with_5(tmp_path):
 def test_every_command_has_help_with_an_example(module):
     listed = run("--help", module=module).stdout.split("Commands:")[1].split()
     commands = [word for word in listed if run(word, "--help", module=module).returncode == 0]
-    assert set(commands) >= ({"build", "read", "inspect", "verify", "synth"} if module == "ecgprep.cli" else {"train", "eval"})
+    assert set(commands) >= (
+        {"build", "read", "inspect", "verify", "synth"}
+        if module == "ecgprep.cli"
+        else {"train", "eval"}
+    )
     for name in commands:
         assert "Example: " in run(name, "--help", module=module).stdout
         assert f"{module.split('.')[0]} {name}" in (ROOT / "README.md").read_text()
@@ -105,9 +129,11 @@ def test_output_into_a_closed_pipe_is_no_error(store):
 
 
 def test_no_message_of_a_build_repeats_an_identifier(tmp_path, uv):
-    from ecgprep.synth.vendors import muse
+    from ecgprep.simulation.vendors import muse
 
-    (tmp_path / "SECRETFILE.xml").write_bytes(muse(uv, 500, "SECRETID").replace(b"MICROVOLTS", b"SECRETUNIT"))
+    (tmp_path / "SECRETFILE.xml").write_bytes(
+        muse(uv, 500, "SECRETID").replace(b"MICROVOLTS", b"SECRETUNIT")
+    )
     (tmp_path / "SECRETTEXT.xml").write_bytes(b"<SECRETROOT>SECRET")
     rows = "SECRETA,SECRETFILE.xml,0\nSECRETB,SECRETTEXT.xml,1\nSECRETC,SECRETABSENT.xml,0\n"
     (tmp_path / "m.csv").write_text("patient_id,path_xml,label\n" + rows)
@@ -117,14 +143,19 @@ def test_no_message_of_a_build_repeats_an_identifier(tmp_path, uv):
 
 
 def test_read_shows_what_a_reader_sees(tmp_path, uv):
-    from ecgprep.synth.vendors import aecg, philips
+    from ecgprep.simulation.vendors import aecg, philips
 
     (tmp_path / "p.xml").write_bytes(philips(uv, 500, "X"))
     (tmp_path / "a.xml").write_bytes(aecg(uv[:, :2000], 250, "X", leads=("II", "III", "V1")))
     done = run("read", "p.xml", "a.xml", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     one, two = json.loads(done.stdout)
-    assert (one["dialect"], one["rate_hz"], one["n_samples"], one["conform"]["calibration_pulse_cut"]) == ("philips", 500, 5500, True)
+    assert (
+        one["dialect"],
+        one["rate_hz"],
+        one["n_samples"],
+        one["conform"]["calibration_pulse_cut"],
+    ) == ("philips", 500, 5500, True)
     assert two["conform"]["resampled_to_hz"] == 500
     assert two["conform"]["leads_derived"] == ["I"]
     assert two["conform"]["leads_masked"] == ["V2", "V3", "V4", "V5", "V6"]
@@ -136,7 +167,7 @@ def test_read_shows_what_a_reader_sees(tmp_path, uv):
 
 
 def test_read_says_why_a_file_is_refused(tmp_path, uv):
-    from ecgprep.synth.vendors import muse
+    from ecgprep.simulation.vendors import muse
 
     (tmp_path / "short.xml").write_bytes(muse(uv[:, :1000], 500, "X"))
     (tmp_path / "text.xml").write_bytes(b"text")
@@ -153,7 +184,14 @@ def test_synth_writes_every_dialect(tmp_path):
     built = run("build", "c/manifest.csv", "s.zarr", "--json", cwd=tmp_path)
     assert json.loads(built.stdout)["status"] == {"ok": json.loads(built.stdout)["rows"]}
     record = json.loads((tmp_path / "s.zarr.build.json").read_bytes())
-    assert set(record["dialects"]) == {"muse", "aecg", "cardiosoft", "philips", "schiller", "sapphire"}
+    assert set(record["dialects"]) == {
+        "muse",
+        "aecg",
+        "cardiosoft",
+        "philips",
+        "schiller",
+        "sapphire",
+    }
     refused = run("synth", "d", "--dialects", "muse,ecg", cwd=tmp_path)
     assert (refused.returncode, "allowed are all, muse" in refused.stderr) == (2, True)
 

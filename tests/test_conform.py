@@ -17,7 +17,9 @@ RATES_HZ = (100, 250, 300, 500, 977, 1000, 2000)
 
 
 def recording(leads: dict[str, np.ndarray], rate_hz: float = 500) -> Recording:
-    return Recording({name: np.asarray(samples, float) for name, samples in leads.items()}, rate_hz, "test")
+    return Recording(
+        {name: np.asarray(samples, float) for name, samples in leads.items()}, rate_hz, "test"
+    )
 
 
 def noise(n: int, seed: int = 0) -> np.ndarray:
@@ -40,9 +42,14 @@ def gain_db(rate_hz: float, frequency_hz: float) -> float:
     out = resample(np.sin(2 * np.pi * frequency_hz * t_in)[None], rate_hz, 500)[0]
     middle = slice(1000, 4000)
     if frequency_hz < 250:
-        basis = np.stack([np.sin(2 * np.pi * frequency_hz * t_out), np.cos(2 * np.pi * frequency_hz * t_out)], axis=1)[middle]
+        basis = np.stack(
+            [np.sin(2 * np.pi * frequency_hz * t_out), np.cos(2 * np.pi * frequency_hz * t_out)],
+            axis=1,
+        )[middle]
         coefficients = np.linalg.lstsq(basis, out[middle], rcond=None)[0]
-        assert np.abs(basis @ coefficients - out[middle]).max() < 2e-3  # nothing but the sine: images are down too
+        assert (
+            np.abs(basis @ coefficients - out[middle]).max() < 2e-3
+        )  # nothing but the sine: images are down too
         assert abs(np.arctan2(coefficients[1], coefficients[0])) < 1e-3  # linear phase, no delay
         return 20 * np.log10(np.hypot(*coefficients))
     return 20 * np.log10(np.abs(out[middle]).max() + 1e-12)
@@ -77,11 +84,15 @@ def test_band_limited_signal_equals_fourier_resampling(rate_hz):
     n, generator = 10 * rate_hz, np.random.default_rng(1)
     spectrum = np.zeros(n // 2 + 1, complex)
     band = slice(1, int(10 * 0.38 * min(rate_hz, 500)))
-    spectrum[band] = generator.normal(size=len(spectrum[band])) + 1j * generator.normal(size=len(spectrum[band]))
+    spectrum[band] = generator.normal(size=len(spectrum[band])) + 1j * generator.normal(
+        size=len(spectrum[band])
+    )
     x = np.fft.irfft(spectrum, n)
     x *= 500 / x.std()
     ours, theirs = resample(x[None], rate_hz, 500)[0], fourier_resample(x, 5000)
-    assert np.abs(ours - theirs)[500:-500].max() < 0.02 * 500 * 0.1  # 1 µV of 500; the edges differ, Fourier wraps around
+    assert (
+        np.abs(ours - theirs)[500:-500].max() < 0.02 * 500 * 0.1
+    )  # 1 µV of 500; the edges differ, Fourier wraps around
 
 
 def test_chirp_does_not_alias():
@@ -89,12 +100,16 @@ def test_chirp_does_not_alias():
     t = np.arange(20_000) / 2000
     out = resample(1000 * chirp(t, 0, 10, 1000)[None], 2000, 500)[0]
     assert np.abs(out[: int(500 * 1.9)]).max() > 990
-    assert np.abs(out[int(500 * 3.1) : -100]).max() < 0.1  # the end itself is a step: signal, then repeated edge
+    assert (
+        np.abs(out[int(500 * 3.1) : -100]).max() < 0.1
+    )  # the end itself is a step: signal, then repeated edge
 
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_constant_stays_and_edges_do_not_ring(rate_hz):
-    np.testing.assert_allclose(resample(np.full((1, 10 * rate_hz), 1234.0), rate_hz, 500), 1234, rtol=1e-12)
+    np.testing.assert_allclose(
+        resample(np.full((1, 10 * rate_hz), 1234.0), rate_hz, 500), 1234, rtol=1e-12
+    )
 
 
 def test_resampling_is_deterministic_to_the_bit():
@@ -120,12 +135,17 @@ def test_crop_and_pad_are_symmetric_and_an_odd_sample_goes_to_the_end(n, span):
     row = conform(recording(x), TARGET)
     start = max(0, (n - 5000) // 2)
     assert row.valid_span == span
-    np.testing.assert_array_equal(row.waveform[0, slice(*span)], np.rint(x["I"][start : start + 5000]))
+    np.testing.assert_array_equal(
+        row.waveform[0, slice(*span)], np.rint(x["I"][start : start + 5000])
+    )
     assert not row.waveform[:, : span[0]].any()
     assert not row.waveform[:, span[1] :].any()
 
 
-@pytest.mark.parametrize(("n", "rate_hz"), [(1000, 100), (2500, 250), (3000, 300), (9770, 977), (10_000, 1000), (20_000, 2000)])
+@pytest.mark.parametrize(
+    ("n", "rate_hz"),
+    [(1000, 100), (2500, 250), (3000, 300), (9770, 977), (10_000, 1000), (20_000, 2000)],
+)
 def test_ten_seconds_at_any_rate_fill_the_row(n, rate_hz):
     assert conform(recording({"II": noise(n)}, rate_hz), TARGET).valid_span == (0, 5000)
 
@@ -133,15 +153,32 @@ def test_ten_seconds_at_any_rate_fill_the_row(n, rate_hz):
 def test_moments_are_the_sums_over_the_span():
     row = conform(recording({lead: x for lead, x in eight(4998).items() if lead != "V3"}), TARGET)
     x = row.waveform.astype(np.int64)
-    np.testing.assert_array_equal(row.moments, np.stack([x.sum(axis=1), (x * x).sum(axis=1)], axis=1))
+    np.testing.assert_array_equal(
+        row.moments, np.stack([x.sum(axis=1), (x * x).sum(axis=1)], axis=1)
+    )
     assert not row.lead_mask[LEADS.index("V3")]
     assert row.lead_mask.sum() == 7
 
 
-@pytest.mark.parametrize("pair", [(a, b) for i, a in enumerate(LIMB_LEADS) for b in list(LIMB_LEADS)[i + 1 :] if {a, b} != {"I", "II"}])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (a, b)
+        for i, a in enumerate(LIMB_LEADS)
+        for b in list(LIMB_LEADS)[i + 1 :]
+        if {a, b} != {"I", "II"}
+    ],
+)
 def test_missing_limb_leads_follow_from_any_two(pair):
     one, two = noise(5000, 1), noise(5000, 2)
-    limb = {"I": one, "II": two, "III": two - one, "aVR": -(one + two) / 2, "aVL": one - two / 2, "aVF": two - one / 2}
+    limb = {
+        "I": one,
+        "II": two,
+        "III": two - one,
+        "aVR": -(one + two) / 2,
+        "aVL": one - two / 2,
+        "aVF": two - one / 2,
+    }
     row = conform(recording({name: limb[name] for name in pair}), TARGET)
     assert np.abs(row.waveform[0] - one).max() <= 0.5 + 1e-9
     assert np.abs(row.waveform[1] - two).max() <= 0.5 + 1e-9
@@ -191,7 +228,12 @@ def test_largest_amplitude_is_kept_and_one_more_is_refused():
 
 @pytest.mark.parametrize(
     ("leads", "rate_hz", "reason"),
-    [({}, 500, "bad_waveform"), ({"I": []}, 500, "bad_waveform"), ({"I": [1], "II": [1, 2]}, 500, "bad_waveform"), ({"I": [1]}, 5, "bad_rate")],
+    [
+        ({}, 500, "bad_waveform"),
+        ({"I": []}, 500, "bad_waveform"),
+        ({"I": [1], "II": [1, 2]}, 500, "bad_waveform"),
+        ({"I": [1]}, 5, "bad_rate"),
+    ],
 )
 def test_recording_that_makes_no_sense_is_refused(leads, rate_hz, reason):
     with pytest.raises(RecordError) as caught:

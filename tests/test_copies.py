@@ -7,13 +7,20 @@ import pytest
 from conftest import build, write_manifest
 from scipy.signal import butter, resample_poly, sosfilt
 
-from ecgprep.copies import SAME, _Track, correlation, join_pairs, near_copies, similar_pairs
+from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import STATUSES
-from ecgprep.plan import BuildSettings
+from ecgprep.patients.duplicates import (
+    SAME,
+    _Track,
+    correlation,
+    join_pairs,
+    near_copies,
+    similar_pairs,
+)
+from ecgprep.patients.registry import SplitPlan
 from ecgprep.quality import bins_per_hz, spectrum
-from ecgprep.splits import SplitPlan
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import aecg, cardiosoft, muse
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import aecg, cardiosoft, muse
 
 RATE_HZ = 500
 
@@ -41,7 +48,9 @@ EXPORTS = {
     "filtered": lambda uv: aecg(np.rint(bandpass(uv)), 500, "X"),
     "2 s later": lambda uv: muse(cut(uv, 2.0), 500, "X"),
     "2 s earlier": lambda uv: muse(cut(uv, -2.0), 500, "X"),
-    "all at once": lambda uv: aecg(np.rint(resample_poly(cut(bandpass(uv), 1.3), 1, 2, axis=1) / 5) * 5, 250, "X"),
+    "all at once": lambda uv: aecg(
+        np.rint(resample_poly(cut(bandpass(uv), 1.3), 1, 2, axis=1) / 5) * 5, 250, "X"
+    ),
 }
 
 
@@ -57,8 +66,14 @@ def test_what_was_exported_again_is_found(tmp_path, export, patient, status):
     settings = BuildSettings(plan=SplitPlan(allow_missing_class=True))
     store = build(tmp_path / "m.csv", tmp_path / "s.zarr", settings, max_rejected=1.0)
     found = [STATUSES[code] for code in store.array("status")]
-    assert found == ["ok"] * 3 + ["ok" if status == "duplicate" else "conflict"] + ["ok"] * 4 + [status]
-    exact = build(tmp_path / "m.csv", tmp_path / "e.zarr", BuildSettings(plan=settings.plan, duplicates="exact"))
+    assert found == ["ok"] * 3 + ["ok" if status == "duplicate" else "conflict"] + ["ok"] * 4 + [
+        status
+    ]
+    exact = build(
+        tmp_path / "m.csv",
+        tmp_path / "e.zarr",
+        BuildSettings(plan=settings.plan, duplicates="exact"),
+    )
     assert "conflict" not in {STATUSES[code] for code in exact.array("status")}
 
 
@@ -81,7 +96,10 @@ def test_correlation_is_that_of_the_shifted_signals():
     assert correlation(a, b) > 0.99
     assert correlation(a, b) == pytest.approx(correlation(b, a), abs=1e-6)
     noise = np.random.default_rng(0).normal(0, 100, uv.shape)
-    x, y = (np.fft.irfft(t.transform, axis=1)[:, a.span[0] : a.span[1]] for t in (track(uv), track(uv + noise)))
+    x, y = (
+        np.fft.irfft(t.transform, axis=1)[:, a.span[0] : a.span[1]]
+        for t in (track(uv), track(uv + noise))
+    )
     expected = (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum())
     assert correlation(track(uv), track(uv + noise)) == pytest.approx(expected, abs=0.01)
 
@@ -98,7 +116,7 @@ def test_blocks_hide_no_pair(monkeypatch):
     values[250:] = values[:50] + 1
     rows = np.arange(300)
     whole = set(similar_pairs(values, np.ones((300, 8), bool), rows))
-    monkeypatch.setattr("ecgprep.copies._BLOCK", 17)
+    monkeypatch.setattr("ecgprep.patients.duplicates._BLOCK", 17)
     assert set(similar_pairs(values, np.ones((300, 8), bool), rows)) == whole
     assert whole >= {(i, i + 250) for i in range(50)}
 
@@ -125,24 +143,40 @@ def test_near_copies_asks_for_each_recording_few_times():
 def test_no_false_alarm_on_real_recordings(samples):
     """No two of 1,987 public recordings are the same, and the most alike stay clear of the limit."""
     from ecgprep.conform import Conformity, conform
-    from ecgprep.copies import fingerprint
+    from ecgprep.patients.duplicates import fingerprint
     from ecgprep.recording import Recording
 
     names = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
     tracks, fingerprints = [], []
     for hz in (500, 100):
-        for uv in np.load(samples / "data" / "ptbxl" / f"waveforms_{hz}hz_uv.npz")["uv"].astype(np.float64):
+        for uv in np.load(samples / "data" / "ptbxl" / f"waveforms_{hz}hz_uv.npz")["uv"].astype(
+            np.float64
+        ):
             row = conform(Recording(dict(zip(names, uv, strict=True)), hz, "muse"), Conformity())
             bins = spectrum(row.waveform, row.valid_span, row.lead_mask, 500)
             fingerprints.append(fingerprint(bins, bins_per_hz(bins, 500)))
-            tracks.append((bins, bins_per_hz(bins, 500), row.lead_mask, (row.valid_span[1] - row.valid_span[0]) / 500))
-    pairs = list(similar_pairs(np.stack(fingerprints), np.ones((len(tracks), 8), bool), np.arange(len(tracks))))
-    assert max((correlation(_Track(*tracks[i]), _Track(*tracks[j])) for i, j in pairs), default=0) < SAME - 0.02
+            tracks.append(
+                (
+                    bins,
+                    bins_per_hz(bins, 500),
+                    row.lead_mask,
+                    (row.valid_span[1] - row.valid_span[0]) / 500,
+                )
+            )
+    pairs = list(
+        similar_pairs(
+            np.stack(fingerprints), np.ones((len(tracks), 8), bool), np.arange(len(tracks))
+        )
+    )
+    assert (
+        max((correlation(_Track(*tracks[i]), _Track(*tracks[j])) for i, j in pairs), default=0)
+        < SAME - 0.02
+    )
 
 
 def test_copies_that_lack_leads_are_found_in_a_larger_cohort():
     """Above 100 recordings fingerprints decide what is compared: they are those of the common leads."""
-    from ecgprep.copies import fingerprint
+    from ecgprep.patients.duplicates import fingerprint
 
     full = np.ones(8, bool)
     masks, waveforms = [], []
@@ -159,7 +193,9 @@ def test_copies_that_lack_leads_are_found_in_a_larger_cohort():
         return bins, bins_per_hz(bins, 500), masks[row], 10.0
 
     fingerprints = np.stack([fingerprint(*load(row)[:2]) for row in range(len(masks))])
-    assert near_copies(fingerprints, np.stack(masks), np.arange(len(masks)), load) == [[10 * i, 140 + i] for i in range(5)]
+    assert near_copies(fingerprints, np.stack(masks), np.arange(len(masks)), load) == [
+        [10 * i, 140 + i] for i in range(5)
+    ]
 
 
 @pytest.mark.parametrize("seconds", [5, 6])

@@ -7,17 +7,10 @@ import pytest
 import torch
 from conftest import changed_store
 
-from ecgfit.data import (
-    CovariateStats,
-    ModelInput,
-    NormStats,
-    SeenRange,
-    covariate_columns,
-    fold_rows,
-    lead_deviation,
-    select_rows,
-)
-from ecgfit.loader import make_loader
+from ecgfit.data.loader import make_loader
+from ecgfit.data.model_input import ModelInput
+from ecgfit.data.rows import covariate_columns, fold_rows, select_rows
+from ecgfit.data.statistics import CovariateStats, NormStats, SeenRange, lead_deviation
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
 
@@ -47,13 +40,23 @@ def test_unknown_split_is_refused(store):
 
 
 def test_split_without_rows_is_refused(store, monkeypatch):
-    monkeypatch.setattr(type(store), "array", lambda self, name: np.zeros((3, 8) if name == "lead_mask" else 3, np.int8))
+    monkeypatch.setattr(
+        type(store),
+        "array",
+        lambda self, name: np.zeros((3, 8) if name == "lead_mask" else 3, np.int8),
+    )
     with pytest.raises(StoreError, match="--missing mask keeps the others"):
         select_rows(store, "train", "drop")
 
 
 def inputs(n: int = 3, n_samples: int = 100) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    waveforms = torch.randint(-3000, 3000, (n, 8, n_samples), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
+    waveforms = torch.randint(
+        -3000,
+        3000,
+        (n, 8, n_samples),
+        dtype=torch.int16,
+        generator=torch.Generator().manual_seed(0),
+    )
     mask = torch.ones(n, 8, dtype=torch.bool)
     mask[1, 2] = False
     span = torch.tensor([[0, n_samples], [0, n_samples], [10, 90]], dtype=torch.int32)
@@ -61,12 +64,16 @@ def inputs(n: int = 3, n_samples: int = 100) -> tuple[torch.Tensor, torch.Tensor
 
 
 def stats_of(mean: tuple[float, ...], std: tuple[float, ...]) -> NormStats:
-    return NormStats(mean, std, 1, CovariateStats(), SeenRange((500.0,), ((0.0, 1.0),) * 8, 100, 8, ()))
+    return NormStats(
+        mean, std, 1, CovariateStats(), SeenRange((500.0,), ((0.0, 1.0),) * 8, 100, 8, ())
+    )
 
 
 def test_model_input_is_the_z_score_and_exactly_zero_elsewhere():
     waveforms, mask, span = inputs()
-    x, tabular = ModelInput(stats_of(tuple(range(8)), tuple(range(100, 108))), "drop")(waveforms, mask, span)
+    x, tabular = ModelInput(stats_of(tuple(range(8)), tuple(range(100, 108))), "drop")(
+        waveforms, mask, span
+    )
     assert tabular is None
     expected = (waveforms.double() - torch.arange(8)[:, None]) / torch.arange(100, 108)[:, None]
     expected[1, 2] = 0
@@ -88,7 +95,9 @@ def test_ninth_channel_is_the_fraction_of_leads_that_is_signal():
 
 def test_lead_that_no_train_row_has_stays_finite():
     waveforms, mask, span = inputs()
-    assert torch.isfinite(ModelInput(stats_of((0.0,) * 8, (0.0,) * 8), "drop")(waveforms, mask, span)[0]).all()
+    assert torch.isfinite(
+        ModelInput(stats_of((0.0,) * 8, (0.0,) * 8), "drop")(waveforms, mask, span)[0]
+    ).all()
 
 
 def test_norm_stats_survive_the_file(stats, tmp_path):
@@ -98,7 +107,13 @@ def test_norm_stats_survive_the_file(stats, tmp_path):
     value = json.loads((tmp_path / "n.json").read_bytes())
     assert NormStats.from_json(value) == stats
     assert value["leads"] == list(LEADS)
-    for broken in ({}, {**value, "leads": ["I"]}, {**value, "mean_uv": [1]}, {**value, "std_uv": "x"}, {**value, "seen": {}}):
+    for broken in (
+        {},
+        {**value, "leads": ["I"]},
+        {**value, "mean_uv": [1]},
+        {**value, "std_uv": "x"},
+        {**value, "seen": {}},
+    ):
         with pytest.raises(ValueError, match=r"^is damaged$|^is not for the leads"):
             NormStats.from_json(broken)
 
@@ -125,10 +140,17 @@ def test_covariate_statistics_are_those_of_the_train_rows(store, tmp_path):
     table = pd.DataFrame(values[rows].astype(float), columns=list(store.covariate_names))
     assert stats.covariates.names == ("sex", "age")
     assert stats.covariates.median == pytest.approx((table.sex.median(), table.age.median()))
-    assert stats.covariates.scale == pytest.approx(StandardScaler().fit(table[["sex", "age"]].to_numpy()).scale_)
-    assert stats.seen.covariates == ((table.sex.min(), table.sex.max()), (table.age.min(), table.age.max()))
+    assert stats.covariates.scale == pytest.approx(
+        StandardScaler().fit(table[["sex", "age"]].to_numpy()).scale_
+    )
+    assert stats.seen.covariates == (
+        (table.sex.min(), table.sex.max()),
+        (table.age.min(), table.age.max()),
+    )
     batch = next(iter(make_loader(gaps, rows, len(rows), covariates=("sex", "age"))))
-    _, tabular = ModelInput(stats, "mask")(batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates)
+    _, tabular = ModelInput(stats, "mask")(
+        batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates
+    )
     assert tabular.shape == (len(rows), 4)
     missing = table.age.isna().to_numpy(copy=True)
     assert missing.sum() == len(rows[::5])
@@ -143,7 +165,9 @@ def test_constant_covariate_has_scale_one_and_an_empty_one_is_refused(store, tmp
     values[:, 0], values[:, 1] = 4, np.nan
     flat = changed_store(store, tmp_path / "flat.zarr", covariates=values)
     names = store.covariate_names
-    assert CovariateStats.of(flat, np.arange(5), names[:1]) == CovariateStats((names[0],), (4.0,), (1.0,))
+    assert CovariateStats.of(flat, np.arange(5), names[:1]) == CovariateStats(
+        (names[0],), (4.0,), (1.0,)
+    )
     with pytest.raises(InputError, match=f"no train recording has a value of {names[1]}"):
         CovariateStats.of(flat, np.arange(5), names)
 
@@ -155,11 +179,15 @@ def test_unknown_covariate_is_refused_with_those_there_are(store):
 
 
 def test_deviation_of_a_lead_is_that_of_its_valid_samples(store):
-    deviation = lead_deviation(store.array("moments")[:], np.diff(store.array("valid_span")[:], axis=1)[:, 0])
+    deviation = lead_deviation(
+        store.array("moments")[:], np.diff(store.array("valid_span")[:], axis=1)[:, 0]
+    )
     for i in range(0, len(store), 9):
         start, end = store.array("valid_span")[i]
         lead = int(np.argmax(store.array("lead_mask")[i]))
-        assert deviation[i, lead] == pytest.approx(store.array("waveforms")[i][lead, start:end].std(), rel=1e-9)
+        assert deviation[i, lead] == pytest.approx(
+            store.array("waveforms")[i][lead, start:end].std(), rel=1e-9
+        )
 
 
 def test_too_many_folds_are_refused(store):

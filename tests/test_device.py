@@ -14,14 +14,17 @@ from conftest import DEVICE, quick, same_results, silent
 from test_distributed import torchrun
 from test_resume_training import at_step, die
 
-import ecgfit.trainer as trainer_module
-from ecgfit.data import select_rows
-from ecgfit.models import MODELS
-from ecgfit.predict import Predictions, load_ensemble, predict_rows
-from ecgfit.run import LAST, Run, load_checkpoint
-from ecgfit.train import train
-from ecgfit.trainer import Trainer
-from ecgprep.store import Store
+import ecgfit.training.trainer as trainer_module
+from ecgfit.checkpoint import load_checkpoint
+from ecgfit.data.rows import select_rows
+from ecgfit.inference.predictions import Predictions
+from ecgfit.inference.scorer import load_ensemble, predict_rows
+from ecgfit.models.factory import MODELS
+from ecgfit.run import Run
+from ecgfit.run_files import LAST
+from ecgfit.training.runner import train
+from ecgfit.training.trainer import Trainer
+from ecgprep.store.reader import Store
 
 on_a_gpu = pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU: make test-gpu")
 COVARIATES = ("age", "sex")
@@ -53,7 +56,10 @@ def test_killed_and_resumed_to_the_bit(small_store, tmp_path, monkeypatch, compi
     monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_SAVES", -1)
     with pytest.raises(KeyboardInterrupt):
         train(settings, small_store, tmp_path / "killed", say=silent)
-    assert (len((state := load_checkpoint(tmp_path / "killed" / LAST))["history"]), state["step"]) == (1, 2)
+    assert (
+        len((state := load_checkpoint(tmp_path / "killed" / LAST))["history"]),
+        state["step"],
+    ) == (1, 2)
     monkeypatch.undo()
     train(settings, small_store, tmp_path / "killed", resume=True, say=silent)
     assert same_results(tmp_path / "whole", tmp_path / "killed")
@@ -67,20 +73,47 @@ def test_a_run_of_a_gpu_is_used_where_there_is_none(corpus: Path, small_store: S
 
     def ecgfit(*arguments: object) -> None:
         command = [sys.executable, "-m", "ecgfit.cli", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
 
-    here = predict_rows(load_ensemble(run.members, DEVICE), small_store, select_rows(small_store, "test", "drop"), (), amp=False)
+    here = predict_rows(
+        load_ensemble(run.members, DEVICE),
+        small_store,
+        select_rows(small_store, "test", "drop"),
+        (),
+        amp=False,
+    )
     ecgfit("eval", "--run", run.path, "--store", small_store.path)
-    np.testing.assert_allclose(Predictions.load(run.path / "predictions_test.csv").logits, here.logits, rtol=1e-3, atol=1e-3)
-    ecgfit("predict", "--run", run.path, min((corpus / "xml").rglob("*.xml")), "-o", tmp_path / "p.csv")
+    np.testing.assert_allclose(
+        Predictions.load(run.path / "predictions_test.csv").logits,
+        here.logits,
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    ecgfit(
+        "predict", "--run", run.path, min((corpus / "xml").rglob("*.xml")), "-o", tmp_path / "p.csv"
+    )
 
 
 def test_a_run_in_bfloat16_predicts_as_in_float32(small_store, tmp_path):
     run = train(config(amp="on"), small_store, tmp_path / "r", say=silent)
     rows = select_rows(small_store, "test", "drop")
-    fine, coarse = (predict_rows(load_ensemble([run], DEVICE), small_store, rows, (), amp) for amp in (False, True))
-    assert np.abs(run.calibration.apply(fine.difference()) - run.calibration.apply(coarse.difference())).max() < 0.03
+    fine, coarse = (
+        predict_rows(load_ensemble([run], DEVICE), small_store, rows, (), amp)
+        for amp in (False, True)
+    )
+    assert (
+        np.abs(
+            run.calibration.apply(fine.difference()) - run.calibration.apply(coarse.difference())
+        ).max()
+        < 0.03
+    )
     assert not np.array_equal(fine.logits, coarse.logits)
 
 
@@ -101,14 +134,29 @@ def test_nothing_in_a_step_waits_for_the_gpu(small_store, compiled):
 
 @on_a_gpu
 def test_the_fast_modes_train(small_store, tmp_path):
-    run = train(config(deterministic="off", compile="on", resident="auto"), small_store, tmp_path / "r", say=silent)
+    run = train(
+        config(deterministic="off", compile="on", resident="auto"),
+        small_store,
+        tmp_path / "r",
+        say=silent,
+    )
     assert 0 <= Run(run.path).read_json("metrics_val.json")["metrics"]["auroc"]["value"] <= 1
 
 
 @on_a_gpu
 def test_two_processes_on_gpus(small_store, tmp_path):
     options = ["--epochs", "2", "--batch", "16", "--threads", "1"]
-    done = torchrun("-m", "ecgfit.cli", "train", "--store", small_store.path, "--outdir", "r", *options, cwd=tmp_path)
+    done = torchrun(
+        "-m",
+        "ecgfit.cli",
+        "train",
+        "--store",
+        small_store.path,
+        "--outdir",
+        "r",
+        *options,
+        cwd=tmp_path,
+    )
     if torch.cuda.device_count() < 2:
         assert done.returncode != 0
         assert "Each process needs a GPU of its own" in done.stderr

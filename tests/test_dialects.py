@@ -15,11 +15,16 @@ from ecgprep.conform import Conformity, conform, without_calibration_pulse
 from ecgprep.errors import RecordError
 from ecgprep.readers import NOT_SUPPORTED, read_bytes, read_recording
 from ecgprep.readers.xli import decode_chunks
-from ecgprep.synth.philips import VERSIONS, _compress, _lzw, philips
-from ecgprep.synth.simulator import TWELVE_LEADS
-from ecgprep.synth.vendors import aecg, cardiosoft, full_disclosure, sapphire, schiller
+from ecgprep.simulation.philips import VERSIONS, _compress, _lzw, philips
+from ecgprep.simulation.simulator import TWELVE_LEADS
+from ecgprep.simulation.vendors import aecg, cardiosoft, full_disclosure, sapphire, schiller
 
-PHILIPS = ["sierra_129DYPRG.XML", "sierra_repbeats_example.xml", "sierra_3191723_ZZDEMOPTONLY_1-04_orig.xml", "tbj128_ecg-example.xml"]
+PHILIPS = [
+    "sierra_129DYPRG.XML",
+    "sierra_repbeats_example.xml",
+    "sierra_3191723_ZZDEMOPTONLY_1-04_orig.xml",
+    "tbj128_ecg-example.xml",
+]
 PHILIPS += ["sierra_2020-5-18_15-48-11.xml"]
 
 
@@ -51,7 +56,10 @@ def test_philips_versions_are_read(uv, version, compressed):
     assert recording.n_samples == 5500
     for lead in ("I", "II", "V1", "V6"):
         assert np.abs(recording.leads_uv[lead][:5000] - uv[TWELVE_LEADS.index(lead)]).max() <= 2.5
-    np.testing.assert_array_equal(read_bytes(philips(uv, 500, "X", version=version)).leads_uv["aVL"], recording.leads_uv["aVL"])
+    np.testing.assert_array_equal(
+        read_bytes(philips(uv, 500, "X", version=version)).leads_uv["aVL"],
+        recording.leads_uv["aVL"],
+    )
 
 
 def test_philips_of_ten_seconds_without_pulse_is_left_alone(uv):
@@ -69,7 +77,9 @@ def as_utf8(data: bytes) -> bytes:
 def test_philips_utf8_bytes_declared_utf16_are_read(uv):
     data = philips(uv, 500, "X")
     assert b'encoding="UTF-16"' in as_utf8(data)
-    np.testing.assert_array_equal(read_bytes(as_utf8(data)).leads_uv["V2"], read_bytes(data).leads_uv["V2"])
+    np.testing.assert_array_equal(
+        read_bytes(as_utf8(data)).leads_uv["V2"], read_bytes(data).leads_uv["V2"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +113,9 @@ def test_philips_plain_numbers_offset_and_resolution(uv):
     counts = np.rint(uv / 5).astype(int)
     text = re.sub(
         rb'dataencoding="Base64"(.*?)>[^<]*',
-        lambda m: b'dataencoding="Plain"' + m[1] + b">" + " ".join(map(str, counts.ravel())).encode(),
+        lambda m: (
+            b'dataencoding="Plain"' + m[1] + b">" + " ".join(map(str, counts.ravel())).encode()
+        ),
         data,
         count=1,
     )
@@ -118,7 +130,9 @@ def test_undeclared_chunks_are_never_decoded(uv):
     for _ in range(12):
         at += 8 + struct.unpack_from("<I", good, at)[0]
     garbage = good[:at] + b"\xff" * 400
-    for one, other in zip(decode_chunks(good, 12, 5000), decode_chunks(garbage, 12, 5000), strict=True):
+    for one, other in zip(
+        decode_chunks(good, 12, 5000), decode_chunks(garbage, 12, 5000), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -143,7 +157,10 @@ def test_xli_bomb_stops_at_the_expected_bytes():
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 7, struct.pack("<IHh", 10**9, 1, 0), struct.pack("<IHh", 4, 1, 0) + b"\xff" * 4])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0" * 7, struct.pack("<IHh", 10**9, 1, 0), struct.pack("<IHh", 4, 1, 0) + b"\xff" * 4],
+)
 def test_xli_that_is_cut_or_nonsense_is_refused(data):
     with pytest.raises(RecordError) as caught:
         decode_chunks(data, 1, 100)
@@ -152,7 +169,16 @@ def test_xli_that_is_cut_or_nonsense_is_refused(data):
 
 def test_base64_bomb_is_refused(uv):
     bomb = base64.b64encode(bytes(6_000_000)).decode()
-    assert reason_of(replaced(as_utf8(philips(uv, 500, "X")), 'bitspersample="16">[^<]*', f'bitspersample="16">{bomb}')) == "bad_waveform"
+    assert (
+        reason_of(
+            replaced(
+                as_utf8(philips(uv, 500, "X")),
+                'bitspersample="16">[^<]*',
+                f'bitspersample="16">{bomb}',
+            )
+        )
+        == "bad_waveform"
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +200,12 @@ def test_schiller_with_one_fault(uv, old, new, reason):
 
 
 def test_schiller_type_may_be_an_attribute_and_4998_samples_are_padded(uv):
-    data = replaced(schiller(uv[:, :4998], 500, "X"), "<wavedata><type>(\\w+)</type>", r'<wavedata type="\1">', count=0)
+    data = replaced(
+        schiller(uv[:, :4998], 500, "X"),
+        "<wavedata><type>(\\w+)</type>",
+        r'<wavedata type="\1">',
+        count=0,
+    )
     assert conform(read_bytes(data), Conformity()).valid_span == (1, 4999)
 
 
@@ -198,7 +229,9 @@ def test_sapphire_sentinel_is_missing_and_masks_its_lead(uv):
     data = replaced(sapphire(uv, 500, "X"), '(<wav>.*?lead="V2".*?V=")-?\\d+ ', r"\1-32768 ")
     recording = read_bytes(data)
     assert np.isnan(recording.leads_uv["V2"]).sum() == 1
-    assert conform(recording, Conformity()).lead_mask.tolist() == [lead != "V2" for lead in ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")]
+    assert conform(recording, Conformity()).lead_mask.tolist() == [
+        lead != "V2" for lead in ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+    ]
 
 
 def test_gain_that_overflows_is_no_warning_and_no_signal(uv):
@@ -229,13 +262,19 @@ def test_full_disclosure_that_does_not_add_up_is_refused(uv, old, new):
 
 
 def test_cardiosoft_nested_strip_and_numbered_limb_leads(uv):
-    data = replaced(cardiosoft(uv, 500, "X"), "<StripData>(.*)</StripData>", r"<StripData><Strip>\1</Strip></StripData>")
+    data = replaced(
+        cardiosoft(uv, 500, "X"),
+        "<StripData>(.*)</StripData>",
+        r"<StripData><Strip>\1</Strip></StripData>",
+    )
     data = data.replace(b'lead="II"', b'lead="2"').replace(b'lead="III"', b'lead="3"')
     assert set(read_bytes(data).leads_uv) == set(TWELVE_LEADS)
 
 
 def test_cardiosoft_strip_wins_over_full_disclosure(uv):
-    disclosure = re.search(rb"<FullDisclosure>.*</FullDisclosure>", full_disclosure(uv[:, :1000], 500, "X"), re.DOTALL)[0]
+    disclosure = re.search(
+        rb"<FullDisclosure>.*</FullDisclosure>", full_disclosure(uv[:, :1000], 500, "X"), re.DOTALL
+    )[0]
     data = cardiosoft(uv, 500, "X").replace(b"</CardiologyXML>", disclosure + b"</CardiologyXML>")
     assert read_bytes(data).n_samples == 5000
 

@@ -15,18 +15,19 @@ import torch
 from conftest import quick, same_results, silent
 from torch import nn
 
-import ecgfit.trainer as trainer_module
-from ecgfit.distributed import Ranks, running_statistics, start
-from ecgfit.run import LAST, load_checkpoint
-from ecgfit.train import train
-from ecgfit.trainer import Progress, Trainer
+import ecgfit.training.trainer as trainer_module
+from ecgfit.checkpoint import load_checkpoint
+from ecgfit.compute.distributed import Ranks, running_statistics, start
+from ecgfit.run_files import LAST
+from ecgfit.training.runner import train
+from ecgfit.training.trainer import Progress, Trainer
 from ecgprep.errors import InputError, StoreError
-from ecgprep.store import Store
+from ecgprep.store.reader import Store
 
 ONE_OF_TWO = """
 import sys, torch
 from pathlib import Path
-from ecgfit.distributed import start, stop
+from ecgfit.compute.distributed import start, stop
 from test_distributed import steps
 ranks = start("cpu")
 assert ranks.world == 2
@@ -41,7 +42,15 @@ def steps(path: Path, ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
     """Train two epochs for each loss, with statistics of batches frozen and nothing dropped, and return weights, averages and losses."""
     result = {}
     for kind in ("ce", "bce"):
-        config = quick(batch=14, loss=kind, class_weights="1,3", tabular="age,sex", missing="mask", lr=1e-4, label_smoothing=0.1)
+        config = quick(
+            batch=14,
+            loss=kind,
+            class_weights="1,3",
+            tabular="age,sex",
+            missing="mask",
+            lr=1e-4,
+            label_smoothing=0.1,
+        )
         trainer = Trainer.prepare(config, Store(path), ranks)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trainer_module, "train_mode", lambda model: model.eval())
@@ -52,7 +61,10 @@ def steps(path: Path, ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
         predictions = trainer.predict(trainer.kept(), "val")
         result[kind] = {
             **trainer.model.state_dict(),
-            **{f"average.{name}": tensor for name, tensor in trainer.kept().model.state_dict().items()},
+            **{
+                f"average.{name}": tensor
+                for name, tensor in trainer.kept().model.state_dict().items()
+            },
             "loss": torch.tensor(losses),
             "logits": torch.from_numpy(predictions.logits),
             "rows": torch.from_numpy(predictions.rows),
@@ -64,40 +76,92 @@ def torchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), *map(str, arguments)]
+    paths = os.pathsep.join(
+        [
+            str(Path(__file__).parent),
+            str(Path(__file__).parent.parent),
+            os.environ.get("PYTHONPATH", ""),
+        ]
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(port),
+        *map(str, arguments),
+    ]
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
 
 
 def test_two_processes_equal_one_to_rounding(small_store, tmp_path):
     (tmp_path / "two.py").write_text(ONE_OF_TWO)
     done = torchrun("two.py", small_store.path, tmp_path / "two.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    alone, together = steps(small_store.path, Ranks()), torch.load(tmp_path / "two.pt", weights_only=True)  # noqa: TID251
+    alone, together = (
+        steps(small_store.path, Ranks()),
+        torch.load(tmp_path / "two.pt", weights_only=True),  # noqa: TID251
+    )
     n = len(Trainer.prepare(quick(missing="mask"), small_store).rows["train"])
     assert n % 14 % 2 == 1, "the last batch must be odd for this test to mean something"
     for kind, state in alone.items():
         assert state.keys() == together[kind].keys()
         for name, tensor in state.items():
-            torch.testing.assert_close(together[kind][name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-    first = Trainer.prepare(quick(tabular="age,sex", missing="mask"), small_store).model.state_dict()
-    assert max((alone["ce"][name] - first[name]).abs().max() for name in first if first[name].is_floating_point()) > 1e-4
+            torch.testing.assert_close(
+                together[kind][name],
+                tensor,
+                rtol=1e-5,
+                atol=1e-5,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
+    first = Trainer.prepare(
+        quick(tabular="age,sex", missing="mask"), small_store
+    ).model.state_dict()
+    assert (
+        max(
+            (alone["ce"][name] - first[name]).abs().max()
+            for name in first
+            if first[name].is_floating_point()
+        )
+        > 1e-4
+    )
 
 
 def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
     options = ["--epochs", "2", "--batch", "16", "--threads", "1"]
-    done = torchrun("-m", "ecgfit.cli", "train", "--store", small_store.path, "--outdir", "r", *options, "--json", cwd=tmp_path)
+    done = torchrun(
+        "-m",
+        "ecgfit.cli",
+        "train",
+        "--store",
+        small_store.path,
+        "--outdir",
+        "r",
+        *options,
+        "--json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)
     assert 0 <= metrics["metrics"]["auroc"]["value"] <= 1
     assert done.stderr.count("epoch   1/2") == 1
     assert "in each of 2 processes" in done.stderr
     alone = train(quick(epochs=2), small_store, tmp_path / "alone", say=silent)
-    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (alone.path, tmp_path / "r")]
+    names = [
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        for folder in (alone.path, tmp_path / "r")
+    ]
     assert names[0] == names[1]
     rows = np.loadtxt(tmp_path / "r/predictions_val.csv", delimiter=",", skiprows=1)[:, 0]
-    assert rows.tolist() == np.loadtxt(alone.path / "predictions_val.csv", delimiter=",", skiprows=1)[:, 0].tolist()
+    assert (
+        rows.tolist()
+        == np.loadtxt(alone.path / "predictions_val.csv", delimiter=",", skiprows=1)[:, 0].tolist()
+    )
     with pytest.raises(StoreError, match=r"other settings \(processes: 2, now 1\)"):
         train(quick(epochs=2), small_store, tmp_path / "r", resume=True, say=silent)
 
@@ -107,7 +171,7 @@ def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
 def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
     """After SIGTERM to one of them, heard at once or, as on GPUs, at the next look; after both died, when the clock of one had asked for saves."""
     code = (
-        "import os, signal, sys, ecgfit.trainer as t\n"
+        "import os, signal, sys, ecgfit.training.trainer as t\n"
         "seeds = t.torch_seeds\n"
         "def stop(seed, epoch, step):\n"
         "    if (epoch, step) == (1, 1) and sys.argv[1].startswith('stop') and os.environ['RANK'] == '1':\n"
@@ -122,7 +186,7 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
         "    t.STEPS_BETWEEN_LOOKS['cpu'] = 256\n"
         "from pathlib import Path\n"
         "from conftest import quick, silent\n"
-        "from ecgfit.train import train\n"
+        "from ecgfit.training.runner import train\n"
         "from ecgprep.store import Store\n"
         "train(quick(), Store(Path(sys.argv[2])), Path(sys.argv[3]), resume=sys.argv[1] == 'resume', say=silent)\n"
     )
@@ -132,7 +196,10 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
     assert not (tmp_path / "stopped/threshold.json").exists()
     whole, last = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "stopped"))
     n_steps = len(Trainer.prepare(quick(), small_store, Ranks(0, 2)).loader())
-    assert (len(last["history"]), last["step"]) == (1, {"stop": 3, "stop, looking rarely": n_steps, "die": 2}[end])
+    assert (len(last["history"]), last["step"]) == (
+        1,
+        {"stop": 3, "stop, looking rarely": n_steps, "die": 2}[end],
+    )
     assert n_steps > 3
     assert whole["settings"]["processes"] == last["settings"]["processes"] == 2
     done = torchrun("run.py", "resume", small_store.path, "stopped", cwd=tmp_path)
@@ -155,7 +222,10 @@ def test_more_processes_than_a_batch_feeds_are_refused(small_store):
 
 @pytest.mark.parametrize(
     ("environment", "message"),
-    [({"WORLD_SIZE": "2"}, "not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"), ({"WORLD_SIZE": "two"}, "not a whole number")],
+    [
+        ({"WORLD_SIZE": "2"}, "not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "two"}, "not a whole number"),
+    ],
 )
 def test_an_environment_that_is_not_torchruns_is_refused(monkeypatch, environment, message):
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
@@ -167,17 +237,26 @@ def test_an_environment_that_is_not_torchruns_is_refused(monkeypatch, environmen
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match="a GPU of its own, and 1 can be seen here: torchrun --nproc-per-node 1, or --device cpu"):
+    with pytest.raises(
+        InputError,
+        match="a GPU of its own, and 1 can be seen here: torchrun --nproc-per-node 1, or --device cpu",
+    ):
         start("cuda")
 
 
 def test_a_process_that_fails_alone_ends_all(small_store, tmp_path):
     code = (
         "import os, sys; from pathlib import Path\n"
-        "import ecgfit.trainer as t; from ecgfit.cli import load_config, run_training\n"
+        "import ecgfit.training.trainer as t; from ecgfit.cli import load_config, run_training\n"
         "from ecgprep.errors import InputError\n"
         "def fail(*_): raise InputError('one alone')\n"
         "if os.environ['RANK'] == '1': t.Trainer._step = fail\n"

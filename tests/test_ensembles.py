@@ -13,21 +13,32 @@ import pytest
 from conftest import DECIDED, changed_store, quick, same_results, same_weights, silent
 from scipy.special import expit
 
-import ecgfit.trainer as trainer_module
-from ecgfit.comparison import compare_runs
+import ecgfit.training.trainer as trainer_module
 from ecgfit.config import read_config
-from ecgfit.data import fold_rows, select_rows
-from ecgfit.evaluate import evaluate_run
-from ecgfit.predict import Predictions, load_ensemble, predict_rows
-from ecgfit.report import Evaluation, report_content
-from ecgfit.run import Run, delete_run
-from ecgfit.train import train
+from ecgfit.data.rows import fold_rows, select_rows
+from ecgfit.evaluation.compare_runs import compare_runs
+from ecgfit.evaluation.evaluate import evaluate_run
+from ecgfit.inference.predictions import Predictions
+from ecgfit.inference.scorer import load_ensemble, predict_rows
+from ecgfit.reports.evaluation import Evaluation
+from ecgfit.reports.html import report_content
+from ecgfit.run import Run
+from ecgfit.run_files import delete_run
+from ecgfit.training.runner import train
 from ecgprep.errors import InputError, StoreError
-from ecgprep.store import Store
+from ecgprep.store.reader import Store
 
 FOLDS = 4
 RESULTS = {"metrics_val.json", "predictions_val.csv"}
-MEMBER = {"config.yaml", *DECIDED, *RESULTS, "curves.csv", "events.out.tfevents.ecgfit", "checkpoints/best.pt", "checkpoints/last.pt"}
+MEMBER = {
+    "config.yaml",
+    *DECIDED,
+    *RESULTS,
+    "curves.csv",
+    "events.out.tfevents.ecgfit",
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+}
 
 
 def files_of(folder: Path) -> set[str]:
@@ -42,12 +53,20 @@ def ensemble(small_store, tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def folds(small_store, tmp_path_factory) -> Run:
-    return train(quick(folds=FOLDS, epochs=1), small_store, tmp_path_factory.mktemp("folds") / "f", say=silent)
+    return train(
+        quick(folds=FOLDS, epochs=1),
+        small_store,
+        tmp_path_factory.mktemp("folds") / "f",
+        say=silent,
+    )
 
 
 def test_layout_of_an_ensemble(ensemble):
     members = {f"members/{seed}/{name}" for seed in (0, 1) for name in MEMBER}
-    assert files_of(ensemble.path) == members | {"config.yaml", "calibration.json", "threshold.json"} | RESULTS
+    assert (
+        files_of(ensemble.path)
+        == members | {"config.yaml", "calibration.json", "threshold.json"} | RESULTS
+    )
     assert [member.config.seed for member in ensemble.members] == [0, 1]
     assert not same_weights(*(member.path for member in ensemble.members))
     assert ensemble.read_json("threshold.json")["chosen_on"] == "val"
@@ -57,7 +76,12 @@ def test_prediction_is_the_mean_logit_of_the_members(ensemble, small_store):
     evaluate_run(ensemble, small_store, "test")
     together = Predictions.load(ensemble.path / "predictions_test.csv")
     rows = select_rows(small_store, "test", "drop")
-    alone = [predict_rows(load_ensemble([member], "cpu"), small_store, rows, ("age", "sex"), amp=False).logits for member in ensemble.members]
+    alone = [
+        predict_rows(
+            load_ensemble([member], "cpu"), small_store, rows, ("age", "sex"), amp=False
+        ).logits
+        for member in ensemble.members
+    ]
     np.testing.assert_array_equal(together.rows, rows)
     np.testing.assert_allclose(together.logits, np.mean(alone, axis=0), rtol=1e-6, atol=1e-6)
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
@@ -74,14 +98,22 @@ def test_ensemble_repeats_from_its_own_config(ensemble, small_store, tmp_path):
     again = train(config, small_store, tmp_path / "again", say=silent)
     for name in ("threshold.json", "calibration.json", *RESULTS):
         assert (again.path / name).read_bytes() == (ensemble.path / name).read_bytes()
-    assert all(same_weights(*pair) for pair in zip([m.path for m in again.members], [m.path for m in ensemble.members], strict=True))
+    assert all(
+        same_weights(*pair)
+        for pair in zip(
+            [m.path for m in again.members], [m.path for m in ensemble.members], strict=True
+        )
+    )
     assert (again.path / "config.yaml").read_bytes() == (ensemble.path / "config.yaml").read_bytes()
 
 
 def test_resume_leaves_finished_members_alone(small_store, tmp_path):
     config = quick(seeds=(0, 1), epochs=1)
     train(config, small_store, tmp_path / "e", say=silent)
-    expected = {name: (tmp_path / "e" / name).read_bytes() for name in ("threshold.json", "metrics_val.json", "members/1/threshold.json")}
+    expected = {
+        name: (tmp_path / "e" / name).read_bytes()
+        for name in ("threshold.json", "metrics_val.json", "members/1/threshold.json")
+    }
     for name in expected:
         (tmp_path / "e" / name).unlink()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "e/members/0").rglob("*")}
@@ -89,7 +121,9 @@ def test_resume_leaves_finished_members_alone(small_store, tmp_path):
     train(config, small_store, tmp_path / "e", resume=True, say=said.append)
     assert "member 1 of 0, 1" in said
     assert "member 0 of 0, 1" not in said
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "e/members/0").rglob("*")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "e/members/0").rglob("*")
+    } == before
     assert {name: (tmp_path / "e" / name).read_bytes() for name in expected} == expected
 
 
@@ -101,12 +135,18 @@ def test_another_run_in_a_member_s_place_is_refused(small_store, tmp_path, other
     with pytest.raises(StoreError, match=r"--outdir '?\S*/e'? --resume"):
         Run(run.path)
     label = 1 - np.array(small_store.array("label"))
-    store = changed_store(small_store, tmp_path / "o.zarr", label=label) if other == "store" else small_store
+    store = (
+        changed_store(small_store, tmp_path / "o.zarr", label=label)
+        if other == "store"
+        else small_store
+    )
     if other == "store":
         facts = store.path / "zarr.json"
         facts.write_text(facts.read_text().replace(small_store.content_sha256, "0" * 64))
         store = Store(store.path)
-    train(quick(epochs=1, **({"seed": 1} if other == "store" else other)), store, member, say=silent)
+    train(
+        quick(epochs=1, **({"seed": 1} if other == "store" else other)), store, member, say=silent
+    )
     with pytest.raises(StoreError, match="is not the member that this ensemble was made of"):
         Run(run.path)
 
@@ -131,9 +171,14 @@ def test_what_eval_refuses_of_folds_is_not_recommended(folds, small_store, tmp_p
     member = shutil.copytree(folds.path / "members/1", tmp_path / "r")
     value = json.loads((member / "metrics_val.json").read_bytes())
     (member / "metrics_val.json").write_text(json.dumps(value | {"n_records": 1}))
-    with pytest.raises(InputError, match=r"not of one evaluation\. `ecgfit train` with the run's settings and --resume"):
+    with pytest.raises(
+        InputError,
+        match=r"not of one evaluation\. `ecgfit train` with the run's settings and --resume",
+    ):
         report_content(Run(member), split="val")
-    (member / "metrics_val.json").write_text(json.dumps(value | {"metrics": {"auroc": {"value": "0.5"}}}))
+    (member / "metrics_val.json").write_text(
+        json.dumps(value | {"metrics": {"auroc": {"value": "0.5"}}})
+    )
     train(Run(member).config, small_store, member, resume=True, say=silent)
     assert json.loads((member / "metrics_val.json").read_bytes()) == value
 
@@ -144,28 +189,56 @@ def test_overwriting_with_settings_that_are_refused_deletes_nothing(small_store,
     (tmp_path / "no.pt").write_text("no weights")
     for wrong in ({"tabular": "weight"}, {"init_from": str(tmp_path / "no.pt")}):
         with pytest.raises((InputError, StoreError)):
-            train(quick(seeds=(0, 1), epochs=1, **wrong), small_store, tmp_path / "e", overwrite=True, say=silent)
+            train(
+                quick(seeds=(0, 1), epochs=1, **wrong),
+                small_store,
+                tmp_path / "e",
+                overwrite=True,
+                say=silent,
+            )
         assert files_of(tmp_path / "e") == before
 
 
-def test_poisoned_test_rows_change_nothing_of_an_ensemble_with_covariates(ensemble, small_store, tmp_path):
+def test_poisoned_test_rows_change_nothing_of_an_ensemble_with_covariates(
+    ensemble, small_store, tmp_path
+):
     test = np.flatnonzero(small_store.array("split")[:] == 2)
-    label, waveforms, moments, covariates = (np.array(small_store.array(name)) for name in ("label", "waveforms", "moments", "covariates"))
+    label, waveforms, moments, covariates = (
+        np.array(small_store.array(name))
+        for name in ("label", "waveforms", "moments", "covariates")
+    )
     label[test], covariates[test], moments[test] = 1 - label[test], 1e6, 10**12
     waveforms[test] = np.random.default_rng(0).integers(-32000, 32000, waveforms[test].shape)
-    poisoned = changed_store(small_store, tmp_path / "p.zarr", label=label, waveforms=waveforms, moments=moments, covariates=covariates)
+    poisoned = changed_store(
+        small_store,
+        tmp_path / "p.zarr",
+        label=label,
+        waveforms=waveforms,
+        moments=moments,
+        covariates=covariates,
+    )
     again = train(ensemble.config, poisoned, tmp_path / "e", say=silent)
     for one, other in zip((ensemble, *ensemble.members), (again, *again.members), strict=True):
         for name in (*DECIDED, *RESULTS):
             assert (one.path / name).exists() == (other.path / name).exists()
-            assert not (one.path / name).exists() or (one.path / name).read_bytes() == (other.path / name).read_bytes()
-    assert all(same_weights(one.path, other.path) for one, other in zip(ensemble.members, again.members, strict=True))
+            assert (
+                not (one.path / name).exists()
+                or (one.path / name).read_bytes() == (other.path / name).read_bytes()
+            )
+    assert all(
+        same_weights(one.path, other.path)
+        for one, other in zip(ensemble.members, again.members, strict=True)
+    )
 
 
 @pytest.mark.parametrize("missing", ["drop", "mask"])
-def test_folds_score_every_patient_of_train_and_val_once_and_never_train_on_them(small_store, missing):
+def test_folds_score_every_patient_of_train_and_val_once_and_never_train_on_them(
+    small_store, missing
+):
     patient, split = small_store.array("patient")[:], small_store.array("split")[:]
-    usable = np.sort(np.concatenate([select_rows(small_store, name, missing) for name in ("train", "val")]))
+    usable = np.sort(
+        np.concatenate([select_rows(small_store, name, missing) for name in ("train", "val")])
+    )
     scored = []
     for fold in reversed(range(5)):
         rows = fold_rows(small_store, missing, 5, fold, 0)
@@ -174,23 +247,44 @@ def test_folds_score_every_patient_of_train_and_val_once_and_never_train_on_them
         assert not sets["val"] & sets["train"]
         assert np.array_equal(np.sort(np.concatenate(list(rows.values()))), usable)
         assert not (split[np.concatenate(list(rows.values()))] == 2).any()
-        positives = {p for p in sets["scored"] if (small_store.array("label")[:][rows["scored"]][patient[rows["scored"]] == p] == 1).any()}
+        positives = {
+            p
+            for p in sets["scored"]
+            if (
+                small_store.array("label")[:][rows["scored"]][patient[rows["scored"]] == p] == 1
+            ).any()
+        }
         assert 2 <= len(positives) <= 6  # dealt evenly within each class
         scored.append(rows["scored"])
     assert np.array_equal(np.sort(np.concatenate(scored)), usable)
 
 
 def test_run_of_folds(folds, small_store):
-    rows = np.sort(np.concatenate([select_rows(small_store, name, "drop") for name in ("train", "val")]))
+    rows = np.sort(
+        np.concatenate([select_rows(small_store, name, "drop") for name in ("train", "val")])
+    )
     table = pd.read_csv(folds.path / "predictions_oof.csv")
     assert table.row.tolist() == rows.tolist()
-    parts = [pd.read_csv(member.path / "predictions_oof.csv").assign(threshold=member.threshold) for member in folds.members]
+    parts = [
+        pd.read_csv(member.path / "predictions_oof.csv").assign(threshold=member.threshold)
+        for member in folds.members
+    ]
     joined = pd.concat(parts).sort_values("row").reset_index(drop=True)
-    columns = ["row", "patient", "label", "probability", "threshold"]  # each model's own calibration and threshold, whatever the run's are
+    columns = [
+        "row",
+        "patient",
+        "label",
+        "probability",
+        "threshold",
+    ]  # each model's own calibration and threshold, whatever the run's are
     np.testing.assert_allclose(table[columns], joined[columns], rtol=1e-7)
     np.testing.assert_allclose(expit(table.logit_1 - table.logit_0), table.probability, rtol=1e-6)
     metrics = json.loads((folds.path / "metrics_oof.json").read_bytes())
-    assert (metrics["split"], metrics["n_records"], metrics["n_patients"]) == ("oof", len(rows), table.patient.nunique())
+    assert (metrics["split"], metrics["n_records"], metrics["n_patients"]) == (
+        "oof",
+        len(rows),
+        table.patient.nunique(),
+    )
     assert folds.read_json("threshold.json")["chosen_on"] == "oof"
     assert [member.config.fold for member in folds.members] == list(range(FOLDS))
     for member in folds.members:
@@ -198,19 +292,32 @@ def test_run_of_folds(folds, small_store):
         assert member.read_json("metrics_oof.json")["threshold"] == member.threshold
     assert not (folds.path / "metrics_val.json").exists()
     assert "mean logit" in folds.calibration.note
-    assert evaluate_run(folds, small_store, "test")["n_records"] == len(select_rows(small_store, "test", "drop"))
+    assert evaluate_run(folds, small_store, "test")["n_records"] == len(
+        select_rows(small_store, "test", "drop")
+    )
 
 
 def test_results_out_of_fold_are_those_of_each_fold_s_own_model(folds):
-    metrics, each = folds.read_json("metrics_oof.json"), [member.read_json("metrics_oof.json") for member in folds.members]
+    metrics, each = (
+        folds.read_json("metrics_oof.json"),
+        [member.read_json("metrics_oof.json") for member in folds.members],
+    )
     assert metrics["threshold"] is None
-    assert metrics["confusion"] == {cell: sum(own["confusion"][cell] for own in each) for cell in ("tp", "fp", "fn", "tn")}
+    assert metrics["confusion"] == {
+        cell: sum(own["confusion"][cell] for own in each) for cell in ("tp", "fp", "fn", "tn")
+    }
     n = sum(own["n_patients"] for own in each)
-    for name in ("accuracy", "brier", "net_benefit"):  # means over patients, so those of the folds add up
+    for name in (
+        "accuracy",
+        "brier",
+        "net_benefit",
+    ):  # means over patients, so those of the folds add up
         parts = [own["metrics"][name]["value"] * own["n_patients"] / n for own in each]
         assert metrics["metrics"][name]["value"] == pytest.approx(sum(parts), abs=1e-6)
     aurocs = [own["metrics"]["auroc"]["value"] for own in each]
-    assert metrics["folds"]["auroc"] == pytest.approx({"mean": np.mean(aurocs), "sd": np.std(aurocs, ddof=1)})
+    assert metrics["folds"]["auroc"] == pytest.approx(
+        {"mean": np.mean(aurocs), "sd": np.std(aurocs, ddof=1)}
+    )
     assert metrics["folds"]["each"]["1"]["threshold"] == folds.members[1].threshold
     assert "that model's own calibration" in metrics["note"]
 
@@ -218,17 +325,27 @@ def test_results_out_of_fold_are_those_of_each_fold_s_own_model(folds):
 def test_report_of_folds_shows_each_and_judges_by_their_own_thresholds(folds):
     content = report_content(folds, split="oof")
     assert [row["fold"] for row in content["folds"]["rows"]] == list("0123")
-    assert content["folds"]["auroc"].startswith(f"{folds.read_json('metrics_oof.json')['folds']['auroc']['mean']:.3f} (SD ")
+    assert content["folds"]["auroc"].startswith(
+        f"{folds.read_json('metrics_oof.json')['folds']['auroc']['mean']:.3f} (SD "
+    )
     assert "At the threshold of each fold's own model" in content["summary"]
     assert content["main"]["threshold"] == "of each fold's own model"
-    assert any("the model that neither trained nor was selected on them" in line for line in content["warnings"])
+    assert any(
+        "the model that neither trained nor was selected on them" in line
+        for line in content["warnings"]
+    )
     n = folds.read_json("metrics_oof.json")["n_records"]
     texts = {item.number: item.text for item in content["checklist"]}
     assert f"{n} cross-validated" in texts["10"]
     assert all("the model that did not see them" in texts[number] for number in ("12f", "13"))
     assert "the results out of fold use each model's own" in texts["15"]
     raw = Evaluation.load(folds, "oof").uncalibrated(folds)
-    members = np.concatenate([Predictions.load(member.path / "predictions_oof.csv").by_patient().difference() for member in folds.members])
+    members = np.concatenate(
+        [
+            Predictions.load(member.path / "predictions_oof.csv").by_patient().difference()
+            for member in folds.members
+        ]
+    )
     np.testing.assert_allclose(np.sort(raw.difference()), np.sort(members))
 
 
@@ -248,14 +365,22 @@ def keys_of(value: object, named_by_data: int = 0) -> set[str]:
     if not isinstance(value, dict):
         return set()
     inner = {"subgroups": 2, "lead_removal": 1, "each": 1}
-    below = (keys_of(item, named_by_data - 1 if named_by_data else inner.get(key, 0)) for key, item in value.items())
+    below = (
+        keys_of(item, named_by_data - 1 if named_by_data else inner.get(key, 0))
+        for key, item in value.items()
+    )
     return (set() if named_by_data else set(value)).union(*below)
 
 
 def test_every_number_is_documented(folds, ensemble, small_store):
-    names = re.findall(r"`([a-z0-9_.]+)`", (Path(__file__).parent.parent / "docs/metrics.md").read_text())
+    names = re.findall(
+        r"`([a-z0-9_.]+)`", (Path(__file__).parent.parent / "docs/metrics.md").read_text()
+    )
     documented = {part for name in names for part in name.split(".")}
-    values = [evaluate_run(ensemble, small_store, "test", each_lead=True), folds.read_json("metrics_oof.json")]
+    values = [
+        evaluate_run(ensemble, small_store, "test", each_lead=True),
+        folds.read_json("metrics_oof.json"),
+    ]
     values += [ensemble.read_json(name) for name in ("threshold.json", "calibration.json")]
     found = keys_of(values)
     assert {"frac", "treat_all", "sd", "value_b", "suppressed"} <= found
@@ -276,19 +401,25 @@ def test_fold_alone_is_the_member(folds, small_store, tmp_path):
     assert same_results(alone.path, folds.path / "members/2")
 
 
-def test_labels_and_waveforms_of_the_scored_fold_decide_nothing(folds, small_store, tmp_path, monkeypatch):
+def test_labels_and_waveforms_of_the_scored_fold_decide_nothing(
+    folds, small_store, tmp_path, monkeypatch
+):
     dealt = fold_rows(small_store, "drop", FOLDS, 0, 0)
     label, waveforms = (np.array(small_store.array(name)) for name in ("label", "waveforms"))
     label[dealt["scored"]] = 1 - label[dealt["scored"]]
     waveforms[dealt["scored"]] = -waveforms[dealt["scored"]]
     poisoned = changed_store(small_store, tmp_path / "p.zarr", label=label, waveforms=waveforms)
-    monkeypatch.setattr(trainer_module, "fold_rows", lambda *_: dealt)  # who is dealt where goes by the labels of all
+    monkeypatch.setattr(
+        trainer_module, "fold_rows", lambda *_: dealt
+    )  # who is dealt where goes by the labels of all
     again = train(quick(folds=FOLDS, epochs=1, fold=0), poisoned, tmp_path / "0", say=silent)
     member = folds.path / "members/0"
     assert same_weights(again.path, member)
     for name in (*DECIDED, *RESULTS, "curves.csv"):
         assert (again.path / name).read_bytes() == (member / name).read_bytes()
-    assert (again.path / "metrics_oof.json").read_bytes() != (member / "metrics_oof.json").read_bytes()
+    assert (again.path / "metrics_oof.json").read_bytes() != (
+        member / "metrics_oof.json"
+    ).read_bytes()
 
 
 def test_more_folds_than_the_patients_allow_are_refused_before_training(small_store, tmp_path):
@@ -300,13 +431,30 @@ def test_more_folds_than_the_patients_allow_are_refused_before_training(small_st
 def test_weights_of_folds_go_to_the_same_fold(folds, small_store, tmp_path):
     """Those of another fold have seen the patients that this one scores."""
     said = []
-    config = quick(folds=FOLDS, fold=3, epochs=1, lr=1e-30, weight_decay=0, ema=0, aug="none", freeze="backbone", init_from=str(folds.path))
+    config = quick(
+        folds=FOLDS,
+        fold=3,
+        epochs=1,
+        lr=1e-30,
+        weight_decay=0,
+        ema=0,
+        aug="none",
+        freeze="backbone",
+        init_from=str(folds.path),
+    )
     run = train(config, small_store, tmp_path / "3", say=said.append)
     assert not [line for line in said if "make sure" in line]
-    weights = [load_ensemble([member], "cpu").state_dict() for member in (run, folds.members[3], folds.members[0])]
+    weights = [
+        load_ensemble([member], "cpu").state_dict()
+        for member in (run, folds.members[3], folds.members[0])
+    ]
     name = next(key for key in weights[0] if key.endswith("weight"))
     assert np.array_equal(weights[0][name], weights[1][name])
     assert not np.array_equal(weights[0][name], weights[2][name])
     said.clear()
-    train(quick(epochs=1, init_from=str(folds.path)), small_store, tmp_path / "other", say=said.append)
-    assert any("make sure that no patient of this store's val and test splits" in line for line in said)
+    train(
+        quick(epochs=1, init_from=str(folds.path)), small_store, tmp_path / "other", say=said.append
+    )
+    assert any(
+        "make sure that no patient of this store's val and test splits" in line for line in said
+    )

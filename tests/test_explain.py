@@ -11,19 +11,19 @@ import pytest
 import torch
 from test_ecgfit_cli import ecgfit
 
-import ecgfit.explain as explain_module
-from ecgfit.beats import cut_beats, find_beats
+import ecgfit.explaining.attributions as explain_module
 from ecgfit.config import make_config
-from ecgfit.data import select_rows
-from ecgfit.explain import TOLERANCE, attribute, explain_run
-from ecgfit.loader import make_loader
-from ecgfit.predict import load_ensemble, predict_rows
+from ecgfit.data.loader import make_loader
+from ecgfit.data.rows import select_rows
+from ecgfit.explaining.attributions import TOLERANCE, attribute, explain_run
+from ecgfit.explaining.beats import cut_beats, find_beats
+from ecgfit.inference.scorer import load_ensemble, predict_rows
 from ecgfit.run import Run
-from ecgfit.train import train
-from ecgprep.durable import write_json
+from ecgfit.training.runner import train
 from ecgprep.errors import EcgError, InputError
+from ecgprep.files.atomic import write_json
 from ecgprep.leads import LEADS
-from ecgprep.synth.simulator import TWELVE_LEADS, Heart, _beats, simulate
+from ecgprep.simulation.simulator import TWELVE_LEADS, Heart, _beats, simulate
 
 EIGHT = [TWELVE_LEADS.index(lead) for lead in LEADS]
 ALL = np.ones(8, np.bool_)
@@ -48,7 +48,9 @@ def matched(found: np.ndarray, known: np.ndarray, within: float) -> tuple[int, i
 def test_beats_are_found_where_they_are(rate_hz):
     for seed in range(0, 40, 3):
         uv, known = known_beats(seed, rate_hz)
-        assert matched(find_beats(uv, ALL, (0, uv.shape[1]), rate_hz), known, 0.03 * rate_hz + 1) == (0, 0), seed
+        assert matched(
+            find_beats(uv, ALL, (0, uv.shape[1]), rate_hz), known, 0.03 * rate_hz + 1
+        ) == (0, 0), seed
 
 
 def test_beats_are_found_with_noise_on_two_leads_one_missing_and_padding():
@@ -89,9 +91,24 @@ def test_only_whole_beats_within_the_span_are_cut():
 @pytest.fixture(scope="module")
 def run(store, tmp_path_factory) -> Run:
     """Two members with covariates and the mask channel, and a threshold that calls all recordings positive."""
-    settings = {"epochs": 1, "batch": 16, "threads": 2, "missing": "mask", "tabular": ["age", "sex"], "seeds": [0, 1], "model_args": {"width": 0.25}}
-    finished = train(make_config(settings, "test"), store, tmp_path_factory.mktemp("runs") / "r", say=lambda _: None)
-    write_json(finished.path / "threshold.json", finished.read_json("threshold.json") | {"value": 0.0})
+    settings = {
+        "epochs": 1,
+        "batch": 16,
+        "threads": 2,
+        "missing": "mask",
+        "tabular": ["age", "sex"],
+        "seeds": [0, 1],
+        "model_args": {"width": 0.25},
+    }
+    finished = train(
+        make_config(settings, "test"),
+        store,
+        tmp_path_factory.mktemp("runs") / "r",
+        say=lambda _: None,
+    )
+    write_json(
+        finished.path / "threshold.json", finished.read_json("threshold.json") | {"value": 0.0}
+    )
     return Run(finished.path)
 
 
@@ -106,7 +123,12 @@ def explained(run, store) -> dict:
 def test_attributions_add_up_and_stay_within_the_signal(run, store):
     lacking = np.flatnonzero(~store.array("lead_mask").all(axis=1))[:2]
     ensemble = load_ensemble(run.members, "cpu").requires_grad_(False)
-    (batch,) = make_loader(store, np.union1d(lacking, select_rows(store, "test", "drop")[:2]), 4, covariates=("age", "sex"))
+    (batch,) = make_loader(
+        store,
+        np.union1d(lacking, select_rows(store, "test", "drop")[:2]),
+        4,
+        covariates=("age", "sex"),
+    )
     parts, moved = attribute(ensemble, batch)
     assert parts.shape == tuple(batch.waveforms.shape)
     assert np.abs(parts.sum(axis=(1, 2)) - moved).sum() <= TOLERANCE * np.abs(moved).sum()
@@ -115,30 +137,47 @@ def test_attributions_add_up_and_stay_within_the_signal(run, store):
     with torch.no_grad():
         baseline = 0.0
         for scorer in ensemble.scorers:
-            x, tabular = scorer.model_input(batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates)
+            x, tabular = scorer.model_input(
+                batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates
+            )
             x[:, :8] = 0
             logits = scorer.model(x, tabular)
-            baseline = baseline + (logits[:, 1] - logits[:, 0]).double().numpy() / len(ensemble.scorers)
+            baseline = baseline + (logits[:, 1] - logits[:, 0]).double().numpy() / len(
+                ensemble.scorers
+            )
     assert np.abs(moved - (full - baseline)).max() < 1e-4
 
 
 def test_files_are_written_and_agree(explained, run, store):
     out = run.path / "explain"
     assert {path.name for path in out.iterdir()} == {
-        *("explain_true_positives.png", "explain_false_positives.png", "attributions.npz", "explain.json"),
+        *(
+            "explain_true_positives.png",
+            "explain_false_positives.png",
+            "attributions.npz",
+            "explain.json",
+        ),
     }
-    assert json.loads((out / "explain.json").read_text()) == {key: value for key, value in explained.items() if key != "folder"}
+    assert json.loads((out / "explain.json").read_text()) == {
+        key: value for key, value in explained.items() if key != "folder"
+    }
     assert (out / "explain_true_positives.png").read_bytes().startswith(b"\x89PNG")
     with np.load(out / "attributions.npz") as arrays:
         for name in ("true_positives", "false_positives"):
             group = explained["groups"][name]
-            assert arrays[f"{name}_n"].tolist() == [group["n_recordings"], group["n_patients"], group["n_beats"]]
+            assert arrays[f"{name}_n"].tolist() == [
+                group["n_recordings"],
+                group["n_patients"],
+                group["n_beats"],
+            ]
             assert group["n_recordings"] <= 12
             assert sum(group["lead_share"].values()) == pytest.approx(1)
             beat, parts = arrays[f"{name}_mean_beat_uv"], arrays[f"{name}_mean_attribution"]
             assert beat.shape == parts.shape == (8, 350)
             assert beat.dtype == parts.dtype == np.float32
-            assert np.abs(arrays["time_s"][np.abs(beat[1]).argmax()]) < 0.05  # lead II is greatest at the R peak
+            assert (
+                np.abs(arrays["time_s"][np.abs(beat[1]).argmax()]) < 0.05
+            )  # lead II is greatest at the R peak
             assert 0 <= group["completeness_error"] < 1
 
 
@@ -148,20 +187,27 @@ def test_same_again_to_the_byte_and_chosen_by_label(explained, run, store, tmp_p
     for name, label in explain_module.GROUPS.items():
         assert (store.array("label")[rows[name]] == label).all()
         assert len(rows[name]) == 12 == len(np.unique(store.array("patient")[rows[name]]))
-        assert rows[name].tolist() == explain_module.called_positive(run, store, ensemble, "all", False, 12)[name].tolist()
+        assert (
+            rows[name].tolist()
+            == explain_module.called_positive(run, store, ensemble, "all", False, 12)[name].tolist()
+        )
 
 
 def test_nothing_is_written_of_fewer_than_ten_patients_or_of_none(explained, run, store, tmp_path):
     out = tmp_path / "few"
     shutil.copytree(run.path / "explain", out)
     result = explain_run(run, store, "val", out=out)
-    assert {group["note"] for group in result["groups"].values()} == {"fewer than 10 patients with whole beats: their average is not written"}
+    assert {group["note"] for group in result["groups"].values()} == {
+        "fewer than 10 patients with whole beats: their average is not written"
+    }
     assert {path.name for path in out.iterdir()} == {"attributions.npz", "explain.json"}
     with np.load(out / "attributions.npz") as arrays:
         assert arrays.files == ["time_s"]
     high = Run(run.path)
     high.threshold = 1.1
-    assert explain_run(high, store, "val", out=out)["groups"]["true_positives"] == {"note": "there are none"}
+    assert explain_run(high, store, "val", out=out)["groups"]["true_positives"] == {
+        "note": "there are none"
+    }
 
 
 def test_what_cannot_be_explained_is_refused(run, store, monkeypatch):
@@ -177,7 +223,9 @@ def test_what_cannot_be_explained_is_refused(run, store, monkeypatch):
 
 
 def test_command(run, store, tmp_path):
-    done = ecgfit("explain", run.path, "--store", store.path, "--split", "val", "-o", "out", cwd=tmp_path)
+    done = ecgfit(
+        "explain", run.path, "--store", store.path, "--split", "val", "-o", "out", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "true positives: fewer than 10 patients" in done.stdout
     assert done.stdout.endswith("folder: out\n")

@@ -14,33 +14,56 @@ import torch
 from conftest import build
 from test_ecgfit_cli import ecgfit
 
-import ecgfit.export as export_module
-from ecgfit.calibration import Calibration
+import ecgfit.inference.export as export_module
+from ecgfit.checkpoint import load_checkpoint, read_safetensors, weights_of
 from ecgfit.config import make_config
-from ecgfit.data import ModelInput, NormStats, select_rows
-from ecgfit.export import Standalone, derive, differences_of, export_run, onnx_session, probes, read_safetensors, to_onnx
-from ecgfit.loader import make_loader
-from ecgfit.models import MODELS, build_model
-from ecgfit.predict import Ensemble, Scorer, load_ensemble, predict_rows
-from ecgfit.run import BEST, Run, load_checkpoint
-from ecgfit.train import train
-from ecgfit.trainer import weights_of
+from ecgfit.data.loader import make_loader
+from ecgfit.data.model_input import ModelInput
+from ecgfit.data.rows import select_rows
+from ecgfit.data.statistics import NormStats
+from ecgfit.inference.export import (
+    Standalone,
+    derive,
+    differences_of,
+    export_run,
+    onnx_session,
+    probes,
+    to_onnx,
+)
+from ecgfit.inference.scorer import Ensemble, Scorer, load_ensemble, predict_rows
+from ecgfit.metrics.calibration import Calibration
+from ecgfit.models.factory import MODELS, build_model
+from ecgfit.run import Run
+from ecgfit.run_files import BEST
+from ecgfit.training.runner import train
+from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import EcgError, InputError, StoreError
-from ecgprep.plan import BuildSettings
-from ecgprep.store import Store
+from ecgprep.store.reader import Store
 
 CALIBRATION = Calibration("platt", 1.7, -0.3)
 NONE = np.empty(0, np.float32)
 
 
 def trained(store: Store, out: Path, **settings: object) -> Run:
-    return train(make_config({"epochs": 1, "batch": 16, "threads": 2} | settings, "test"), store, out, say=lambda _: None)
+    return train(
+        make_config({"epochs": 1, "batch": 16, "threads": 2} | settings, "test"),
+        store,
+        out,
+        say=lambda _: None,
+    )
 
 
 @pytest.fixture(scope="module")
 def ensemble_run(store, tmp_path_factory) -> Run:
     """Two members with covariates and the mask channel."""
-    return trained(store, tmp_path_factory.mktemp("runs") / "r", missing="mask", tabular=["age", "sex"], seeds=[3, 4], model_args={"width": 0.25})
+    return trained(
+        store,
+        tmp_path_factory.mktemp("runs") / "r",
+        missing="mask",
+        tabular=["age", "sex"],
+        seeds=[3, 4],
+        model_args={"width": 0.25},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +76,28 @@ def exported(ensemble_run) -> bytes:
 @pytest.fixture(scope="module")
 def short() -> tuple[NormStats, NormStats]:
     """Statistics without and with two covariates."""
-    common = {"mean_uv": [20.0] * 8, "std_uv": [150.0] * 8, "n_train_records": 9, "leads": "I II V1 V2 V3 V4 V5 V6".split()}
-    seen = {"rates_hz": [500.0], "lead_sd_uv": [[1.0, 2.0]] * 8, "shortest_samples": 9, "fewest_leads": 8}
+    common = {
+        "mean_uv": [20.0] * 8,
+        "std_uv": [150.0] * 8,
+        "n_train_records": 9,
+        "leads": "I II V1 V2 V3 V4 V5 V6".split(),
+    }
+    seen = {
+        "rates_hz": [500.0],
+        "lead_sd_uv": [[1.0, 2.0]] * 8,
+        "shortest_samples": 9,
+        "fewest_leads": 8,
+    }
     names = ["age", "sex"]
     return tuple(
         NormStats.from_json(
             common
             | {
-                "covariates": {"names": names[:k], "median": [60.0, 1.0][:k], "scale": [15.0, 0.5][:k]},
+                "covariates": {
+                    "names": names[:k],
+                    "median": [60.0, 1.0][:k],
+                    "scale": [15.0, 0.5][:k],
+                },
                 "seen": seen | {"covariates": [[0.0, 9.0]] * k},
             }
         )
@@ -77,7 +114,10 @@ def lively(model: torch.nn.Module, n_channels: int, n_covariates: int) -> torch.
             norm.weight.uniform_(0.5, 1.5)
             norm.bias.uniform_(-0.2, 0.2)
             norm.momentum = 1.0
-        model.train()(torch.randn(16, n_channels, 1003), torch.randn(16, 2 * n_covariates) if n_covariates else None)
+        model.train()(
+            torch.randn(16, n_channels, 1003),
+            torch.randn(16, 2 * n_covariates) if n_covariates else None,
+        )
     return model.eval()
 
 
@@ -85,7 +125,15 @@ def check_network(stats: NormStats, missing: str, name: str, **how: object) -> N
     """Export an ensemble of two networks and compare it on every kind of row."""
     n = len(stats.covariates.names)
     model_input = ModelInput(stats, missing)
-    scorers = [Scorer(model_input, lively(build_model(name, model_input.n_channels, seed, n, **how), model_input.n_channels, n)) for seed in (0, 1)]
+    scorers = [
+        Scorer(
+            model_input,
+            lively(
+                build_model(name, model_input.n_channels, seed, n, **how), model_input.n_channels, n
+            ),
+        )
+        for seed in (0, 1)
+    ]
     ensemble = Ensemble(scorers[: 1 if name.startswith("x") else 2]).eval().requires_grad_(False)
     proto = to_onnx(Standalone(ensemble, CALIBRATION).eval(), 1003, n)
     onnx.checker.check_model(proto, full_check=True)
@@ -93,7 +141,11 @@ def check_network(stats: NormStats, missing: str, name: str, **how: object) -> N
     assert differences_of(content, ensemble, CALIBRATION, 1003, amp=False).max_difference <= (
         1e-4 if name == "xresnet1d101" else 1e-5
     )  # rounding grows with 101 layers
-    waveforms, _, _, covariates = probes(1003, np.array(stats.covariates.median, np.float32), np.array(stats.covariates.scale, np.float32))
+    waveforms, _, _, covariates = probes(
+        1003,
+        np.array(stats.covariates.median, np.float32),
+        np.array(stats.covariates.scale, np.float32),
+    )
     feed = {"waveforms": waveforms} | ({"covariates": covariates} if n else {})
     assert np.ptp(onnx_session(content).run(["probability"], feed)[0]) > 1e-4
 
@@ -140,10 +192,15 @@ def test_ensemble_gives_the_runs_probabilities_for_any_batch(ensemble_run, expor
     rows = select_rows(store, "all", "mask")[-35:]
     lacking = np.flatnonzero(~store.array("lead_mask").all(axis=1))[:7]
     rows = np.union1d(rows, lacking)
-    expected = predict_rows(load_ensemble(ensemble_run.members, "cpu"), store, rows, ("age", "sex"), amp=False)
+    expected = predict_rows(
+        load_ensemble(ensemble_run.members, "cpu"), store, rows, ("age", "sex"), amp=False
+    )
     session = onnx_session(exported)
     found = [
-        session.run(["probability", "logits"], {"waveforms": batch.waveforms.numpy(), "covariates": batch.covariates.numpy()})
+        session.run(
+            ["probability", "logits"],
+            {"waveforms": batch.waveforms.numpy(), "covariates": batch.covariates.numpy()},
+        )
         for batch in make_loader(store, rows, size, covariates=("age", "sex"))
     ]
     probability, logits = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -153,14 +210,26 @@ def test_ensemble_gives_the_runs_probabilities_for_any_batch(ensemble_run, expor
 
 
 def test_padded_recordings_and_absent_covariates(ensemble_run, exported, store):
-    (batch,) = make_loader(store, select_rows(store, "test", "drop")[:6], 6, covariates=("age", "sex"))
-    x, covariates, span = batch.waveforms.clone(), batch.covariates.clone(), batch.valid_span.clone()
+    (batch,) = make_loader(
+        store, select_rows(store, "test", "drop")[:6], 6, covariates=("age", "sex")
+    )
+    x, covariates, span = (
+        batch.waveforms.clone(),
+        batch.covariates.clone(),
+        batch.valid_span.clone(),
+    )
     for i, (first, last) in enumerate([(700, 4300), (0, 2500), (2499, 5000)]):
         x[i, :, :first], x[i, :, last:], span[i] = 0, 0, torch.tensor([first, last])
     covariates[1], covariates[2, 0] = torch.nan, torch.nan
     with torch.inference_mode():
-        logits = load_ensemble(ensemble_run.members, "cpu")(x, batch.lead_mask, span, covariates).double().numpy()
-    found = onnx_session(exported).run(["probability"], {"waveforms": x.numpy(), "covariates": covariates.numpy()})[0]
+        logits = (
+            load_ensemble(ensemble_run.members, "cpu")(x, batch.lead_mask, span, covariates)
+            .double()
+            .numpy()
+        )
+    found = onnx_session(exported).run(
+        ["probability"], {"waveforms": x.numpy(), "covariates": covariates.numpy()}
+    )[0]
     assert np.abs(found - ensemble_run.calibration.apply(logits[:, 1] - logits[:, 0])).max() <= 1e-5
 
 
@@ -185,8 +254,14 @@ def test_file_says_what_it_is_and_nothing_of_this_machine(ensemble_run, exported
 
 
 def test_file_that_differs_from_the_run_is_not_written(ensemble_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "differences_of", lambda *_, amp: export_module.Differences(float("nan"), None))
-    monkeypatch.setattr(export_module, "to_onnx", lambda *_: onnx.load(ensemble_run.path / "m.onnx"))
+    monkeypatch.setattr(
+        export_module,
+        "differences_of",
+        lambda *_, amp: export_module.Differences(float("nan"), None),
+    )
+    monkeypatch.setattr(
+        export_module, "to_onnx", lambda *_: onnx.load(ensemble_run.path / "m.onnx")
+    )
     with pytest.raises(StoreError, match="differs from the run"):
         export_run(ensemble_run, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
@@ -196,9 +271,15 @@ def test_what_bfloat16_adds_is_said(small_store, tmp_path):
     run = trained(small_store, tmp_path / "r", amp="on", model_args={"width": 0.25})
     written = export_run(run, tmp_path / "m.onnx")
     assert written["max_difference"] <= 1e-5 < written["max_difference_bfloat16"] < 0.05
-    done = subprocess.run([sys.executable, "-m", "ecgfit.cli", "export", run.path, tmp_path / "m.onnx"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ecgfit.cli", "export", run.path, tmp_path / "m.onnx"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert (
-        f"computes in bfloat16 (amp), and its probabilities differ from the file's by up to {written['max_difference_bfloat16']:.0e}" in done.stdout
+        f"computes in bfloat16 (amp), and its probabilities differ from the file's by up to {written['max_difference_bfloat16']:.0e}"
+        in done.stdout
     )
 
 
@@ -250,7 +331,13 @@ def test_damaged_safetensors_are_refused(ensemble_run, tmp_path, damage):
     content = path.read_bytes()
     path.unlink()
     if damage != "absent":
-        path.write_bytes({"empty": b"", "cut": content[:-9], "members": content.replace(b'"members"', b'"remembs"')}[damage])
+        path.write_bytes(
+            {
+                "empty": b"",
+                "cut": content[:-9],
+                "members": content.replace(b'"members"', b'"remembs"'),
+            }[damage]
+        )
     with pytest.raises(StoreError, match="damaged"):
         read_safetensors(path)
 
@@ -264,8 +351,19 @@ def test_command(ensemble_run, tmp_path):
 
 @pytest.mark.full
 def test_command_says_nothing_but_its_result(ensemble_run, tmp_path):
-    code = "import sys, ecgfit.cli; sys.argv = ['ecgfit', 'export', *sys.argv[1:]]; ecgfit.cli.main()"
-    command = [sys.executable, "-W", "error", "-c", code, str(ensemble_run.path), "m.onnx", "--json"]
+    code = (
+        "import sys, ecgfit.cli; sys.argv = ['ecgfit', 'export', *sys.argv[1:]]; ecgfit.cli.main()"
+    )
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        code,
+        str(ensemble_run.path),
+        "m.onnx",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["max_difference"] <= 1e-5
@@ -273,20 +371,36 @@ def test_command_says_nothing_but_its_result(ensemble_run, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("settings", [{}, {"seeds": [0, 1], "tabular": ["age", "sex"], "missing": "mask"}], ids=["single", "ensemble"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"seeds": [0, 1], "tabular": ["age", "sex"], "missing": "mask"}],
+    ids=["single", "ensemble"],
+)
 def test_200_real_recordings_have_the_same_probability(make_real_corpus, tmp_path, settings):
     real = make_real_corpus("--task", "ABNORM", "--limit", "300", "--defects")
-    store = build(real / "manifest.csv", tmp_path / "s.zarr", BuildSettings(), covariates=("age", "sex"), max_rejected=0.1)
+    store = build(
+        real / "manifest.csv",
+        tmp_path / "s.zarr",
+        BuildSettings(),
+        covariates=("age", "sex"),
+        max_rejected=0.1,
+    )
     run = trained(store, tmp_path / "r", **settings)
     export_run(run, tmp_path / "m.onnx")
     rows, names = select_rows(store, "all", run.config.missing)[:200], run.config.tabular
     assert len(rows) == 200
-    expected = run.calibration.apply(predict_rows(load_ensemble(run.members, "cpu"), store, rows, names, amp=False).difference())
+    expected = run.calibration.apply(
+        predict_rows(load_ensemble(run.members, "cpu"), store, rows, names, amp=False).difference()
+    )
     session = onnx_session((tmp_path / "m.onnx").read_bytes())
     (batch,) = make_loader(store, rows, 200, covariates=names)
-    feed = {"waveforms": batch.waveforms.numpy()} | ({"covariates": batch.covariates.numpy()} if names else {})
+    feed = {"waveforms": batch.waveforms.numpy()} | (
+        {"covariates": batch.covariates.numpy()} if names else {}
+    )
     difference = np.abs(session.run(["probability"], feed)[0] - expected)
     spans = (derive(batch.waveforms)[1] == batch.valid_span).all(dim=1).numpy()
-    print(f"{difference.max():.2e} over all, {difference[spans].max():.2e} where the span agrees ({spans.sum()})")  # noqa: T201  # with -s
+    print(  # noqa: T201
+        f"{difference.max():.2e} over all, {difference[spans].max():.2e} where the span agrees ({spans.sum()})"
+    )  # with -s
     assert spans.mean() > 0.9
     assert difference[spans].max() <= 1e-5

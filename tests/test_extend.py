@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from conftest import build
 
-from ecgprep.build import read_build_record
+from ecgprep.building.parts import read_row
+from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import STATUSES, InputError
-from ecgprep.parts import read_row
-from ecgprep.plan import BuildSettings, private_path
-from ecgprep.splits import SplitPlan
-from ecgprep.store import ARRAYS, Store
-from ecgprep.synth import write_corpus
-from ecgprep.synth.vendors import aecg
-from ecgprep.verify import check_store
+from ecgprep.patients.registry import SplitPlan
+from ecgprep.simulation.corpus import write_corpus
+from ecgprep.simulation.vendors import aecg
+from ecgprep.store.format import ARRAYS
+from ecgprep.store.reader import Store
+from ecgprep.store.record import private_path, read_build_record
+from ecgprep.store.verify import check_store
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,9 @@ def folder(corpus, tmp_path) -> Path:
 
 
 def extend(folder: Path, settings: BuildSettings | None = None) -> Store:
-    return build(folder / "c" / "m.csv", folder / "s.zarr", settings, covariates=("age",), extend=True)
+    return build(
+        folder / "c" / "m.csv", folder / "s.zarr", settings, covariates=("age",), extend=True
+    )
 
 
 def add(folder: Path, *rows: str) -> None:
@@ -51,20 +54,31 @@ def add(folder: Path, *rows: str) -> None:
 def test_longer_manifest_gives_what_building_it_again_gives(folder, monkeypatch):
     whole = (folder / "c" / "manifest.csv").read_text()
     (folder / "c" / "m.csv").write_text(whole)
-    before = {name: np.array(Store(folder / "s.zarr").array(name)) for name in ARRAYS if name != "waveforms"}
+    before = {
+        name: np.array(Store(folder / "s.zarr").array(name))
+        for name in ARRAYS
+        if name != "waveforms"
+    }
     first_chunk = os.stat(folder / "s.zarr/waveforms/c/0/0/0").st_ino
     read = []
-    monkeypatch.setattr("ecgprep.build.read_row", lambda part, i: read.append(part.paths[i]) or read_row(part, i))
+    monkeypatch.setattr(
+        "ecgprep.building.extend.read_row",
+        lambda part, i: read.append(part.paths[i]) or read_row(part, i),
+    )
     store = extend(folder)
     for name, values in before.items():
         np.testing.assert_array_equal(store.array(name)[:300], values)
     assert os.stat(folder / "s.zarr/waveforms/c/0/0/0").st_ino == first_chunk  # linked, not copied
-    assert read == [line.split(",")[1] for line in whole.splitlines()[301:513]]  # of the part that was begun, new rows only
+    assert read == [
+        line.split(",")[1] for line in whole.splitlines()[301:513]
+    ]  # of the part that was begun, new rows only
     assert not check_store(store.path).faults
     shutil.copy(folder / "s.registry.csv", folder / "again.registry.csv")
     again = build(folder / "c" / "m.csv", folder / "again.zarr", covariates=("age",))
     assert again.content_sha256 == store.content_sha256
-    np.testing.assert_array_equal(read_build_record(store.path)["sources"], read_build_record(again.path)["sources"])
+    np.testing.assert_array_equal(
+        read_build_record(store.path)["sources"], read_build_record(again.path)["sources"]
+    )
 
 
 def test_old_files_are_not_needed_any_more(folder):
@@ -79,9 +93,16 @@ def test_old_files_are_not_needed_any_more(folder):
 def test_new_copy_of_an_old_recording_is_the_conflict_and_the_old_row_stands(folder):
     rows = (folder / "c" / "m.csv").read_text().splitlines()
     old_path, label = rows[5].split(",")[1:3]
-    add(folder, f"SOMEBODY,{old_path},{label},50,1", f"{rows[7].split(',')[0]},{rows[7].split(',')[1]},{rows[7].split(',')[2]},50,1")
+    add(
+        folder,
+        f"SOMEBODY,{old_path},{label},50,1",
+        f"{rows[7].split(',')[0]},{rows[7].split(',')[1]},{rows[7].split(',')[2]},50,1",
+    )
     store = extend(folder)
-    assert [STATUSES[code] for code in store.array("status")] == ["ok"] * 300 + ["conflict", "duplicate"]
+    assert [STATUSES[code] for code in store.array("status")] == ["ok"] * 300 + [
+        "conflict",
+        "duplicate",
+    ]
     (warning,) = read_build_record(store.path)["warnings"]
     assert warning.startswith("line 302: the same recording stands in the store already (line 6)")
     add(folder, f"OTHER,{old_path},{label},50,1")
@@ -102,7 +123,9 @@ def test_extending_a_store_with_conflicts_keeps_them(folder, uv):
 
 def change_a_label(folder):
     rows = (folder / "c" / "m.csv").read_text().splitlines(keepends=True)
-    rows[3] = rows[3].replace(",0,", ",1,") if ",0," in rows[3] else rows[3].replace(",1,", ",0,", 1)
+    rows[3] = (
+        rows[3].replace(",0,", ",1,") if ",0," in rows[3] else rows[3].replace(",1,", ",0,", 1)
+    )
     (folder / "c" / "m.csv").write_text("".join(rows))
 
 
@@ -157,14 +180,16 @@ def test_longer_manifest_of_another_name_uses_the_registry_of_the_store(folder):
     assert done.stderr == ""
     np.testing.assert_array_equal(Store(folder / "t.zarr").array("split")[:300], before)
     assert not (folder / "c" / "manifest.registry.csv").exists()
-    again = run("c/m.csv", "t.zarr", "--replace")  # a shorter manifest, built anew: nobody changes sides
+    again = run(
+        "c/m.csv", "t.zarr", "--replace"
+    )  # a shorter manifest, built anew: nobody changes sides
     assert again.returncode == 0, again.stderr
     np.testing.assert_array_equal(Store(folder / "t.zarr").array("split"), before)
 
 
 def test_a_refused_extension_leaves_nothing_that_another_build_would_take_for_read(folder):
+    from ecgprep.building.plan import read_plan
     from ecgprep.errors import TooManyRejects
-    from ecgprep.plan import read_plan
 
     rows = (folder / "c" / "m.csv").read_text().splitlines()
     path, label = rows[5].split(",")[1:3]
@@ -172,12 +197,21 @@ def test_a_refused_extension_leaves_nothing_that_another_build_would_take_for_re
     build(folder / "c" / "m.csv", folder / "s.zarr", covariates=("age",), replace=True)
     add(folder, f"THIRD,{path},{label},50,1")
     with pytest.raises(TooManyRejects):
-        build(folder / "c" / "m.csv", folder / "s.zarr", covariates=("age",), extend=True, max_rejected=0.001)
+        build(
+            folder / "c" / "m.csv",
+            folder / "s.zarr",
+            covariates=("age",),
+            extend=True,
+            max_rejected=0.001,
+        )
     with pytest.raises(InputError, match="--extend"):
         read_plan(folder / "s.zarr")
     store = build(folder / "c" / "m.csv", folder / "s.zarr", covariates=("age",), replace=True)
     assert [STATUSES[store.array("status")[row]] for row in (4, 300, 301)] == ["conflict"] * 3
-    assert "under another patient" in private_path(store.path, "rejects.csv").read_text().splitlines()[1]
+    assert (
+        "under another patient"
+        in private_path(store.path, "rejects.csv").read_text().splitlines()[1]
+    )
 
 
 def test_a_moved_folder_can_be_extended(folder):
@@ -200,5 +234,7 @@ def test_warnings_and_groups_survive_the_next_extension(folder):
 
 def test_only_new_chunks_need_space(folder, monkeypatch):
     (folder / "c" / "m.csv").write_text((folder / "c" / "manifest.csv").read_text())
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 25_000_000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 25_000_000)
+    )
     assert len(extend(folder)) > 300

@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 from growth import building, loading, projection, table, watched, write_files, write_store
 
-from ecgfit.data import NormStats, select_rows
-from ecgprep.store import Store
+from ecgfit.data.rows import select_rows
+from ecgfit.data.statistics import NormStats
+from ecgprep.store.reader import Store
 
 
 def test_files_that_are_written_are_all_built(tmp_path):
@@ -26,7 +27,14 @@ def test_files_that_are_written_are_all_built(tmp_path):
 
 def test_a_large_store_opens_and_trains_on_its_train_rows(tmp_path):
     store = write_store(tmp_path / "s.zarr", 700)
-    assert sum((tmp_path / "s.zarr" / name).stat().st_blocks * 512 for name in store.layout.chunk_files("waveforms")) < 1e6 < 700 * 80_000
+    assert (
+        sum(
+            (tmp_path / "s.zarr" / name).stat().st_blocks * 512
+            for name in store.layout.chunk_files("waveforms")
+        )
+        < 1e6
+        < 700 * 80_000
+    )
     rows = select_rows(store, "train", "drop")
     assert len(rows) == 490
     assert min(NormStats.of(store, rows).std_uv) > 0
@@ -39,7 +47,9 @@ def test_projection_goes_on_with_the_line_through_both_sizes():
         {"open_ms": 1.0, "statistics_ms": 10.0, "us_a_row": 9.0, "memory_mb": 20.0},
         {"open_ms": 3.0, "statistics_ms": 30.0, "us_a_row": 9.0, "memory_mb": 20.0},
     ]
-    training = [{"prepare_ms": 100.0, "first_step_ms": 5.0, "step_ms": 32.0, "memory_mb": 200.0}] * 2
+    training = [
+        {"prepare_ms": 100.0, "first_step_ms": 5.0, "step_ms": 32.0, "memory_mb": 200.0}
+    ] * 2
     found = {"building": building, "loading": loading, "training": training}
     text = projection([1_000, 3_000], found, rows=1_003_000)
     assert "opening and mapping: 1.0 s" in text  # 3 ms and 1 ms for each further 1,000 rows

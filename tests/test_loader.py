@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ecgfit.data import select_rows
-from ecgfit.distributed import Ranks
-from ecgfit.loader import Batches, ahead, make_loader
-from ecgprep.store import Store
+from ecgfit.compute.distributed import Ranks
+from ecgfit.data.loader import Batches, ahead, make_loader
+from ecgfit.data.rows import select_rows
+from ecgprep.store.reader import Store
 
 
 @pytest.fixture(params=[True, False], ids=["resident", "cold"])
@@ -39,7 +39,9 @@ def test_loader_is_a_dataloader_and_gives_what_the_store_holds(store, resident):
     for batch in loader:
         assert torch.equal(batch.waveforms, torch.from_numpy(expected(store, batch.rows)))
         assert batch.waveforms.dtype == torch.int16
-        assert torch.equal(batch.label, torch.from_numpy(np.array(store.array("label")[batch.rows])).long())
+        assert torch.equal(
+            batch.label, torch.from_numpy(np.array(store.array("label")[batch.rows])).long()
+        )
         seen.extend(batch.rows)
     assert seen == rows.tolist()
     assert len(loader) == len(list(loader))
@@ -50,7 +52,9 @@ def test_batch_stays_whole_while_the_next_is_made(store, resident):
     previous = None
     for batch in make_loader(store, rows, 4):
         if previous is not None:
-            np.testing.assert_array_equal(previous.waveforms.numpy(), expected(store, previous.rows))
+            np.testing.assert_array_equal(
+                previous.waveforms.numpy(), expected(store, previous.rows)
+            )
         previous = batch
 
 
@@ -68,7 +72,9 @@ def test_order_is_a_function_of_seed_and_epoch(store):
     assert set(order(1, 0)) <= set(rows)
 
 
-@pytest.mark.parametrize(("n", "batch", "expected"), [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (8, 4, [4, 4])])
+@pytest.mark.parametrize(
+    ("n", "batch", "expected"), [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (8, 4, [4, 4])]
+)
 def test_single_leftover_record_is_left_out_of_training_only(store, n, batch, expected):
     assert [len(rows) for rows in Batches(store, np.arange(n), batch, seed=0).order()] == expected
     assert sum(len(rows) for rows in Batches(store, np.arange(n), batch).order()) == n
@@ -85,23 +91,48 @@ def test_reading_can_stop_in_the_middle_and_leaves_no_thread(store, resident):
     assert len(again) == 8
 
 
-@pytest.mark.parametrize(("n", "world", "expected"), [(12, 2, [8, 4]), (11, 2, [8]), (13, 2, [8, 5]), (14, 3, [8, 6]), (13, 3, [8])])
-def test_last_batch_is_left_out_where_a_process_would_get_a_single_record(store, n, world, expected):
-    orders = [Batches(store, np.arange(n), 8, 0, ranks=Ranks(rank, world)).order() for rank in range(world)]
+@pytest.mark.parametrize(
+    ("n", "world", "expected"),
+    [(12, 2, [8, 4]), (11, 2, [8]), (13, 2, [8, 5]), (14, 3, [8, 6]), (13, 3, [8])],
+)
+def test_last_batch_is_left_out_where_a_process_would_get_a_single_record(
+    store, n, world, expected
+):
+    orders = [
+        Batches(store, np.arange(n), 8, 0, ranks=Ranks(rank, world)).order()
+        for rank in range(world)
+    ]
     assert [len(rows) for rows in orders[0]] == expected
-    assert all(np.array_equal(one, other) for order in orders[1:] for one, other in zip(orders[0], order, strict=True))
+    assert all(
+        np.array_equal(one, other)
+        for order in orders[1:]
+        for one, other in zip(orders[0], order, strict=True)
+    )
 
 
 def test_processes_share_every_batch(store, resident):
     rows = select_rows(store, "train", "mask")
     whole = list(make_loader(store, rows, 10, 0, covariates=("age",)))
-    shares = [list(make_loader(store, rows, 10, 0, covariates=("age",), ranks=Ranks(rank, 3))) for rank in range(3)]
+    shares = [
+        list(make_loader(store, rows, 10, 0, covariates=("age",), ranks=Ranks(rank, 3)))
+        for rank in range(3)
+    ]
     assert len({len(share) for share in shares}) == 1
     for batch, *parts in zip(whole, *shares, strict=False):
         assert np.array_equal(np.concatenate([part.rows for part in parts]), batch.rows)
         assert all(np.array_equal(part.all_rows, batch.rows) for part in parts)
-        assert [part.first for part in parts] == [0, len(parts[0].rows), len(parts[0].rows) + len(parts[1].rows)]
-        torch.testing.assert_close(torch.cat([part.covariates for part in parts]), batch.covariates, equal_nan=True, rtol=0, atol=0)
+        assert [part.first for part in parts] == [
+            0,
+            len(parts[0].rows),
+            len(parts[0].rows) + len(parts[1].rows),
+        ]
+        torch.testing.assert_close(
+            torch.cat([part.covariates for part in parts]),
+            batch.covariates,
+            equal_nan=True,
+            rtol=0,
+            atol=0,
+        )
 
 
 def test_epoch_goes_on_from_any_step(store, resident):
@@ -156,8 +187,15 @@ def test_cold_store_hears_of_every_row_before_it_is_read(store, monkeypatch):
     gather = Store.gather
     monkeypatch.setattr(Store, "is_resident", lambda self, rows: False)
     monkeypatch.setattr(Store, "announce", lambda self, rows: heard.append(rows.tolist()))
-    monkeypatch.setattr(Store, "gather", lambda self, rows, out: (read.append((rows.tolist(), len(heard))), gather(self, rows, out)))
-    shares = [batch.rows.tolist() for batch in make_loader(store, np.arange(40), 8, seed=1, ranks=Ranks(1, 2))]
+    monkeypatch.setattr(
+        Store,
+        "gather",
+        lambda self, rows, out: (read.append((rows.tolist(), len(heard))), gather(self, rows, out)),
+    )
+    shares = [
+        batch.rows.tolist()
+        for batch in make_loader(store, np.arange(40), 8, seed=1, ranks=Ranks(1, 2))
+    ]
     assert heard == shares
     assert [rows for rows, _ in read] == shares
     assert all(n_heard > i for i, (_, n_heard) in enumerate(read))
@@ -214,7 +252,11 @@ def test_no_buffer_is_filled_while_the_gpu_may_still_copy_from_it(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append((device, threading.current_thread().name)))
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_device",
+        lambda device: chosen.append((device, threading.current_thread().name)),
+    )
     begun_after = []
     items = (begun_after.append(len(done)) for _ in range(6))
     list(ahead(items, 1, pin=True))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecgprep.errors import InputError
-from ecgprep.manifest import read_manifest
+from ecgprep.patients.manifest import read_manifest
 
 HEADER = "patient_id,path_xml,label\n"
 
@@ -24,20 +24,27 @@ def fault_of(tmp_path, content, **options):
 
 
 def test_ids_are_text(tmp_path):
-    rows = manifest_of(tmp_path, HEADER + "00123,a.xml,0\n123,b.xml,1\n1e3,c.xml,0\n1000,d.xml,0\nNA,e.xml,0\n")
+    rows = manifest_of(
+        tmp_path, HEADER + "00123,a.xml,0\n123,b.xml,1\n1e3,c.xml,0\n1000,d.xml,0\nNA,e.xml,0\n"
+    )
     assert rows.patient_id == ["00123", "123", "1e3", "1000", "NA"]
     assert rows.label.tolist() == [0, 1, 0, 0, 0]
     assert list(rows.line) == [2, 3, 4, 5, 6]
 
 
 def test_ids_that_look_alike_are_told_by_line(tmp_path):
-    rows = manifest_of(tmp_path, HEADER + "00123,a.xml,0\n123,b.xml,1\nab,c.xml,0\nAB,d.xml,0\nxy,e.xml,0\n")
+    rows = manifest_of(
+        tmp_path, HEADER + "00123,a.xml,0\n123,b.xml,1\nab,c.xml,0\nAB,d.xml,0\nxy,e.xml,0\n"
+    )
     assert [warning.split(":")[0] for warning in rows.warnings] == ["lines 2, 3", "lines 4, 5"]
     assert "123" not in "".join(rows.warnings)
 
 
 def test_byte_order_mark_quotes_crlf_and_other_columns_are_fine(tmp_path):
-    rows = manifest_of(tmp_path, b'\xef\xbb\xbfsite,label,path_xml,patient_id\r\n"A, B",1,"x/a.xml",P1\r\n\r\n,0,b.xml,P2\r\n')
+    rows = manifest_of(
+        tmp_path,
+        b'\xef\xbb\xbfsite,label,path_xml,patient_id\r\n"A, B",1,"x/a.xml",P1\r\n\r\n,0,b.xml,P2\r\n',
+    )
     assert rows.path_xml == ["x/a.xml", "b.xml"]
 
 
@@ -70,14 +77,19 @@ def test_fault_is_named_by_line_and_column(tmp_path, content, expected):
 
 
 def test_all_faults_are_reported_together_and_none_repeats_a_value(tmp_path):
-    message = fault_of(tmp_path, HEADER + "P1,a.xml,SECRET1\nP2,../SECRET2,0\nSECRET3\n" + "P3,a.xml,x\n" * 40)
+    message = fault_of(
+        tmp_path, HEADER + "P1,a.xml,SECRET1\nP2,../SECRET2,0\nSECRET3\n" + "P3,a.xml,x\n" * 40
+    )
     assert message.startswith("Manifest m.csv: 43 faults")
     assert "and 23 more" in message
     assert "SECRET" not in message
 
 
 def test_manifest_that_is_missing_or_a_folder(tmp_path):
-    for path, found in ((tmp_path / "absent.csv", "does not exist"), (tmp_path, "is not a regular file")):
+    for path, found in (
+        (tmp_path / "absent.csv", "does not exist"),
+        (tmp_path, "is not a regular file"),
+    ):
         with pytest.raises(InputError, match=found):
             read_manifest(path)
 
@@ -87,24 +99,51 @@ def test_absolute_path_inside_the_root_is_fine(tmp_path):
 
 
 def test_unlabelled_rows_need_the_option(tmp_path):
-    assert manifest_of(tmp_path, "patient_id,path_xml\nP1,a.xml\n", unlabelled=True).label.tolist() == [-1]
-    assert manifest_of(tmp_path, HEADER + "P1,a.xml,\nP2,b.xml,1\n", unlabelled=True).label.tolist() == [-1, 1]
+    assert manifest_of(
+        tmp_path, "patient_id,path_xml\nP1,a.xml\n", unlabelled=True
+    ).label.tolist() == [-1]
+    assert manifest_of(
+        tmp_path, HEADER + "P1,a.xml,\nP2,b.xml,1\n", unlabelled=True
+    ).label.tolist() == [-1, 1]
     for value in ("", "-1", "NA"):
-        assert "Where it is not known leave it empty, and say --unlabelled" in fault_of(tmp_path, HEADER + f"P1,a.xml,{value}\n")
+        assert "Where it is not known leave it empty, and say --unlabelled" in fault_of(
+            tmp_path, HEADER + f"P1,a.xml,{value}\n"
+        )
 
 
 WITH_AGE = "patient_id,path_xml,label,age,mrn_no,name\n"
 
 
 def test_covariates_are_numbers_and_ages_over_89_become_90(tmp_path):
-    rows = manifest_of(tmp_path, WITH_AGE + "P1,a,0,56,1,x\nP2,b,0,300,2,y\nP3,c,1,,3,z\nP4,c,1,89,3,z\nP5,c,1,89.5,3,z\n", covariates=["age"])
-    np.testing.assert_array_equal(rows.covariates[:, 0], np.array([56, 90, np.nan, 89, 90], np.float32))
+    rows = manifest_of(
+        tmp_path,
+        WITH_AGE + "P1,a,0,56,1,x\nP2,b,0,300,2,y\nP3,c,1,,3,z\nP4,c,1,89,3,z\nP5,c,1,89.5,3,z\n",
+        covariates=["age"],
+    )
+    np.testing.assert_array_equal(
+        rows.covariates[:, 0], np.array([56, 90, np.nan, 89, 90], np.float32)
+    )
 
 
-@pytest.mark.parametrize("name", ["name", "mrn_no", "patient_id", "label", "birth date", "date_of_birth", "studydate", "patientid"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "name",
+        "mrn_no",
+        "patient_id",
+        "label",
+        "birth date",
+        "date_of_birth",
+        "studydate",
+        "patientid",
+    ],
+)
 def test_identifying_column_is_no_covariate(tmp_path, name):
     assert f"--covariates {name}" in fault_of(
-        tmp_path, WITH_AGE.replace("name", "name,birth date,date_of_birth,studydate,patientid") + "P1,a,0,1,1,1,1,1,1,1\n", covariates=[name]
+        tmp_path,
+        WITH_AGE.replace("name", "name,birth date,date_of_birth,studydate,patientid")
+        + "P1,a,0,1,1,1,1,1,1,1\n",
+        covariates=[name],
     )
 
 
@@ -115,7 +154,9 @@ def test_age_is_a_word_of_the_name_not_its_beginning(tmp_path):
 
 
 def test_near_unique_column_is_no_covariate(tmp_path):
-    content = "patient_id,path_xml,label,code\n" + "".join(f"P{i},a{i},0,{1000 + i}\n" for i in range(50))
+    content = "patient_id,path_xml,label,code\n" + "".join(
+        f"P{i},a{i},0,{1000 + i}\n" for i in range(50)
+    )
     assert "50 different values for 50 patients" in fault_of(tmp_path, content, covariates=["code"])
 
 

@@ -13,20 +13,29 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
-from ecgfit.compare import count_baseline, paired_difference, subgroups, suppress
-from ecgfit.curves import decision_curve, lowess, pr_curve, probability_histogram, reliability_curve, roc_curve, wilson_interval
-from ecgfit.delong import delong, delong_interval, delong_test
-from ecgfit.metrics import (
+from ecgfit.metrics.bootstrap import bootstrap_weights
+from ecgfit.metrics.curves import (
+    decision_curve,
+    lowess,
+    pr_curve,
+    probability_histogram,
+    reliability_curve,
+    roc_curve,
+    wilson_interval,
+)
+from ecgfit.metrics.definitions import (
     METRICS,
     all_metrics,
     auroc_auprc,
-    bootstrap_weights,
     calibration_metrics,
     curve_metrics,
     equal_mass_bins,
-    evaluate,
     threshold_metrics,
 )
+from ecgfit.metrics.delong import delong, delong_interval, delong_test
+from ecgfit.metrics.paired import paired_difference
+from ecgfit.metrics.subgroups import count_baseline, subgroups, suppress
+from ecgfit.metrics.summary import evaluate
 
 
 def sample(seed: int, n: int = 200, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -42,16 +51,26 @@ def sample(seed: int, n: int = 200, ties: bool = False) -> tuple[np.ndarray, np.
 def test_curves_equal_scikit_learn(seed, ties, n):
     label, score = sample(seed, n, ties)
     auroc, auprc = auroc_auprc(label, score)
-    np.testing.assert_allclose([auroc, auprc], [sk.roc_auc_score(label, score), sk.average_precision_score(label, score)], rtol=1e-12)
+    np.testing.assert_allclose(
+        [auroc, auprc],
+        [sk.roc_auc_score(label, score), sk.average_precision_score(label, score)],
+        rtol=1e-12,
+    )
 
 
 @given(seed=st.integers(0, 10_000), ties=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_weighted_metrics_equal_scikit_learn_with_sample_weight(seed, ties):
     label, score = sample(seed, 100, ties)
-    weight = np.random.default_rng([seed, 1]).multinomial(100, np.full(100, 0.01), size=3).astype(float)
+    weight = (
+        np.random.default_rng([seed, 1]).multinomial(100, np.full(100, 0.01), size=3).astype(float)
+    )
     call = score >= 0.5
-    ours = curve_metrics(label, score, weight) | threshold_metrics(label, score, 0.5, weight) | calibration_metrics(label, score, weight)
+    ours = (
+        curve_metrics(label, score, weight)
+        | threshold_metrics(label, score, 0.5, weight)
+        | calibration_metrics(label, score, weight)
+    )
     for i, w in enumerate(weight):
         theirs = {
             "auroc": sk.roc_auc_score(label, score, sample_weight=w),
@@ -61,11 +80,15 @@ def test_weighted_metrics_equal_scikit_learn_with_sample_weight(seed, ties):
             "sensitivity": sk.recall_score(label, call, sample_weight=w),
             "specificity": sk.recall_score(label, call, sample_weight=w, pos_label=0),
             "ppv": sk.precision_score(label, call, sample_weight=w, zero_division=np.nan),
-            "npv": sk.precision_score(label, call, sample_weight=w, pos_label=0, zero_division=np.nan),
+            "npv": sk.precision_score(
+                label, call, sample_weight=w, pos_label=0, zero_division=np.nan
+            ),
             "ruled_out": np.average(~call, weights=w),
             "brier": sk.brier_score_loss(label, score, sample_weight=w),
         }
-        np.testing.assert_allclose([ours[name][i] for name in theirs], list(theirs.values()), rtol=1e-10)
+        np.testing.assert_allclose(
+            [ours[name][i] for name in theirs], list(theirs.values()), rtol=1e-10
+        )
 
 
 def test_one_class_is_undefined_and_never_a_number():
@@ -84,13 +107,15 @@ def test_interval_is_that_of_a_plain_bootstrap():
         rows = generator.integers(0, 150, 150)
         if 0 < label[rows].sum() < 150:
             replicates.append(sk.roc_auc_score(label[rows], score[rows]))
-    np.testing.assert_allclose(result["auroc"]["ci95"], np.quantile(replicates, [0.025, 0.975]), atol=0.012)
+    np.testing.assert_allclose(
+        result["auroc"]["ci95"], np.quantile(replicates, [0.025, 0.975]), atol=0.012
+    )
 
 
 def test_interval_does_not_depend_on_how_much_is_computed_at_once(monkeypatch):
     label, score = sample(3, 150)
     whole = evaluate(label, score, 0.5, seed=1, n_bootstrap=300)
-    monkeypatch.setattr("ecgfit.metrics._CELLS_AT_ONCE", 150 * 7)
+    monkeypatch.setattr("ecgfit.metrics.definitions._CELLS_AT_ONCE", 150 * 7)
     assert evaluate(label, score, 0.5, seed=1, n_bootstrap=300) == whole
 
 
@@ -105,30 +130,53 @@ def simulated(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(4))
 def test_calibration_slope_and_intercept_equal_statsmodels_under_weights(seed):
     label, p = simulated(seed, 150)
-    weight = np.random.default_rng(seed).multinomial(150, np.full(150, 1 / 150), size=3).astype(float)
+    weight = (
+        np.random.default_rng(seed).multinomial(150, np.full(150, 1 / 150), size=3).astype(float)
+    )
     ours = calibration_metrics(label, p, weight)
     x = np.log(p / (1 - p))
     for i, w in enumerate(weight):
-        slope = sm.GLM(label, sm.add_constant(x), sm.families.Binomial(), freq_weights=w).fit(tol=1e-12).params[1]
-        intercept = sm.GLM(label, np.ones(150), sm.families.Binomial(), freq_weights=w, offset=x).fit(tol=1e-12).params[0]
-        np.testing.assert_allclose([ours["calibration_slope"][i], ours["calibration_intercept"][i]], [slope, intercept], rtol=1e-7)
+        slope = (
+            sm.GLM(label, sm.add_constant(x), sm.families.Binomial(), freq_weights=w)
+            .fit(tol=1e-12)
+            .params[1]
+        )
+        intercept = (
+            sm.GLM(label, np.ones(150), sm.families.Binomial(), freq_weights=w, offset=x)
+            .fit(tol=1e-12)
+            .params[0]
+        )
+        np.testing.assert_allclose(
+            [ours["calibration_slope"][i], ours["calibration_intercept"][i]],
+            [slope, intercept],
+            rtol=1e-7,
+        )
         assert ours["observed_expected"][i] == pytest.approx((w @ label) / (w @ p))
 
 
 def test_calibration_of_true_probabilities_is_slope_1_and_intercept_0():
     generator = np.random.default_rng(5)
     p = generator.beta(1, 3, 20_000)
-    result = all_metrics((generator.random(20_000) < p).astype(np.int64), p, 0.5, np.ones((1, 20_000)))
+    result = all_metrics(
+        (generator.random(20_000) < p).astype(np.int64), p, 0.5, np.ones((1, 20_000))
+    )
     assert result["calibration_slope"][0] == pytest.approx(1, abs=0.06)
     assert result["calibration_intercept"][0] == pytest.approx(0, abs=0.06)
     assert result["ece"][0] < 0.02
 
 
-@pytest.mark.parametrize("p", [[0.1, 0.2, 0.3, 0.8, 0.9], [0.9, 0.8, 0.7, 0.1, 0.2], [0.1, 0.3, 0.3, 0.3, 0.9], [0.4] * 5])
+@pytest.mark.parametrize(
+    "p",
+    [[0.1, 0.2, 0.3, 0.8, 0.9], [0.9, 0.8, 0.7, 0.1, 0.2], [0.1, 0.3, 0.3, 0.3, 0.9], [0.4] * 5],
+)
 def test_a_slope_without_a_finite_answer_is_none_and_the_intercept_is_not(p):
     label = np.array([0, 0, 0, 1, 1])
     result = evaluate(label, np.array(p), 0.5, seed=0, n_bootstrap=20)["metrics"]
-    assert result["calibration_slope"] == {"value": None, "ci95": None, "reason": result["calibration_slope"]["reason"]}
+    assert result["calibration_slope"] == {
+        "value": None,
+        "ci95": None,
+        "reason": result["calibration_slope"]["reason"],
+    }
     assert "separates the classes" in result["calibration_slope"]["reason"]
     assert np.isfinite(result["calibration_intercept"]["value"])
 
@@ -138,7 +186,9 @@ def test_calibration_copes_with_probabilities_of_exactly_0_and_1():
     p = np.array([0, 0, 0, 1, 1, 1, 1, 0.5])
     values = calibration_metrics(label, p, np.ones((1, 8)))
     x = np.log(np.clip(p, 1e-7, 1 - 1e-7) / (1 - np.clip(p, 1e-7, 1 - 1e-7)))
-    by_statsmodels = sm.GLM(label, sm.add_constant(x), sm.families.Binomial()).fit(tol=1e-12).params[1]
+    by_statsmodels = (
+        sm.GLM(label, sm.add_constant(x), sm.families.Binomial()).fit(tol=1e-12).params[1]
+    )
     assert values["calibration_slope"][0] == pytest.approx(by_statsmodels, rel=1e-6)
 
 
@@ -151,26 +201,48 @@ def test_ece_is_that_of_a_loop_over_bins_fixed_from_the_whole_sample():
     assert np.bincount(index).max() <= 30
     for w, ours in zip(weight, calibration_metrics(label, p, weight)["ece"], strict=True):
         bins = [(index == b) & (w > 0) for b in range(10) if w[index == b].sum()]
-        gaps = [w[b].sum() / w.sum() * abs(np.average(label[b], weights=w[b]) - np.average(p[b], weights=w[b])) for b in bins]
+        gaps = [
+            w[b].sum()
+            / w.sum()
+            * abs(np.average(label[b], weights=w[b]) - np.average(p[b], weights=w[b]))
+            for b in bins
+        ]
         assert ours == pytest.approx(sum(gaps))
 
 
 def test_net_benefit_is_that_of_the_formula_and_undefined_beyond_1():
     label, p = simulated(2)
     tp, fp = ((p >= 0.2) & (label == 1)).sum(), ((p >= 0.2) & (label == 0)).sum()
-    assert threshold_metrics(label, p, 0.2, np.ones((1, 300)))["net_benefit"][0] == pytest.approx(tp / 300 - fp / 300 * 0.25)
-    assert np.isnan(threshold_metrics(label, p, np.nextafter(1, 2), np.ones((1, 300)))["net_benefit"][0])
+    assert threshold_metrics(label, p, 0.2, np.ones((1, 300)))["net_benefit"][0] == pytest.approx(
+        tp / 300 - fp / 300 * 0.25
+    )
+    assert np.isnan(
+        threshold_metrics(label, p, np.nextafter(1, 2), np.ones((1, 300)))["net_benefit"][0]
+    )
 
 
 def test_evaluate_names_every_metric_in_order_and_why_some_are_undefined():
     label, p = simulated(3)
     assert tuple(evaluate(label, p, 0.3, 0, n_bootstrap=20)["metrics"]) == METRICS
     nobody = evaluate(label, p, 0.9999, 0, n_bootstrap=20)["metrics"]
-    assert nobody["ppv"] == {"value": None, "ci95": None, "reason": "undefined: nobody is called positive"}
+    assert nobody["ppv"] == {
+        "value": None,
+        "ci95": None,
+        "reason": "undefined: nobody is called positive",
+    }
     assert nobody["sensitivity"]["value"] == 0
 
 
-@pytest.mark.parametrize(("label", "p"), [([], []), ([0, 1], [0.1]), ([0, 2], [0.1, 0.2]), ([0, 1], [0.1, 1.2]), ([0, 1], [0.1, np.nan])])
+@pytest.mark.parametrize(
+    ("label", "p"),
+    [
+        ([], []),
+        ([0, 1], [0.1]),
+        ([0, 2], [0.1, 0.2]),
+        ([0, 1], [0.1, 1.2]),
+        ([0, 1], [0.1, np.nan]),
+    ],
+)
 def test_evaluate_refuses_what_is_no_label_or_probability(label, p):
     with pytest.raises(ValueError, match="must be of one length|only 0 and 1|outside"):
         evaluate(np.array(label, np.int64), np.array(p, float), 0.5, 0)
@@ -185,23 +257,38 @@ def test_cluster_bootstrap_is_that_of_a_naive_loop_over_the_same_draws():
     expected = []
     for w in weights:
         times = [set(w[cluster == c]) for c in patients]
-        assert all(len(t) == 1 for t in times)  # all of a patient's recordings, or none, equally often
+        assert all(
+            len(t) == 1 for t in times
+        )  # all of a patient's recordings, or none, equally often
         assert sum(t.pop() for t in times) == len(patients)
-        rows = np.concatenate([np.repeat(np.flatnonzero(cluster == c), int(w[cluster == c][0])) for c in patients])
+        rows = np.concatenate(
+            [np.repeat(np.flatnonzero(cluster == c), int(w[cluster == c][0])) for c in patients]
+        )
         expected.append(sk.roc_auc_score(label[rows], p[rows]))
-    np.testing.assert_allclose(ours["metrics"]["auroc"]["ci95"], np.quantile(expected, [0.025, 0.975]))
+    np.testing.assert_allclose(
+        ours["metrics"]["auroc"]["ci95"], np.quantile(expected, [0.025, 0.975])
+    )
     assert (ours["n_patients"], ours["n_items"]) == (len(patients), 120)
-    assert ours["n_positive"] == len(set(cluster[label == 1])) < ours["n_positive_items"] == label.sum()
+    assert (
+        ours["n_positive"]
+        == len(set(cluster[label == 1]))
+        < ours["n_positive_items"]
+        == label.sum()
+    )
     assert ours["delong"]["auroc"] is None
 
 
 def test_cluster_intervals_are_wider_when_recordings_repeat_each_other():
     label, p = simulated(5, 100)
     five = np.repeat(np.arange(100), 5)
-    repeated = evaluate(label[five], p[five], 0.3, 0, n_bootstrap=500, cluster=five)["metrics"]["auroc"]["ci95"]
+    repeated = evaluate(label[five], p[five], 0.3, 0, n_bootstrap=500, cluster=five)["metrics"][
+        "auroc"
+    ]["ci95"]
     blind = evaluate(label[five], p[five], 0.3, 0, n_bootstrap=500)["metrics"]["auroc"]["ci95"]
     assert repeated[1] - repeated[0] > 1.8 * (blind[1] - blind[0])  # sqrt(5) = 2.2
-    assert repeated == pytest.approx(evaluate(label, p, 0.3, 0, n_bootstrap=500)["metrics"]["auroc"]["ci95"])
+    assert repeated == pytest.approx(
+        evaluate(label, p, 0.3, 0, n_bootstrap=500)["metrics"]["auroc"]["ci95"]
+    )
 
 
 def test_labels_simulated_with_the_same_seed_do_not_share_the_draws():
@@ -225,7 +312,10 @@ def test_coverage_of_bootstrap_and_delong_intervals():
 
 
 def brute_components(label, score):
-    pairs = [[1.0 if a > b else 0.5 if a == b else 0.0 for b in score[label == 0]] for a in score[label == 1]]
+    pairs = [
+        [1.0 if a > b else 0.5 if a == b else 0.0 for b in score[label == 0]]
+        for a in score[label == 1]
+    ]
     return np.mean(pairs, axis=1), np.mean(pairs, axis=0)
 
 
@@ -233,10 +323,14 @@ def brute_components(label, score):
 @pytest.mark.parametrize("seed", range(5))
 def test_delong_equals_the_double_loop_over_pairs(seed, ties):
     label, a = sample(seed, 60, ties)
-    b = np.round(np.clip(a + np.random.default_rng(seed).normal(0, 0.1, 60), 0, 1), 1 if ties else 9)
+    b = np.round(
+        np.clip(a + np.random.default_rng(seed).normal(0, 0.1, 60), 0, 1), 1 if ties else 9
+    )
     (above_a, below_a), (above_b, below_b) = brute_components(label, a), brute_components(label, b)
     variance = np.cov(above_a, above_b) / len(above_a) + np.cov(below_a, below_b) / len(below_a)
-    np.testing.assert_allclose(delong(label, a), [sk.roc_auc_score(label, a), np.sqrt(variance[0, 0])])
+    np.testing.assert_allclose(
+        delong(label, a), [sk.roc_auc_score(label, a), np.sqrt(variance[0, 0])]
+    )
     difference, error, p = delong_test(label, a, b)
     assert difference == pytest.approx(sk.roc_auc_score(label, b) - sk.roc_auc_score(label, a))
     assert error == pytest.approx(np.sqrt(variance[0, 0] + variance[1, 1] - 2 * variance[0, 1]))
@@ -258,10 +352,15 @@ def test_paired_difference_uses_the_same_resamples_for_both():
     b = np.clip(a + 0.15 * (label - 0.4), 0, 1)
     result = paired_difference(label, a, b, 0.3, 0.25, seed=4, n_bootstrap=300)
     weights = np.concatenate(list(bootstrap_weights(300, 4, 300)))
-    differences = [sk.roc_auc_score(label, b, sample_weight=w) - sk.roc_auc_score(label, a, sample_weight=w) for w in weights]
+    differences = [
+        sk.roc_auc_score(label, b, sample_weight=w) - sk.roc_auc_score(label, a, sample_weight=w)
+        for w in weights
+    ]
     auroc = result["metrics"]["auroc"]
     np.testing.assert_allclose(auroc["ci95"], np.quantile(differences, [0.025, 0.975]))
-    assert auroc["difference"] == pytest.approx(sk.roc_auc_score(label, b) - sk.roc_auc_score(label, a))
+    assert auroc["difference"] == pytest.approx(
+        sk.roc_auc_score(label, b) - sk.roc_auc_score(label, a)
+    )
     assert auroc["difference"] == auroc["value_b"] - auroc["value_a"] > 0
     assert auroc["p"] == 2 / 301  # no replicate at or below 0: the smallest p that 300 can show
     assert result["delong"]["p"] < 0.01
@@ -271,7 +370,9 @@ def test_paired_difference_uses_the_same_resamples_for_both():
 def test_a_model_does_not_differ_from_itself():
     label, a = simulated(6)
     result = paired_difference(label, a, a, 0.3, 0.3, seed=4, n_bootstrap=50)["metrics"]
-    assert {(m["difference"], *m["ci95"], m["p"]) for m in result.values()} == {(0.0, 0.0, 0.0, 1.0)}
+    assert {(m["difference"], *m["ci95"], m["p"]) for m in result.values()} == {
+        (0.0, 0.0, 0.0, 1.0)
+    }
 
 
 def test_paired_difference_of_what_one_model_leaves_undefined_is_none():
@@ -290,7 +391,10 @@ def test_false_alarms_of_the_paired_test_are_rare():
         generator = np.random.default_rng([seed, 8])
         label = np.repeat([0, 1], [60, 40])
         a, b = (1 / (1 + np.exp(-generator.normal(label, 1, 100))) for _ in range(2))
-        alarms += paired_difference(label, a, b, 0.5, 0.5, seed, n_bootstrap=199)["metrics"]["auroc"]["p"] < 0.05
+        alarms += (
+            paired_difference(label, a, b, 0.5, 0.5, seed, n_bootstrap=199)["metrics"]["auroc"]["p"]
+            < 0.05
+        )
     assert alarms <= 8
 
 
@@ -299,14 +403,23 @@ Table = dict[str, tuple[int, int]]
 
 
 def suppressed(table: Table, *limits: int) -> dict[str, dict[str, object]]:
-    return suppress({name: {"n": n, "n_positive": k, "n_negative": n - k} for name, (n, k) in table.items()}, *limits)
+    return suppress(
+        {name: {"n": n, "n_positive": k, "n_negative": n - k} for name, (n, k) in table.items()},
+        *limits,
+    )
 
 
 def test_groups_with_counts_under_ten_are_withheld_and_so_is_what_would_give_them_away():
     table = suppressed({"a": (50, 20), "b": (30, 9), "c": (40, 25), "d": (60, 30)})
     why = "fewer than 10 patients, positive or negative ones, here or in a group beside it"
     for name, n in (("b", 30), ("c", 40)):
-        assert table[name] == {"n": n, "n_positive": None, "n_negative": None, "suppressed": why, "metrics": None}
+        assert table[name] == {
+            "n": n,
+            "n_positive": None,
+            "n_negative": None,
+            "suppressed": why,
+            "metrics": None,
+        }
     assert {name: table[name]["n_positive"] for name in "ad"} == {"a": 20, "d": 30}
 
 
@@ -335,8 +448,14 @@ def three_groups(n: int, positive: int) -> Iterator[Table]:
 @pytest.mark.parametrize(
     ("tables", "limits"),
     [
-        *((two_groups(n, positive), (10, 5)) for n, positive in ((30, 15), (42, 33), (58, 10), (67, 38), (80, 6))),
-        *((three_groups(n, positive), (4, 3)) for n, positive in ((18, 9), (20, 6), (24, 12), (26, 4), (30, 22))),
+        *(
+            (two_groups(n, positive), (10, 5))
+            for n, positive in ((30, 15), (42, 33), (58, 10), (67, 38), (80, 6))
+        ),
+        *(
+            (three_groups(n, positive), (4, 3))
+            for n, positive in ((18, 9), (20, 6), (24, 12), (26, 4), (30, 22))
+        ),
     ],
 )
 def test_no_small_count_follows_from_what_is_shown(tables, limits):
@@ -372,21 +491,39 @@ def test_an_interval_is_wilsons_where_no_resample_differs():
     assert "Wilson" in found["sensitivity"]["reason"]
     assert found["auroc"]["value"] == found["auroc"]["ci95"][1] == 1
     assert "Newcombe" in found["auroc"]["reason"]
-    low = found["auroc"]["ci95"][0]  # there the distance to 1 is 1.96 standard errors, after Hanley and McNeil with equal class sizes
+    low = found[
+        "auroc"
+    ][
+        "ci95"
+    ][
+        0
+    ]  # there the distance to 1 is 1.96 standard errors, after Hanley and McNeil with equal class sizes
     q1, q2, size = low / (2 - low), 2 * low**2 / (1 + low), 22.5
     error = np.sqrt((low * (1 - low) + (size - 1) * (q1 - low**2 + q2 - low**2)) / (40 * 5))
     assert (1 - low) / error == pytest.approx(1.96, abs=0.01)
     assert "reason" not in found["specificity"]
-    recordings = evaluate(label, p, 0.5, 0, 200, cluster=np.r_[np.arange(40), 40, 40, 41, 41, 42])["metrics"]["sensitivity"]
-    assert (recordings["value"], recordings["ci95"]) == (1, [1, 1])  # five recordings of three patients are not independent
+    recordings = evaluate(label, p, 0.5, 0, 200, cluster=np.r_[np.arange(40), 40, 40, 41, 41, 42])[
+        "metrics"
+    ]["sensitivity"]
+    assert (recordings["value"], recordings["ci95"]) == (
+        1,
+        [1, 1],
+    )  # five recordings of three patients are not independent
 
 
 def test_net_benefits_at_two_thresholds_are_not_compared():
     label, p = simulated(7, 300)
     found = paired_difference(label, p, p, 0.3, 0.1, 0, 50)["metrics"]["net_benefit"]
     assert found["value_a"] != found["value_b"]
-    assert (found["difference"], found["ci95"], found["p"], found["reason"]) == (None, None, None, "undefined: the thresholds differ")
-    assert paired_difference(label, p, p, 0.3, 0.3, 0, 50)["metrics"]["net_benefit"]["difference"] == 0
+    assert (found["difference"], found["ci95"], found["p"], found["reason"]) == (
+        None,
+        None,
+        None,
+        "undefined: the thresholds differ",
+    )
+    assert (
+        paired_difference(label, p, p, 0.3, 0.3, 0, 50)["metrics"]["net_benefit"]["difference"] == 0
+    )
 
 
 def test_subgroup_metrics_are_those_of_the_group_alone():
@@ -395,10 +532,19 @@ def test_subgroup_metrics_are_those_of_the_group_alone():
     age = np.where(np.arange(400) < 6, "90+", np.where(np.arange(400) < 150, "60-89", "under 60"))
     result = subgroups(label, p, 0.3, {"sex": sex, "age": age}, seed=2, n_bootstrap=100)
     here = sex == "F"
-    assert result["sex"]["F"]["metrics"]["auroc"]["value"] == pytest.approx(sk.roc_auc_score(label[here], p[here]))
-    assert result["sex"]["F"]["metrics"]["auroc"] == evaluate(label[here], p[here], 0.3, 2, n_bootstrap=100)["metrics"]["auroc"]
+    assert result["sex"]["F"]["metrics"]["auroc"]["value"] == pytest.approx(
+        sk.roc_auc_score(label[here], p[here])
+    )
+    assert (
+        result["sex"]["F"]["metrics"]["auroc"]
+        == evaluate(label[here], p[here], 0.3, 2, n_bootstrap=100)["metrics"]["auroc"]
+    )
     assert result["sex"]["M"]["n"] == (sex == "M").sum()
-    assert [group["metrics"] is None for group in result["age"].values()] == [True, True, False]  # 60-89, 90+, under 60
+    assert [group["metrics"] is None for group in result["age"].values()] == [
+        True,
+        True,
+        False,
+    ]  # 60-89, 90+, under 60
     assert result["age"]["60-89"]["n"] is None
     assert "6" not in str(result["age"]["90+"])
 
@@ -430,14 +576,20 @@ def test_decision_curve_against_the_net_benefit_at_each_threshold():
     assert len(curve["threshold"]) == 99
     for i in (0, 19, 49, 98):
         t = curve["threshold"][i]
-        assert curve["model"][i] == pytest.approx(threshold_metrics(label, p, t, np.ones((1, 300)))["net_benefit"][0])
-        assert curve["treat_all"][i] == pytest.approx(threshold_metrics(label, np.ones(300), t, np.ones((1, 300)))["net_benefit"][0])
+        assert curve["model"][i] == pytest.approx(
+            threshold_metrics(label, p, t, np.ones((1, 300)))["net_benefit"][0]
+        )
+        assert curve["treat_all"][i] == pytest.approx(
+            threshold_metrics(label, np.ones(300), t, np.ones((1, 300)))["net_benefit"][0]
+        )
     assert set(curve["treat_none"]) == {0.0}
     with pytest.raises(ValueError, match="between 0 and 1"):
         decision_curve(label, p, [0.5, 1.0])
 
 
-@pytest.mark.parametrize(("n", "frac", "digits"), [(150, 2 / 3, 12), (60, 0.3, 12), (200, 2 / 3, 2)])
+@pytest.mark.parametrize(
+    ("n", "frac", "digits"), [(150, 2 / 3, 12), (60, 0.3, 12), (200, 2 / 3, 2)]
+)
 def test_lowess_equals_statsmodels(n, frac, digits):
     label, p = simulated(9, n)
     p = np.round(p, digits)
@@ -463,7 +615,9 @@ def test_reliability_curve_is_bounded_and_its_bins_hold_everyone():
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (50, 400)])
 def test_wilson_interval_equals_statsmodels(k, n):
-    np.testing.assert_allclose(wilson_interval(k, n), proportion_confint(k, n, method="wilson"), atol=1e-12)
+    np.testing.assert_allclose(
+        wilson_interval(k, n), proportion_confint(k, n, method="wilson"), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -474,9 +628,15 @@ def test_roc_and_pr_points_equal_scikit_learn(ties):
     theirs = {(round(x, 9), round(y, 9)): t for x, y, t in zip(false, true, threshold, strict=True)}
     for x, y, t in list(zip(*ours.values(), strict=True))[1:]:
         assert theirs[round(x, 9), round(y, 9)] == t
-    assert (ours["false_positive_rate"][0], ours["sensitivity"][0], ours["threshold"][0]) == (0, 0, None)
+    assert (ours["false_positive_rate"][0], ours["sensitivity"][0], ours["threshold"][0]) == (
+        0,
+        0,
+        None,
+    )
     assert len(ours["threshold"]) < len(threshold)  # only bends are kept, so the area is the same
-    assert np.trapezoid(ours["sensitivity"], ours["false_positive_rate"]) == pytest.approx(sk.roc_auc_score(label, score))
+    assert np.trapezoid(ours["sensitivity"], ours["false_positive_rate"]) == pytest.approx(
+        sk.roc_auc_score(label, score)
+    )
     precision, recall, _ = sk.precision_recall_curve(label, score)
     ours = pr_curve(label, score)
     np.testing.assert_allclose(ours["precision"], precision[:-1][::-1])
@@ -490,11 +650,20 @@ def test_curves_are_thinned_to_200_points_and_keep_their_ends():
     assert (roc["sensitivity"][0], roc["sensitivity"][-1], pr["recall"][-1]) == (0, 1, 1)
     area = np.trapezoid(roc["sensitivity"], roc["false_positive_rate"])
     assert area == pytest.approx(sk.roc_auc_score(label, score), abs=0.002)
-    assert roc_curve(np.ones(3, np.int64), np.arange(3.0))["sensitivity"] == pr_curve(np.ones(3, np.int64), np.arange(3.0))["recall"] == []
+    assert (
+        roc_curve(np.ones(3, np.int64), np.arange(3.0))["sensitivity"]
+        == pr_curve(np.ones(3, np.int64), np.arange(3.0))["recall"]
+        == []
+    )
 
 
 def test_histogram_counts_each_class_with_its_ends():
     label, p = np.array([0, 0, 1, 1]), np.array([0.0, 0.5, 0.99, 1.0])
     histogram = probability_histogram(label, p)
-    assert (len(histogram["edges"]), histogram["negative"][0], histogram["negative"][10], histogram["positive"][19]) == (21, 1, 1, 2)
+    assert (
+        len(histogram["edges"]),
+        histogram["negative"][0],
+        histogram["negative"][10],
+        histogram["positive"][19],
+    ) == (21, 1, 1, 2)
     assert sum(histogram["negative"]) == sum(histogram["positive"]) == 2

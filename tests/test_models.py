@@ -12,7 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecgfit.models import MODEL_ARGS, MODELS, build_model, check_model_args, count_macs, count_parameters
+from ecgfit.models.factory import (
+    MODEL_ARGS,
+    MODELS,
+    build_model,
+    check_model_args,
+    count_macs,
+    count_parameters,
+)
 from ecgfit.models.network import BatchNorm, Dropout, GroupMean, PointwiseConv
 from ecgfit.models.resnet1d import MovingAverage, PerLeadConv, Stem
 from ecgfit.models.tabular import LateFusion, TabularBranch
@@ -82,8 +89,14 @@ def test_macs_of_covariates_count_too_and_no_mode_is_changed():
 
 def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_state():
     before = torch.get_rng_state()
-    for settings in ({"name": "resnet1d"}, {"name": "xresnet1d18", "n_tabular": 2}, {"name": "resnet1d", "n_tabular": 2, "ecg": False}):
-        one, same, other = (build_model(n_channels=8, seed=seed, **settings).state_dict() for seed in (1, 1, 2))
+    for settings in (
+        {"name": "resnet1d"},
+        {"name": "xresnet1d18", "n_tabular": 2},
+        {"name": "resnet1d", "n_tabular": 2, "ecg": False},
+    ):
+        one, same, other = (
+            build_model(n_channels=8, seed=seed, **settings).state_dict() for seed in (1, 1, 2)
+        )
         assert torch.equal(before, torch.get_rng_state())
         assert all(torch.equal(one[key], same[key]) for key in one)
         assert any(not torch.equal(one[key], other[key]) for key in one)
@@ -95,17 +108,32 @@ def test_encoder_starts_the_same_with_and_without_covariates():
     assert all(torch.equal(alone[name], both[f"ecg.{name}"]) for name in encoder)
 
 
-@pytest.mark.parametrize("settings", [{}, {"n_tabular": 2}, {"n_tabular": 2, "ecg": False}], ids=["ecg", "both", "tabular"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"n_tabular": 2}, {"n_tabular": 2, "ecg": False}],
+    ids=["ecg", "both", "tabular"],
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_depth_groups_hold_every_parameter_once(name, settings):
     model = build_model(name, 8, 0, **settings)
-    grouped = [parameter for group in model.depth_groups() for module in group for parameter in module.parameters()]
+    grouped = [
+        parameter
+        for group in model.depth_groups()
+        for module in group
+        for parameter in module.parameters()
+    ]
     assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
-    last = {id(parameter) for module in model.depth_groups()[-1] for parameter in module.parameters()}
+    last = {
+        id(parameter) for module in model.depth_groups()[-1] for parameter in module.parameters()
+    }
     assert {id(parameter) for name, parameter in model.named_parameters() if "head" in name} <= last
 
 
-@pytest.mark.parametrize("settings", [{}, {"n_tabular": 2}, {"n_tabular": 2, "ecg": False}], ids=["ecg", "both", "tabular"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"n_tabular": 2}, {"n_tabular": 2, "ecg": False}],
+    ids=["ecg", "both", "tabular"],
+)
 @pytest.mark.parametrize("name", ["resnet1d", "xresnet1d18", "inception1d"])
 def test_logits_are_float32_under_autocast_and_finer_than_bfloat16(name, settings):
     model = build_model(name, 8, 0, **settings).eval()
@@ -135,17 +163,31 @@ def test_default_network_is_the_one_of_plain_layers(n_channels, n_samples, train
     fast = build_model("resnet1d", n_channels, 0, model_args={"dropout": 0}).train(training)
     fast.head[0].p = 0
     slow = plain(fast)
-    assert not {type(module) for module in slow.modules()} & {BatchNorm, GroupMean, MovingAverage, PerLeadConv, PointwiseConv}
+    assert not {type(module) for module in slow.modules()} & {
+        BatchNorm,
+        GroupMean,
+        MovingAverage,
+        PerLeadConv,
+        PointwiseConv,
+    }
     for step in range(3):
-        made = torch.randn(4, n_channels, n_samples, generator=torch.Generator().manual_seed(step)) + 0.5
+        made = (
+            torch.randn(4, n_channels, n_samples, generator=torch.Generator().manual_seed(step))
+            + 0.5
+        )
         x, same = made.clone().requires_grad_(), made.clone().requires_grad_()
         logits, expected = fast(x), slow(same)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
         for model, output in ((fast, logits), (slow, expected)):
             model.zero_grad()
             F.cross_entropy(output, torch.tensor([0, 1, 0, 1])).backward()
-        for found, wanted in ((x.grad, same.grad), *((p.grad, q.grad) for p, q in zip(fast.parameters(), slow.parameters(), strict=True))):
-            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+        for found, wanted in (
+            (x.grad, same.grad),
+            *((p.grad, q.grad) for p, q in zip(fast.parameters(), slow.parameters(), strict=True)),
+        ):
+            torch.testing.assert_close(
+                found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())
+            )
     for (name, found), wanted in zip(fast.named_buffers(), slow.buffers(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -159,7 +201,9 @@ def test_published_networks_are_those_of_plain_layers(name):
     for model in (fast.train(), slow.train()):
         F.cross_entropy(model(x), torch.arange(8) % 2).backward()
     for found, wanted in zip(fast.parameters(), slow.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, wanted.grad, rtol=2e-3, atol=1e-3 * float(wanted.grad.abs().max()) + 1e-6)
+        torch.testing.assert_close(
+            found.grad, wanted.grad, rtol=2e-3, atol=1e-3 * float(wanted.grad.abs().max()) + 1e-6
+        )
     torch.testing.assert_close(fast.eval()(x), slow.eval()(x), rtol=1e-4, atol=1e-5)
 
 
@@ -170,11 +214,16 @@ def test_one_value_is_refused_as_by_pytorch():
 
 def test_batch_norm_is_that_of_pytorch_far_from_zero_and_of_rows_too():
     generator = torch.Generator().manual_seed(0)
-    for x in (torch.randn(6, 5, 300, generator=generator) * 0.5 + 20, torch.randn(32, 5, generator=generator) * 3 - 7):
+    for x in (
+        torch.randn(6, 5, 300, generator=generator) * 0.5 + 20,
+        torch.randn(32, 5, generator=generator) * 3 - 7,
+    ):
         layer, reference = BatchNorm(5), nn.BatchNorm1d(5).double()
         torch.testing.assert_close(layer(x).double(), reference(x.double()), rtol=1e-3, atol=1e-3)
         for name in ("running_mean", "running_var"):
-            torch.testing.assert_close(getattr(layer, name).double(), getattr(reference, name), rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(
+                getattr(layer, name).double(), getattr(reference, name), rtol=1e-3, atol=1e-6
+            )
         assert layer.num_batches_tracked == 1
 
 
@@ -197,7 +246,9 @@ def test_the_stem_takes_drift_off_and_leaves_beats():
     def left(x):
         decimated = stem.decimate(x[None, None].float())
         middle = slice(100, -100)
-        return (decimated - stem.smooth(stem.smooth(decimated)))[..., middle].std() / decimated[..., middle].std()
+        return (decimated - stem.smooth(stem.smooth(decimated)))[..., middle].std() / decimated[
+            ..., middle
+        ].std()
 
     assert left(torch.sin(2 * torch.pi * 0.2 * t)) < 0.06
     assert left(torch.sin(2 * torch.pi * 0.94 * t)) == pytest.approx(0.707, abs=0.03)
@@ -234,7 +285,9 @@ def test_tabular_network_ignores_the_waveform():
 
 
 def test_a_head_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"`n_extra` \(=8\) of the ECG network must be `n_out` \(=16\)"):
+    with pytest.raises(
+        ValueError, match=r"`n_extra` \(=8\) of the ECG network must be `n_out` \(=16\)"
+    ):
         LateFusion(MODELS["resnet1d"](8, 8), TabularBranch(2))
     with pytest.raises(ValueError, match="`extra` has 4 features; the head was built for 0"):
         build_model("resnet1d", 8, 0)(torch.zeros(1, 8, 1000), torch.zeros(1, 4))
@@ -253,15 +306,27 @@ def test_every_argument_works_at_both_ends_and_changes_the_network(name):
 
 @pytest.mark.parametrize("name", ["resnet1d", "xresnet1d50", "inception1d"])
 def test_defaults_given_by_hand_change_nothing(name):
-    given = build_model(name, 8, 0, model_args={key: arg.default for key, arg in MODEL_ARGS[name].items()}).state_dict()
-    assert all(torch.equal(tensor, given[key]) for key, tensor in build_model(name, 8, 0).state_dict().items())
+    given = build_model(
+        name, 8, 0, model_args={key: arg.default for key, arg in MODEL_ARGS[name].items()}
+    ).state_dict()
+    assert all(
+        torch.equal(tensor, given[key])
+        for key, tensor in build_model(name, 8, 0).state_dict().items()
+    )
 
 
 def test_arguments_that_a_network_does_not_take_are_all_named_with_what_it_takes():
     given = {"depth": 9, "kernel": 8, "width": float("nan"), "dropout": True, "heads": 2}
     with pytest.raises(ValueError, match="resnet1d does not take") as error:
         check_model_args("resnet1d", given)
-    for words in ("`depth` (=9)", "`kernel` (=8)", "`width` (=nan)", "`dropout` (=True)", "`heads` (=2)", "kernel 3 to 31 in steps of 2, default 7"):
+    for words in (
+        "`depth` (=9)",
+        "`kernel` (=8)",
+        "`width` (=nan)",
+        "`dropout` (=True)",
+        "`heads` (=2)",
+        "kernel 3 to 31 in steps of 2, default 7",
+    ):
         assert words in str(error.value)
     with pytest.raises(ValueError, match="xresnet1d50 does not take `depth`"):
         build_model("xresnet1d50", 8, 0, model_args={"depth": 2})
@@ -298,7 +363,14 @@ NATIVE = {"convolution", "avg_pool2d", "native_batch_norm"}
 @pytest.mark.parametrize("n", [1000, 1001, 61])
 @pytest.mark.parametrize(
     "layer",
-    [PerLeadConv(8, 8, 9), PointwiseConv(8, 32), GroupMean(2, rest=True), GroupMean(5, rest=False), MovingAverage(61), BatchNorm(8)],
+    [
+        PerLeadConv(8, 8, 9),
+        PointwiseConv(8, 32),
+        GroupMean(2, rest=True),
+        GroupMean(5, rest=False),
+        MovingAverage(61),
+        BatchNorm(8),
+    ],
     ids=lambda layer: type(layer).__name__,
 )
 def test_layers_elsewhere_than_on_a_cpu_are_single_native_operations(layer, n):

@@ -13,14 +13,52 @@ from lxml import etree  # noqa: TID251 - to change files, not to read them
 from ecgprep.conform import Conformity, conform
 from ecgprep.errors import RecordError
 from ecgprep.readers import read_bytes
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import VENDORS, full_disclosure
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import VENDORS, full_disclosure
 
 _GENERATOR = np.random.default_rng(0)
 _UV = simulate(Heart.draw(_GENERATOR, 0), 100, _GENERATOR)
-FILES = {name: write(_UV, 100, "X") for name, write in {**VENDORS, "full_disclosure": full_disclosure}.items()}
-TEXTS = ["", " ", "0", "-1", "1", "nan", "inf", "1e308", "1e-308", "9" * 30, "x", "0x1", "1_0", "\u0661", "500", "12", "I", "-", "1,2", "1 2", "AAAA"]
-TEXTS += ["AA==", "=", "uV", "mV", "RHYTHM", "Rhythm", "True", "4.88", "32768", "-32768", "1.5", "99999999999999999999 1"]
+FILES = {
+    name: write(_UV, 100, "X")
+    for name, write in {**VENDORS, "full_disclosure": full_disclosure}.items()
+}
+TEXTS = [
+    "",
+    " ",
+    "0",
+    "-1",
+    "1",
+    "nan",
+    "inf",
+    "1e308",
+    "1e-308",
+    "9" * 30,
+    "x",
+    "0x1",
+    "1_0",
+    "\u0661",
+    "500",
+    "12",
+    "I",
+    "-",
+    "1,2",
+    "1 2",
+    "AAAA",
+]
+TEXTS += [
+    "AA==",
+    "=",
+    "uV",
+    "mV",
+    "RHYTHM",
+    "Rhythm",
+    "True",
+    "4.88",
+    "32768",
+    "-32768",
+    "1.5",
+    "99999999999999999999 1",
+]
 
 
 def survives(data: bytes) -> None:
@@ -66,7 +104,10 @@ def test_changed_structure(name, data, n):
 
 
 @pytest.mark.parametrize("name", FILES)
-@given(positions=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=20), cut=st.floats(0.2, 1.5))
+@given(
+    positions=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=20),
+    cut=st.floats(0.2, 1.5),
+)
 @settings(max_examples=60, deadline=None)
 def test_changed_bytes(name, positions, cut):
     changed = bytearray(FILES[name])

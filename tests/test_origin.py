@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ecgprep.origin import auroc, probe_origin
+from ecgprep.patients.confounding import auroc, probe_origin
 
 
 def fake_store(label, rate, mask=None, patient=None):
     n = len(label)
     arrays = {
         "label": np.asarray(label, np.int8),
-        "patient": np.arange(n, dtype=np.int32) if patient is None else np.asarray(patient, np.int32),
+        "patient": np.arange(n, dtype=np.int32)
+        if patient is None
+        else np.asarray(patient, np.int32),
         "rate_hz": np.asarray(rate, np.float32),
         "lead_mask": np.ones((n, 8), bool) if mask is None else mask,
         "valid_span": np.tile(np.array([0, 5000], np.int32), (n, 1)),
@@ -42,7 +44,10 @@ def test_auroc_is_that_of_scikit_learn():
 def test_labels_that_do_not_depend_on_the_origin_give_one_half():
     generator = np.random.default_rng(1)
     label = generator.random(4000) < 0.1
-    probe = probe_origin(fake_store(label, generator.choice([250, 500, 1000], 4000)), list(generator.choice(["muse", "aecg"], 4000)))
+    probe = probe_origin(
+        fake_store(label, generator.choice([250, 500, 1000], 4000)),
+        list(generator.choice(["muse", "aecg"], 4000)),
+    )
     assert probe.n == 4000
     assert all(abs(value - 0.5) < 0.05 for value in probe.auroc.values())
     assert probe.warning is None
@@ -69,7 +74,9 @@ def test_a_patient_is_never_on_both_sides():
     """An origin of its own for every patient predicts nothing about other patients."""
     patient = np.repeat(np.arange(100), 10)
     label = patient % 2
-    assert probe_origin(fake_store(label, 500 + patient, patient=patient)).auroc["rate"] == pytest.approx(0.5, abs=0.05)
+    assert probe_origin(fake_store(label, 500 + patient, patient=patient)).auroc[
+        "rate"
+    ] == pytest.approx(0.5, abs=0.05)
 
 
 def test_too_few_patients_give_no_figure():

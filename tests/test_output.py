@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ecgprep.cli import cli
 from ecgprep.errors import InputError, TargetExists
-from ecgprep.output import check_folder, check_output, refuse_inside_store, write_output
+from ecgprep.files.output import check_folder, check_output, refuse_inside_store, write_output
 
 OURS = b"made by us"
 
@@ -56,10 +56,17 @@ def test_a_pipe_is_written_into(tmp_path):
 
 
 def test_a_redirected_standard_output_keeps_what_was_written_before(tmp_path):
-    code = "from pathlib import Path; from ecgprep.output import *; write_output(check_output(Path('/dev/stdout'), []), b'again\\n')"
+    code = "from pathlib import Path; from ecgprep.files.output import *; write_output(check_output(Path('/dev/stdout'), []), b'again\\n')"
     for how in (">", ">>"):
         (tmp_path / "all").write_text("before\n" if how == ">>" else "")
-        subprocess.run(["sh", "-c", f'{{ {sys.executable} -c "{code}"; {sys.executable} -c "{code}"; }} {how} {tmp_path / "all"}'], check=True)
+        subprocess.run(
+            [
+                "sh",
+                "-c",
+                f'{{ {sys.executable} -c "{code}"; {sys.executable} -c "{code}"; }} {how} {tmp_path / "all"}',
+            ],
+            check=True,
+        )
         assert (tmp_path / "all").read_text() == ("before\n" if how == ">>" else "") + "again\n" * 2
     assert [path.name for path in tmp_path.iterdir()] == ["all"]
 
@@ -95,31 +102,51 @@ def test_a_folder_without_permission_is_told_before_the_work(tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
 def test_a_picture_is_drawn_again_over_its_own_kind_only(corpus, tmp_path, kind):
-    file, picture = next((corpus / "xml").rglob("*.xml"), None) or next(corpus.rglob("*.xml")), tmp_path / f"p.{kind}"
+    file, picture = (
+        next((corpus / "xml").rglob("*.xml"), None) or next(corpus.rglob("*.xml")),
+        tmp_path / f"p.{kind}",
+    )
     for _ in range(2):
         assert CliRunner().invoke(cli, ["read", str(file), "--plot", str(picture)]).exit_code == 0
     picture.write_bytes(b"a picture of mine")
     refused = CliRunner().invoke(cli, ["read", str(file), "--plot", str(picture)])
     assert isinstance(refused.exception, TargetExists)
     assert picture.read_bytes() == b"a picture of mine"
-    assert CliRunner().invoke(cli, ["read", str(file), "--plot", str(picture), "--overwrite"]).exit_code == 0
+    assert (
+        CliRunner()
+        .invoke(cli, ["read", str(file), "--plot", str(picture), "--overwrite"])
+        .exit_code
+        == 0
+    )
 
 
 def test_the_report_of_a_store_does_not_replace_the_manifest(store, tmp_path):
     (tmp_path / "manifest.csv").write_text("patient_id,path_xml,label\n")
     words = [sys.executable, "-m", "ecgprep.cli", "report", store.path, "--ecgs", "0", "-o"]
-    done = subprocess.run([*words, tmp_path / "manifest.csv"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*words, tmp_path / "manifest.csv"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 7
     assert "Traceback" not in done.stderr
     assert (tmp_path / "manifest.csv").read_text() == "patient_id,path_xml,label\n"
     for _ in range(2):
-        assert subprocess.run([*words, tmp_path / "r.html"], capture_output=True, check=False).returncode == 0
+        assert (
+            subprocess.run(
+                [*words, tmp_path / "r.html"], capture_output=True, check=False
+            ).returncode
+            == 0
+        )
 
 
 def test_nothing_is_made_inside_a_store(store, tmp_path):
     """Its content hash is over every file: a store that was built into another would damage it."""
     runner, inside, before = CliRunner(), store.path / "inner.zarr", sorted(store.path.rglob("*"))
-    assert runner.invoke(cli, ["synth", str(tmp_path / "s"), "--patients", "20", "--seed", "1"]).exit_code == 0
+    assert (
+        runner.invoke(
+            cli, ["synth", str(tmp_path / "s"), "--patients", "20", "--seed", "1"]
+        ).exit_code
+        == 0
+    )
     manifest = str(tmp_path / "s/manifest.csv")
     for words in (
         ["build", manifest, str(inside)],
@@ -130,7 +157,12 @@ def test_nothing_is_made_inside_a_store(store, tmp_path):
         ["synth", str(store.path), "--patients", "3"],
         ["pack", str(store.path), str(inside)],
         ["report", str(store.path), "-o", str(store.path / "r.html")],
-        ["read", str(next((tmp_path / "s/xml").rglob("*.xml"))), "--plot", str(store.path / "p.png")],
+        [
+            "read",
+            str(next((tmp_path / "s/xml").rglob("*.xml"))),
+            "--plot",
+            str(store.path / "p.png"),
+        ],
     ):
         found = runner.invoke(cli, words)
         assert isinstance(found.exception, TargetExists), (words, found.output)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from conftest import write_manifest
 
-from ecgprep.archive import pack
 from ecgprep.readers import read_bytes
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import VENDORS
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import VENDORS
+from ecgprep.store.archive import pack
 
 TOKEN = "ZQ{:05d}QZ"  # noqa: S105 - a mark to search for
 PRIVATE = ("m.csv", "m.registry.csv")
@@ -35,11 +35,17 @@ def poison(data: bytes, first: int) -> bytes:
         token = TOKEN.format(first + count)
         candidate = text[:start] + token + text[end:]
         with contextlib.suppress(Exception):
-            read_bytes(candidate.encode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"))
+            read_bytes(
+                candidate.encode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1")
+            )
             text, count = candidate, count + 1
     assert count > 3, "no field to poison was found"
     # Texts that a file lacks but an export has: a token in a new element and a comment.
-    text = text.replace("</", f"<PatientLastName>{TOKEN.format(first + 9000)}</PatientLastName></", 1) if "<PatientDemographics>" in text else text
+    text = (
+        text.replace("</", f"<PatientLastName>{TOKEN.format(first + 9000)}</PatientLastName></", 1)
+        if "<PatientDemographics>" in text
+        else text
+    )
     return text.encode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1")
 
 
@@ -52,7 +58,11 @@ def cohort(tmp_path_factory) -> Path:
         for i in range(3):
             generator = np.random.default_rng(10 * k + i)
             data = write(simulate(Heart.draw(generator, i % 2), 500, generator), 500, "X")
-            data = poison(data, 10_000 * (k + 1) + 100 * i) if i < 2 else poison(data, 10_000 * (k + 1) + 200)[: len(data) // 2]
+            data = (
+                poison(data, 10_000 * (k + 1) + 100 * i)
+                if i < 2
+                else poison(data, 10_000 * (k + 1) + 200)[: len(data) // 2]
+            )
             name = f"{TOKEN.format(100 + 10 * k + i)}.xml"
             (folder / name).write_bytes(data)
             rows.append((TOKEN.format(200 + 10 * k + i), name, i % 2))
@@ -60,13 +70,24 @@ def cohort(tmp_path_factory) -> Path:
     write_manifest(folder / "m.csv", rows)
     lines = (folder / "m.csv").read_text().splitlines()
     (folder / "m.csv").write_text(
-        "\n".join([lines[0] + ",referrer", *(f"{line},{TOKEN.format(400 + i)}" for i, line in enumerate(lines[1:]))]) + "\n"
+        "\n".join(
+            [
+                lines[0] + ",referrer",
+                *(f"{line},{TOKEN.format(400 + i)}" for i, line in enumerate(lines[1:])),
+            ]
+        )
+        + "\n"
     )
     return folder
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "ecgprep.cli", *arguments], cwd=folder, capture_output=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "ecgprep.cli", *arguments],
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
 
 
 def assert_clean(content: bytes, where: str) -> None:
@@ -76,8 +97,28 @@ def assert_clean(content: bytes, where: str) -> None:
 
 def test_no_token_is_in_anything_that_is_written(cohort):
     outputs = [
-        run(cohort, "build", "m.csv", "s.zarr", "--max-rejected", "0.9", "--allow-missing-class", "--jobs", "2"),
-        run(cohort, "build", "m.csv", "t.zarr", "--max-rejected", "0.0", "--allow-missing-class", "--registry", "t.registry.csv"),
+        run(
+            cohort,
+            "build",
+            "m.csv",
+            "s.zarr",
+            "--max-rejected",
+            "0.9",
+            "--allow-missing-class",
+            "--jobs",
+            "2",
+        ),
+        run(
+            cohort,
+            "build",
+            "m.csv",
+            "t.zarr",
+            "--max-rejected",
+            "0.0",
+            "--allow-missing-class",
+            "--registry",
+            "t.registry.csv",
+        ),
         run(cohort, "build", "m.csv", "u.zarr", "--covariates", "referrer"),
         run(cohort, "inspect", "s.zarr", "--json"),
         run(cohort, "verify", "s.zarr"),
@@ -114,7 +155,9 @@ def test_private_side_is_readable_by_its_owner_only(cohort):
         ".v.zarr.building/plan.json",
         ".v.zarr.building/parts/0000000.part",
     ]
-    assert {name: (cohort / name).stat().st_mode & 0o777 for name in private} == dict.fromkeys(private, 0o600)
+    assert {name: (cohort / name).stat().st_mode & 0o777 for name in private} == dict.fromkeys(
+        private, 0o600
+    )
 
 
 @pytest.mark.parametrize("dialect", VENDORS)
@@ -124,12 +167,18 @@ def test_an_error_message_repeats_nothing_of_the_file(tmp_path, dialect):
     data = VENDORS[dialect](simulate(Heart.draw(generator, 0), 100, generator), 100, "X")
     codec = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     text = data.decode(codec)
-    places = [match.span(match.lastindex) for match in re.finditer(r'>([^<>]*[^<>\s][^<>]*)<|[\w:]+="([^"<>]*)"', text)]
+    places = [
+        match.span(match.lastindex)
+        for match in re.finditer(r'>([^<>]*[^<>\s][^<>]*)<|[\w:]+="([^"<>]*)"', text)
+    ]
     refused = 0
     for start, end in places:
         try:
             read_bytes((text[:start] + TOKEN.format(1) + text[end:]).encode(codec))
         except Exception as error:
             refused += 1
-            assert_clean(f"{error!r} {error.__notes__ if hasattr(error, '__notes__') else ''}".encode(), "a message")
+            assert_clean(
+                f"{error!r} {error.__notes__ if hasattr(error, '__notes__') else ''}".encode(),
+                "a message",
+            )
     assert refused > 5

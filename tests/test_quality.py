@@ -6,28 +6,36 @@ import numpy as np
 import pytest
 from conftest import build, write_manifest
 
+from ecgprep.building.parts import read_one
+from ecgprep.building.plan import BuildSettings
 from ecgprep.conform import Conformity, conform
 from ecgprep.errors import STATUSES, InputError
 from ecgprep.leads import LEADS
-from ecgprep.parts import read_one
-from ecgprep.plan import BuildSettings
+from ecgprep.patients.registry import SplitPlan
 from ecgprep.quality import BIT, FLAGS, quality_flags, spectrum
 from ecgprep.recording import Recording
-from ecgprep.splits import SplitPlan
-from ecgprep.store import QUALITY_FLAGS
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import muse
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import muse
+from ecgprep.store.format import QUALITY_FLAGS
 
 NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 TIME = np.arange(5000) / 500
 
 
-def flags_of(leads: dict[str, np.ndarray], rate_hz: float = 500, off: frozenset[str] = frozenset()) -> dict[str, set[str]]:
+def flags_of(
+    leads: dict[str, np.ndarray], rate_hz: float = 500, off: frozenset[str] = frozenset()
+) -> dict[str, set[str]]:
     """Return flag -> leads that have it."""
     recording = Recording(leads, rate_hz, "muse", off)
     row = conform(recording, Conformity())
-    flags = quality_flags(recording, row, spectrum(row.waveform, row.valid_span, row.lead_mask, 500), 500)
-    return {name: where for name in FLAGS if (where := {lead for lead, bits in zip(LEADS, flags, strict=True) if bits & BIT[name]})}
+    flags = quality_flags(
+        recording, row, spectrum(row.waveform, row.valid_span, row.lead_mask, 500), 500
+    )
+    return {
+        name: where
+        for name in FLAGS
+        if (where := {lead for lead, bits in zip(LEADS, flags, strict=True) if bits & BIT[name]})
+    }
 
 
 @pytest.fixture
@@ -96,7 +104,13 @@ def test_einthoven(clean):
 
 def test_exchanged_arms(clean):
     """Left and right arm exchanged: I is turned over, II and III change places (Batchvarov et al., Europace 2007)."""
-    swapped = clean | {"I": -clean["I"], "II": clean["III"], "III": clean["II"], "aVR": clean["aVL"], "aVL": clean["aVR"]}
+    swapped = clean | {
+        "I": -clean["I"],
+        "II": clean["III"],
+        "III": clean["II"],
+        "aVR": clean["aVL"],
+        "aVL": clean["aVR"],
+    }
     assert flags_of(swapped) == {"arm_reversal": {"I"}}
 
 
@@ -107,7 +121,9 @@ def test_a_missing_lead_has_no_flag_of_the_signal(clean):
 
 def test_lead_off_comes_from_a_muse_file(tmp_path, uv):
     median, rhythm, leads = muse(uv, 500, "X").partition(b"Rhythm")
-    leads = leads.replace(b"</LeadID>", b"</LeadID><LeadOff>TRUE</LeadOff>", 1).replace(b"</LeadID>\n", b"</LeadID><LeadOff>FALSE</LeadOff>\n")
+    leads = leads.replace(b"</LeadID>", b"</LeadID><LeadOff>TRUE</LeadOff>", 1).replace(
+        b"</LeadID>\n", b"</LeadID><LeadOff>FALSE</LeadOff>\n"
+    )
     (tmp_path / "x.xml").write_bytes(median + rhythm + leads)
     outcome = read_one(tmp_path, "x.xml", Conformity())
     assert [bits & BIT["lead_off"] for bits in outcome.quality] == [BIT["lead_off"], *[0] * 7]
@@ -136,10 +152,24 @@ def test_flags_are_stored_and_exclude_only_when_asked(tmp_path):
     assert set(store.array("status")) == {0}
     flat = np.asarray(store.array("quality")) & BIT["flat"] > 0
     assert np.argwhere(flat).tolist() == [[2, LEADS.index("V3")]]
-    other = build(manifest, tmp_path / "o.zarr", BuildSettings(plan=plan, exclude_quality=("flat",)), max_rejected=0.5)
-    assert [STATUSES[code] for code in other.array("status")] == ["ok", "ok", "quality", "ok", "ok", "ok"]
+    other = build(
+        manifest,
+        tmp_path / "o.zarr",
+        BuildSettings(plan=plan, exclude_quality=("flat",)),
+        max_rejected=0.5,
+    )
+    assert [STATUSES[code] for code in other.array("status")] == [
+        "ok",
+        "ok",
+        "quality",
+        "ok",
+        "ok",
+        "ok",
+    ]
     assert (other.array("quality") == store.array("quality")).all()
-    assert "4,quality,flat in V3 (--exclude-quality)" in (tmp_path / "o.zarr.rejects.csv").read_text()
+    assert (
+        "4,quality,flat in V3 (--exclude-quality)" in (tmp_path / "o.zarr.rejects.csv").read_text()
+    )
 
 
 def test_unknown_flag_is_refused():

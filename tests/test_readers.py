@@ -12,10 +12,17 @@ from ecgprep.conform import without_calibration_pulse
 from ecgprep.errors import RecordError
 from ecgprep.readers import read_bytes, read_recording
 from ecgprep.readers.fields import parse_numbers
-from ecgprep.synth.simulator import TWELVE_LEADS
-from ecgprep.synth.vendors import VENDORS, aecg, cardiosoft, muse
+from ecgprep.simulation.simulator import TWELVE_LEADS
+from ecgprep.simulation.vendors import VENDORS, aecg, cardiosoft, muse
 
-TOLERANCE_UV = {"muse": 4.88 / 2, "aecg": 0.0, "cardiosoft": 2.5, "philips": 2.5, "schiller": 0.0, "sapphire": 4.88 / 2}
+TOLERANCE_UV = {
+    "muse": 4.88 / 2,
+    "aecg": 0.0,
+    "cardiosoft": 2.5,
+    "philips": 2.5,
+    "schiller": 0.0,
+    "sapphire": 4.88 / 2,
+}
 
 
 def reason_of(data: bytes) -> str:
@@ -31,12 +38,30 @@ def replaced(data: bytes, old: str, new: str, count: int = 1) -> bytes:
     return changed
 
 
-@pytest.mark.parametrize("name", ["muse_ecg1", "muse_ecg2", "muse_ecg3", "guangxi_teaching_sinus_rhythm", "synthetic_muse_crc_zero"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "muse_ecg1",
+        "muse_ecg2",
+        "muse_ecg3",
+        "guangxi_teaching_sinus_rhythm",
+        "synthetic_muse_crc_zero",
+    ],
+)
 def test_muse_equals_the_reference(samples, name):
     assert_equals_reference(samples, f"muse/{name}.xml")
 
 
-@pytest.mark.parametrize("name", ["fda_Example_aECG", "fda_subject1_0", "fda_minimum_aecg", "cvrg_hl7aecg-Example2", "liryc_hl7aecg_example"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fda_Example_aECG",
+        "fda_subject1_0",
+        "fda_minimum_aecg",
+        "cvrg_hl7aecg-Example2",
+        "liryc_hl7aecg_example",
+    ],
+)
 def test_aecg_equals_the_reference(samples, name):
     assert_equals_reference(samples, f"hl7aecg/{name}.xml")
 
@@ -60,10 +85,21 @@ def test_aecg_without_series_is_no_rhythm(samples):
 @pytest.mark.parametrize("rate_hz", [250, 500])
 @pytest.mark.parametrize("dialect", VENDORS)
 def test_what_is_written_is_read(uv, dialect, rate_hz):
-    recording = without_calibration_pulse(read_bytes(VENDORS[dialect](uv[:, : 10 * rate_hz], rate_hz, "X")))
-    assert (recording.dialect, recording.rate_hz, recording.n_samples) == (dialect, rate_hz, 10 * rate_hz)
+    recording = without_calibration_pulse(
+        read_bytes(VENDORS[dialect](uv[:, : 10 * rate_hz], rate_hz, "X"))
+    )
+    assert (recording.dialect, recording.rate_hz, recording.n_samples) == (
+        dialect,
+        rate_hz,
+        10 * rate_hz,
+    )
     for lead, samples_uv in recording.leads_uv.items():
-        rebuilt = dialect == "philips" and lead in ("III", "aVR", "aVL", "aVF")  # from counts of 5 µV, by the vendor's floors
+        rebuilt = dialect == "philips" and lead in (
+            "III",
+            "aVR",
+            "aVL",
+            "aVF",
+        )  # from counts of 5 µV, by the vendor's floors
         limit = 15 if rebuilt else TOLERANCE_UV[dialect] + 1e-9
         assert np.abs(samples_uv - uv[TWELVE_LEADS.index(lead), : 10 * rate_hz]).max() <= limit
 
@@ -97,7 +133,11 @@ def rhythm_only(data: bytes) -> bytes:
         ("<WaveFormData>.*?</WaveFormData>", "<WaveFormData></WaveFormData>", "bad_waveform"),
         (r"<LeadDataCRC32>\d+", "<LeadDataCRC32>1", "bad_checksum"),
         (r"<LeadDataCRC32>\d+", "<LeadDataCRC32>x", "bad_checksum"),
-        ("<LeadSampleSize>2</LeadSampleSize>", "<LeadSampleSize>2</LeadSampleSize><LeadSampleSize>4</LeadSampleSize>", "bad_waveform"),
+        (
+            "<LeadSampleSize>2</LeadSampleSize>",
+            "<LeadSampleSize>2</LeadSampleSize><LeadSampleSize>4</LeadSampleSize>",
+            "bad_waveform",
+        ),
     ],
 )
 def test_muse_with_one_fault(uv, old, new, reason):
@@ -115,7 +155,9 @@ def test_muse_gain_unit_and_baseline_are_per_lead(uv):
 
 @pytest.mark.parametrize("n_leads", [1, 8, 11, 12])
 def test_muse_reads_any_number_of_leads(uv, n_leads):
-    data = muse(uv, 500, "X", leads=TWELVE_LEADS[:n_leads]).replace(b"<LeadID>aVR<", b"<LeadID>V3R<")
+    data = muse(uv, 500, "X", leads=TWELVE_LEADS[:n_leads]).replace(
+        b"<LeadID>aVR<", b"<LeadID>V3R<"
+    )
     recording = read_bytes(data)
     assert len(recording.leads_uv) == n_leads
     assert ("V3R" in recording.leads_uv) == (n_leads > 3)
@@ -137,7 +179,10 @@ def test_muse_checksum_may_be_signed(uv):
     crcs = [int(text) for text in re.findall(rb"<LeadDataCRC32>(\d+)", data)]
     assert max(crcs) > 2**31
     for crc in crcs:
-        data = data.replace(b"<LeadDataCRC32>%d<" % crc, b"<LeadDataCRC32>%d<" % (crc - 2**32 if crc >= 2**31 else crc))
+        data = data.replace(
+            b"<LeadDataCRC32>%d<" % crc,
+            b"<LeadDataCRC32>%d<" % (crc - 2**32 if crc >= 2**31 else crc),
+        )
     assert read_bytes(data).n_samples == 5000
 
 
@@ -148,7 +193,9 @@ def test_muse_checksum_is_zlib_crc32_of_the_bytes(uv):
 
 @pytest.mark.parametrize("exponent", [-1, 1])
 def test_muse_rate_takes_its_exponent(uv, exponent):
-    data = replaced(rhythm_only(muse(uv, 500, "X")), "<SampleExponent>0", f"<SampleExponent>{exponent}")
+    data = replaced(
+        rhythm_only(muse(uv, 500, "X")), "<SampleExponent>0", f"<SampleExponent>{exponent}"
+    )
     assert read_bytes(data).rate_hz == pytest.approx(500 * 10.0**exponent)
 
 
@@ -176,38 +223,64 @@ def test_aecg_with_one_fault(uv, old, new, reason):
     assert reason_of(replaced(aecg(uv, 500, "X"), old, new)) == reason
 
 
-@pytest.mark.parametrize("text", ["1,-,3", "1 - 3", "1,2,-", "- 1", "1 -\n3", "--1", "+", "1,+,2", "+-1", "-x", "1e-"])
+@pytest.mark.parametrize(
+    "text", ["1,-,3", "1 - 3", "1,2,-", "- 1", "1 -\n3", "--1", "+", "1,+,2", "+-1", "-x", "1e-"]
+)
 @pytest.mark.parametrize("separator", [",", " "])
 def test_sign_without_a_number_is_no_number(text, separator):
     with pytest.raises(RecordError):
         parse_numbers(text, separator, "lead I")
 
 
-@pytest.mark.parametrize(("text", "values"), [("1 -2 +3", [1, -2, 3]), ("-.5 1e-3 -0", [-0.5, 0.001, 0]), ("-1", [-1])])
+@pytest.mark.parametrize(
+    ("text", "values"), [("1 -2 +3", [1, -2, 3]), ("-.5 1e-3 -0", [-0.5, 0.001, 0]), ("-1", [-1])]
+)
 def test_signs_of_numbers_are_read(text, values):
     assert parse_numbers(text, " ", "lead I").tolist() == values
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("nV", 1e-3), ("uV", 1), ("µV", 1), ("μV", 1), ("mV", 1e3), ("V", 1e6)])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("nV", 1e-3), ("uV", 1), ("µV", 1), ("μV", 1), ("mV", 1e3), ("V", 1e6)]
+)
 def test_aecg_origin_and_scale_have_units_of_their_own(uv, unit, factor):
-    data = aecg(uv, 500, "X").decode().replace('<origin value="0" unit="uV"/>', '<origin value="0.5" unit="mV"/>', 1)
+    data = (
+        aecg(uv, 500, "X")
+        .decode()
+        .replace('<origin value="0" unit="uV"/>', '<origin value="0.5" unit="mV"/>', 1)
+    )
     data = data.replace('<scale value="1" unit="uV"/>', f'<scale value="2.5" unit="{unit}"/>', 1)
-    np.testing.assert_allclose(read_bytes(data.encode()).leads_uv["I"], 500 + uv[0] * 2.5 * factor, rtol=1e-12)
+    np.testing.assert_allclose(
+        read_bytes(data.encode()).leads_uv["I"], 500 + uv[0] * 2.5 * factor, rtol=1e-12
+    )
 
 
-@pytest.mark.parametrize(("value", "unit"), [("0.002", "s"), ("2", "ms"), ("2000", "us"), ("2.0E-3", "s"), ("2000", "µs")])
+@pytest.mark.parametrize(
+    ("value", "unit"),
+    [("0.002", "s"), ("2", "ms"), ("2000", "us"), ("2.0E-3", "s"), ("2000", "µs")],
+)
 def test_aecg_time_step_has_a_unit(uv, value, unit):
-    data = aecg(uv, 500, "X").decode().replace('value="0.002" unit="s"', f'value="{value}" unit="{unit}"')
+    data = (
+        aecg(uv, 500, "X")
+        .decode()
+        .replace('value="0.002" unit="s"', f'value="{value}" unit="{unit}"')
+    )
     assert read_bytes(data.encode()).rate_hz == 500.0
 
 
 @pytest.mark.parametrize("namespace", [' xmlns="urn:hl7-org:v3"', ' xmlns="urn:hl7-org:v2"', ""])
 def test_aecg_namespace_does_not_matter(uv, namespace):
-    assert read_bytes(replaced(aecg(uv, 500, "X"), ' xmlns="urn:hl7-org:v3"', namespace)).n_samples == 5000
+    assert (
+        read_bytes(replaced(aecg(uv, 500, "X"), ' xmlns="urn:hl7-org:v3"', namespace)).n_samples
+        == 5000
+    )
 
 
 def test_aecg_relative_time_is_a_rhythm_too_and_white_space_is_free(uv):
-    data = aecg(uv, 500, "X").replace(b"TIME_ABSOLUTE", b"TIME_RELATIVE").replace(b" 1 ", b"\n\t1\r\n ")
+    data = (
+        aecg(uv, 500, "X")
+        .replace(b"TIME_ABSOLUTE", b"TIME_RELATIVE")
+        .replace(b" 1 ", b"\n\t1\r\n ")
+    )
     np.testing.assert_array_equal(read_bytes(data).leads_uv["V6"], uv[11])
 
 
@@ -220,7 +293,11 @@ def test_aecg_decimal_digits_are_read(uv):
     ("old", "new", "reason"),
     [
         ("<StripData>.*</StripData>", "", "no_rhythm"),
-        ('</MedianSamples>.*units="Hz"', '</MedianSamples></RestingECGMeasurements><StripData><SampleRate units="kHz"', "bad_rate"),
+        (
+            '</MedianSamples>.*units="Hz"',
+            '</MedianSamples></RestingECGMeasurements><StripData><SampleRate units="kHz"',
+            "bad_rate",
+        ),
         ("uVperLsb", "nVperLsb", "bad_units"),
         ('uVperLsb">5', 'uVperLsb">-5', "bad_units"),
         ("<ChannelSampleCountTotal>5000", "<ChannelSampleCountTotal>4999", "bad_waveform"),
@@ -232,7 +309,9 @@ def test_aecg_decimal_digits_are_read(uv):
 )
 def test_cardiosoft_with_one_fault(uv, old, new, reason):
     data = cardiosoft(uv, 500, "X")
-    if "MedianSamples" not in old and "StripData" not in old:  # break the strip, not the median before it
+    if (
+        "MedianSamples" not in old and "StripData" not in old
+    ):  # break the strip, not the median before it
         head, strip = data.split(b"</RestingECGMeasurements>")
         data = head + b"</RestingECGMeasurements>" + replaced(strip, old, new)
     else:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import build
 
+from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import STATUSES
 from ecgprep.leads import LEADS
-from ecgprep.plan import BuildSettings
 from ecgprep.readers import read_recording
-from ecgprep.synth.simulator import TWELVE_LEADS
+from ecgprep.simulation.simulator import TWELVE_LEADS
 
 TOLERANCE_UV = {"muse": 2.44 + 1e-9, "aecg": 0.0, "cardiosoft": 2.5}
 
@@ -27,7 +27,13 @@ def real(make_real_corpus):
 
 @pytest.fixture(scope="module")
 def real_store(real, tmp_path_factory):
-    return build(real / "manifest.csv", tmp_path_factory.mktemp("real") / "s.zarr", BuildSettings(), covariates=("age", "sex"), max_rejected=0.1)
+    return build(
+        real / "manifest.csv",
+        tmp_path_factory.mktemp("real") / "s.zarr",
+        BuildSettings(),
+        covariates=("age", "sex"),
+        max_rejected=0.1,
+    )
 
 
 def test_every_defect_has_its_expected_status(real, real_store):
@@ -36,12 +42,18 @@ def test_every_defect_has_its_expected_status(real, real_store):
     with (real / "defects.csv").open() as file:
         defects = list(csv.DictReader(file))
     status = real_store.array("status")
-    assert {d["defect"]: STATUSES[status[row_of[d["path_xml"]]]] for d in defects} == {d["defect"]: d["expected_status"] for d in defects}
+    assert {d["defect"]: STATUSES[status[row_of[d["path_xml"]]]] for d in defects} == {
+        d["defect"]: d["expected_status"] for d in defects
+    }
     rebuilt = row_of["xml/defect_lead_I_missing_III_present.xml"]
     assert real_store.array("lead_mask")[rebuilt].all()
-    assert real_store.array("lead_mask")[row_of["xml/defect_lead_V3_missing.xml"]].tolist() == [lead != "V3" for lead in LEADS]
+    assert real_store.array("lead_mask")[row_of["xml/defect_lead_V3_missing.xml"]].tolist() == [
+        lead != "V3" for lead in LEADS
+    ]
     not_ok = [i for i in range(len(status)) if status[i]]
-    assert len(not_ok) == sum(d["expected_status"] != "ok" for d in defects) + 2  # the originals of the exact copy and of the re-export
+    assert (
+        len(not_ok) == sum(d["expected_status"] != "ok" for d in defects) + 2
+    )  # the originals of the exact copy and of the re-export
 
 
 def test_readers_return_the_truth(real):
@@ -49,7 +61,10 @@ def test_readers_return_the_truth(real):
         for name in truth.files:
             recording = read_recording(real / "xml" / f"{name}.xml")
             for lead, uv in recording.leads_uv.items():
-                assert np.abs(uv - truth[name][TWELVE_LEADS.index(lead)]).max() <= TOLERANCE_UV[recording.dialect]
+                assert (
+                    np.abs(uv - truth[name][TWELVE_LEADS.index(lead)]).max()
+                    <= TOLERANCE_UV[recording.dialect]
+                )
 
 
 def test_recordings_at_500_hz_are_stored_within_half_a_microvolt_of_what_was_read(real, real_store):
@@ -69,11 +84,23 @@ def test_recordings_at_500_hz_are_stored_within_half_a_microvolt_of_what_was_rea
 def test_a_plain_cnn_passes_0_90(make_real_corpus, tmp_path):
     corpus = make_real_corpus("--task", "ABNORM", "--defects")
     for arguments in (
-        ["ecgprep.cli", "build", corpus / "manifest.csv", "s.zarr", "--registry", "r.csv", "--jobs", "2"],
+        [
+            "ecgprep.cli",
+            "build",
+            corpus / "manifest.csv",
+            "s.zarr",
+            "--registry",
+            "r.csv",
+            "--jobs",
+            "2",
+        ],
         ["ecgfit.cli", "train", "--store", "s.zarr", "--outdir", "r"],
     ):
         subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=tmp_path, check=True)
     done = subprocess.run(
-        [sys.executable, "-m", "ecgfit.cli", "eval", "--store", "s.zarr", "--run", "r", "--json"], cwd=tmp_path, check=True, capture_output=True
+        [sys.executable, "-m", "ecgfit.cli", "eval", "--store", "s.zarr", "--run", "r", "--json"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
     )
     assert json.loads(done.stdout)["metrics"]["auroc"]["value"] > 0.90

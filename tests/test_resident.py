@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import quick, same_results, silent
 
-import ecgfit.trainer as trainer_module
-from ecgfit.data import select_rows
-from ecgfit.distributed import Ranks
-from ecgfit.loader import make_loader
-from ecgfit.resident import DoesNotFit, ResidentBatches, fits, resident_loader
-from ecgfit.train import train
-from ecgfit.trainer import Trainer
+import ecgfit.training.trainer as trainer_module
+from ecgfit.compute.distributed import Ranks
+from ecgfit.data.loader import make_loader
+from ecgfit.data.resident import DoesNotFit, ResidentBatches, fits, resident_loader
+from ecgfit.data.rows import select_rows
+from ecgfit.training.runner import train
+from ecgfit.training.trainer import Trainer
 from ecgprep.errors import InputError
 
 TENSORS = ("waveforms", "lead_mask", "valid_span", "covariates", "label")
@@ -31,7 +31,10 @@ def test_batches_are_those_of_the_store_to_the_bit(store, seed, ranks):
             loader.dataset.epoch, loader.dataset.first_step = epoch, first_step
         assert len(streamed) == len(resident)
         for one, other in zip(streamed, resident, strict=True):
-            assert all(getattr(one, name).numpy().tobytes() == getattr(other, name).numpy().tobytes() for name in TENSORS)
+            assert all(
+                getattr(one, name).numpy().tobytes() == getattr(other, name).numpy().tobytes()
+                for name in TENSORS
+            )
             assert all(getattr(one, name).dtype == getattr(other, name).dtype for name in TENSORS)
             np.testing.assert_array_equal(one.rows, other.rows)
             np.testing.assert_array_equal(one.all_rows, other.all_rows)
@@ -65,7 +68,10 @@ def test_rows_that_do_not_fit_are_refused_with_a_way_out(small_store, monkeypatc
 
     streamed = make_loader(small_store, select_rows(small_store, "train", "drop"), 8, 0)
     monkeypatch.setattr(torch, "empty", full)
-    with pytest.raises(InputError, match=r"^resident: \d+ train recordings take 0\.0 GiB, which the device has not\. Use auto or off\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"^resident: \d+ train recordings take 0\.0 GiB, which the device has not\. Use auto or off\.$",
+    ):
         resident_loader(streamed, "cpu")
 
 

@@ -15,22 +15,24 @@ import numpy as np
 import pytest
 from conftest import build
 
-import ecgprep.build
-from ecgprep.build import build_share, build_store, finalise_store, plan_store, recover, stale_reason
+import ecgprep.building.run
+from ecgprep.building.parts import is_current, load_result
+from ecgprep.building.plan import BuildSettings, Plan, read_plan, share
+from ecgprep.building.record import stale_reason
+from ecgprep.building.run import build_share, build_store, finalise_store, plan_store, recover
 from ecgprep.errors import STATUSES, InputError, NoSpace, StoreError, TargetExists, TooManyRejects
-from ecgprep.manifest import read_manifest
-from ecgprep.parts import is_current, load_result
-from ecgprep.plan import BuildSettings, Plan, private_path, read_plan, share
-from ecgprep.splits import SplitPlan
-from ecgprep.store import Store
-from ecgprep.synth import write_corpus
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.patients.registry import SplitPlan
+from ecgprep.simulation.corpus import write_corpus
+from ecgprep.store.reader import Store
+from ecgprep.store.record import private_path
 
 KILL_AT = """
 import os, signal, sys
 from pathlib import Path
-from ecgprep.build import build_store
-from ecgprep.manifest import read_manifest
-from ecgprep.plan import BuildSettings
+from ecgprep.building.run import build_store
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.building.plan import BuildSettings
 
 count, at = 0, int(sys.argv[2])
 def counted(call):
@@ -51,7 +53,11 @@ print(count)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,12 @@ def corpus(tmp_path_factory) -> Path:
 def whole(corpus, tmp_path_factory) -> Path:
     """A folder with the store of an uninterrupted build, its private files and registry."""
     folder = tmp_path_factory.mktemp("whole")
-    build_store(read_manifest(corpus / "manifest.csv"), folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv")
+    build_store(
+        read_manifest(corpus / "manifest.csv"),
+        folder / "s.zarr",
+        BuildSettings(),
+        registry_path=folder / "r.csv",
+    )
     assert len(Store(folder / "s.zarr")) > 256
     return folder
 
@@ -80,14 +91,24 @@ def folder(corpus, tmp_path) -> Path:
 def resume(folder: Path, **options) -> Store:
     recover(folder / "s.zarr")
     manifest = read_manifest(folder / "c" / "manifest.csv")
-    if (folder / "s.zarr").exists() and stale_reason(folder / "s.zarr", manifest, BuildSettings(), folder / "r.csv") is None:
+    if (folder / "s.zarr").exists() and stale_reason(
+        folder / "s.zarr", manifest, BuildSettings(), folder / "r.csv"
+    ) is None:
         return Store(folder / "s.zarr")
-    return build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv", **options)
+    return build_store(
+        manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv", **options
+    )
 
 
 def killed_at(folder: Path, at: int, *arguments: str) -> int | None:
     """Build in a process that kills itself at its `at`-th fsync or rename; return the number of calls of a build that came through."""
-    done = subprocess.run([sys.executable, "-c", KILL_AT, folder, str(at), *arguments], check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", KILL_AT, folder, str(at), *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     if done.returncode == 0:
         return int(done.stdout)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -98,7 +119,10 @@ def assert_same(folder: Path, whole: Path) -> None:
     assert files_of(folder / "s.zarr") == files_of(whole / "s.zarr")
     for name in ("r.csv", "s.zarr.rejects.csv"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
-    left = {path.name for path in folder.iterdir()} - {".s.zarr.lock", ".r.csv.lock"}  # an empty lock file that nobody holds locks nothing
+    left = {path.name for path in folder.iterdir()} - {
+        ".s.zarr.lock",
+        ".r.csv.lock",
+    }  # an empty lock file that nobody holds locks nothing
     assert left == {"c", "r.csv", "s.zarr", "s.zarr.build.json", "s.zarr.rejects.csv"}
 
 
@@ -158,9 +182,26 @@ def test_rebuild_killed_at_every_point_keeps_the_old_store_or_has_the_new(folder
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_at_random_times(folder, whole, jobs):
     generator = random.Random(jobs)  # noqa: S311
-    command = [sys.executable, "-m", "ecgprep.cli", "build", "c/manifest.csv", "s.zarr", "--registry", "r.csv", "--jobs", str(jobs)]
+    command = [
+        sys.executable,
+        "-m",
+        "ecgprep.cli",
+        "build",
+        "c/manifest.csv",
+        "s.zarr",
+        "--registry",
+        "r.csv",
+        "--jobs",
+        str(jobs),
+    ]
     for _ in range(10):
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         time.sleep(generator.uniform(0.2, 2.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -171,15 +212,17 @@ def test_killed_at_random_times(folder, whole, jobs):
 
 
 def test_what_was_read_is_not_read_again(folder, whole, monkeypatch):
-    killed_at(folder, 12)  # the first part is done: chunk and result are two files of four calls each
+    killed_at(
+        folder, 12
+    )  # the first part is done: chunk and result are two files of four calls each
     read = []
-    original = ecgprep.build.run_parts
+    original = ecgprep.building.run.run_parts
 
     def counting(parts, jobs):
         read.extend(part.index for part in parts)
         return original(parts, jobs)
 
-    monkeypatch.setattr(ecgprep.build, "run_parts", counting)
+    monkeypatch.setattr(ecgprep.building.run, "run_parts", counting)
     resume(folder)
     assert read == [1]
     assert_same(folder, whole)
@@ -191,7 +234,9 @@ def test_a_source_that_changed_meanwhile_is_read_again(corpus, tmp_path):
     plan = read_plan(tmp_path / "s.zarr")
     first = plan.parts()[0]
     assert is_current(first, load_result(first))
-    shutil.copy(corpus / plan.manifest.path_xml[9], tmp_path / "c" / plan.manifest.path_xml[8])  # now a copy of row 9
+    shutil.copy(
+        corpus / plan.manifest.path_xml[9], tmp_path / "c" / plan.manifest.path_xml[8]
+    )  # now a copy of row 9
     assert not is_current(first, load_result(first))
     resume(tmp_path)
     assert Store(tmp_path / "s.zarr").array("status")[[8, 9]].any()
@@ -202,26 +247,42 @@ def test_full_disk(corpus, whole, tmp_path, megabytes):
     """On a file system that fills up, nothing half-written stays under a final name, and with more space the build goes on."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk],
+        check=False,
+        capture_output=True,
+    ).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
         manifest = read_manifest(corpus / "manifest.csv")
-        real, shutil.disk_usage = shutil.disk_usage, lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12)  # so that it starts
+        real, shutil.disk_usage = (
+            shutil.disk_usage,
+            lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12),
+        )  # so that it starts
         try:
             with pytest.raises(NoSpace):
-                build_store(manifest, disk / "s.zarr", BuildSettings(), registry_path=disk / "r.csv")
+                build_store(
+                    manifest, disk / "s.zarr", BuildSettings(), registry_path=disk / "r.csv"
+                )
             assert not (disk / "s.zarr").exists()
         finally:
             shutil.disk_usage = real
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
-        store = build_store(manifest, disk / "s.zarr", BuildSettings(), registry_path=disk / "r.csv")
+        store = build_store(
+            manifest, disk / "s.zarr", BuildSettings(), registry_path=disk / "r.csv"
+        )
         assert files_of(store.path) == files_of(whole / "s.zarr")
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
 def test_planned_parts_in_any_order_give_the_same_bytes(folder, whole):
-    plan = Plan(read_manifest(folder / "c" / "manifest.csv"), folder / "s.zarr", BuildSettings(), folder / "r.csv")
+    plan = Plan(
+        read_manifest(folder / "c" / "manifest.csv"),
+        folder / "s.zarr",
+        BuildSettings(),
+        folder / "r.csv",
+    )
     assert plan_store(plan) == 2
     with pytest.raises(InputError, match=r"2 of 2 parts .* are missing.*: 1, 2\."):
         finalise_store(read_plan(folder / "s.zarr"))
@@ -235,10 +296,21 @@ def test_planned_parts_in_any_order_give_the_same_bytes(folder, whole):
 
 def test_commands_for_a_cluster(folder, whole):
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "ecgprep.cli", *arguments], cwd=folder, check=False, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "ecgprep.cli", *arguments],
+            cwd=folder,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
 
     assert "2 parts" in run("plan", "c/manifest.csv", "s.zarr", "--registry", "r.csv").stdout
-    shares = [subprocess.Popen([sys.executable, "-m", "ecgprep.cli", "part", "s.zarr", "--part", f"{i}/2"], cwd=folder) for i in (1, 2)]
+    shares = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ecgprep.cli", "part", "s.zarr", "--part", f"{i}/2"], cwd=folder
+        )
+        for i in (1, 2)
+    ]
     assert [process.wait() for process in shares] == [0, 0]
     assert run("finalise", "s.zarr").returncode == 0
     assert_same(folder, whole)
@@ -251,9 +323,17 @@ def test_commands_for_a_cluster(folder, whole):
 @pytest.mark.timeout(120)
 def test_dask_cluster_gives_the_same_bytes(folder, whole):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+    ) as cluster:
         manifest = read_manifest(folder / "c" / "manifest.csv")
-        build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv", dask=cluster.scheduler_address)
+        build_store(
+            manifest,
+            folder / "s.zarr",
+            BuildSettings(),
+            registry_path=folder / "r.csv",
+            dask=cluster.scheduler_address,
+        )
     assert_same(folder, whole)
 
 
@@ -261,18 +341,30 @@ def test_unreachable_scheduler_is_named(folder):
     pytest.importorskip("distributed")
     manifest = read_manifest(folder / "c" / "manifest.csv")
     with pytest.raises(InputError, match="--dask: no scheduler could be reached"):
-        build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv", dask="nonsense")
+        build_store(
+            manifest,
+            folder / "s.zarr",
+            BuildSettings(),
+            registry_path=folder / "r.csv",
+            dask="nonsense",
+        )
 
 
 def test_a_higher_limit_reads_nothing_again(folder, monkeypatch):
     corpus = folder / "c"
     rows = (corpus / "manifest.csv").read_text().splitlines()
     manifest = corpus / "more.csv"
-    manifest.write_text("\n".join([*rows, *(f"X{i},absent{i}.xml,0,50,1" for i in range(60))]) + "\n")
+    manifest.write_text(
+        "\n".join([*rows, *(f"X{i},absent{i}.xml,0,50,1" for i in range(60))]) + "\n"
+    )
     try:
         with pytest.raises(TooManyRejects):
             build(manifest, folder / "s.zarr")
-        monkeypatch.setattr(ecgprep.build, "run_parts", lambda parts, jobs: iter([(0, 0)] * 0) if not parts else pytest.fail("read again"))
+        monkeypatch.setattr(
+            ecgprep.building.run,
+            "run_parts",
+            lambda parts, jobs: iter([(0, 0)] * 0) if not parts else pytest.fail("read again"),
+        )
         assert len(build(manifest, folder / "s.zarr", max_rejected=0.5)) == len(rows) - 1 + 60
     finally:
         manifest.unlink()
@@ -305,7 +397,13 @@ def test_a_file_that_stays_unreadable_does_not_keep_a_plan_from_its_end(folder, 
         shutil.copy(folder / "c" / row.split(",")[1], tmp_path / "xml")
     manifest = tmp_path / "u.csv"
     manifest.write_text("\n".join([*rows, f"X,{'n' * 300}.xml,0,50,1"]) + "\n")
-    plan = Plan(read_manifest(manifest), folder / "u.zarr", BuildSettings(plan=SplitPlan(allow_missing_class=True)), folder / "u.r.csv", 0.5)
+    plan = Plan(
+        read_manifest(manifest),
+        folder / "u.zarr",
+        BuildSettings(plan=SplitPlan(allow_missing_class=True)),
+        folder / "u.r.csv",
+        0.5,
+    )
     plan_store(plan)
     assert build_share(plan, plan.parts()) == 1
     assert build_share(plan, plan.parts()) == 1  # it is tried again
@@ -313,7 +411,12 @@ def test_a_file_that_stays_unreadable_does_not_keep_a_plan_from_its_end(folder, 
 
 
 def test_one_damaged_chunk_costs_its_part_only(folder, whole, monkeypatch):
-    plan = Plan(read_manifest(folder / "c" / "manifest.csv"), folder / "s.zarr", BuildSettings(), folder / "r.csv")
+    plan = Plan(
+        read_manifest(folder / "c" / "manifest.csv"),
+        folder / "s.zarr",
+        BuildSettings(),
+        folder / "r.csv",
+    )
     plan_store(plan)
     build_share(plan, plan.parts())
     chunk = plan.parts()[0].chunk
@@ -329,12 +432,17 @@ def test_one_damaged_chunk_costs_its_part_only(folder, whole, monkeypatch):
 
 def test_other_settings_use_nothing_of_a_stopped_build(folder):
     killed_at(folder, 12)
-    store = build(folder / "c" / "manifest.csv", folder / "s.zarr", BuildSettings(plan=BuildSettings().plan), registry_path=folder / "q.csv")
+    store = build(
+        folder / "c" / "manifest.csv",
+        folder / "s.zarr",
+        BuildSettings(plan=BuildSettings().plan),
+        registry_path=folder / "q.csv",
+    )
     assert set(store.array("status")) == {0}
 
 
 def test_memory_limit_is_a_memory_error_and_not_a_dead_machine():
-    code = "from ecgprep.engines import limit_memory; limit_memory(200_000_000); bytearray(100_000_000); bytearray(400_000_000)"
+    code = "from ecgprep.building.executors import limit_memory; limit_memory(200_000_000); bytearray(100_000_000); bytearray(400_000_000)"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "MemoryError" in done.stderr
 
@@ -342,7 +450,12 @@ def test_memory_limit_is_a_memory_error_and_not_a_dead_machine():
 def test_part_while_a_build_runs_is_refused(folder):
     import fcntl
 
-    plan = Plan(read_manifest(folder / "c" / "manifest.csv"), folder / "s.zarr", BuildSettings(), folder / "r.csv")
+    plan = Plan(
+        read_manifest(folder / "c" / "manifest.csv"),
+        folder / "s.zarr",
+        BuildSettings(),
+        folder / "r.csv",
+    )
     plan_store(plan)
     with (folder / ".s.zarr.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -351,7 +464,12 @@ def test_part_while_a_build_runs_is_refused(folder):
 
 
 def test_verified_parts_hold_what_reading_gives(folder):
-    plan = Plan(read_manifest(folder / "c" / "manifest.csv"), folder / "s.zarr", BuildSettings(), folder / "r.csv")
+    plan = Plan(
+        read_manifest(folder / "c" / "manifest.csv"),
+        folder / "s.zarr",
+        BuildSettings(),
+        folder / "r.csv",
+    )
     plan_store(plan)
     part = plan.parts()[1]
     build_share(plan, [part])

@@ -20,13 +20,14 @@ import pytest
 import xarray
 import zarr
 
-import ecgprep.mapping
-import ecgprep.store
-from ecgprep.durable import canonical_json
+import ecgprep.store.mmap
+import ecgprep.store.reader
 from ecgprep.errors import STATUSES, StoreError
+from ecgprep.files.atomic import canonical_json
 from ecgprep.leads import LEADS
-from ecgprep.store import ARRAYS, CHUNK_RECORDS, QUALITY_FLAGS, Layout, Store
-from ecgprep.verify import check_store
+from ecgprep.store.format import ARRAYS, CHUNK_RECORDS, QUALITY_FLAGS, Layout
+from ecgprep.store.reader import Store
+from ecgprep.store.verify import check_store
 
 FORMAT_1 = {
     "waveforms": ("int16", ("record", "lead", "sample")),
@@ -58,7 +59,11 @@ def test_arrays_are_those_of_format_1(store):
     group = zarr.open_group(store.path, mode="r")
     assert set(group.array_keys()) == set(FORMAT_1)
     for name, (dtype, axes) in FORMAT_1.items():
-        assert (str(group[name].dtype), group[name].metadata.dimension_names, group[name].shape[0]) == (dtype, axes, len(store))
+        assert (
+            str(group[name].dtype),
+            group[name].metadata.dimension_names,
+            group[name].shape[0],
+        ) == (dtype, axes, len(store))
     assert group["waveforms"].chunks == (CHUNK_RECORDS, 8, 5000)
     assert group["waveforms"].nchunks_initialized == group["waveforms"].nchunks
     assert dict(group["waveforms"].attrs) == {"units": "mV", "scale_factor": 0.001}
@@ -67,7 +72,16 @@ def test_arrays_are_those_of_format_1(store):
 def test_group_attributes_are_an_allow_list(store):
     attributes = json.loads((store.path / "zarr.json").read_bytes())["attributes"]
     assert set(attributes) == {
-        *("format_version", "lead_names", "sample_rate_hz", "n_samples", "covariate_names", "settings", "software", "content_sha256")
+        *(
+            "format_version",
+            "lead_names",
+            "sample_rate_hz",
+            "n_samples",
+            "covariate_names",
+            "settings",
+            "software",
+            "content_sha256",
+        )
     }
     assert attributes["lead_names"] == ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]
     assert attributes["format_version"] == 1
@@ -81,7 +95,12 @@ def test_status_codes_are_part_of_the_format(store):
     assert attributes["flag_meanings"].split() == list(STATUSES)
     assert attributes["flag_values"] == list(range(len(STATUSES)))
     split = zarr.open_group(store.path, mode="r")["split"].attrs
-    assert dict(zip(split["flag_meanings"].split(), split["flag_values"], strict=True)) == {"none": -1, "train": 0, "val": 1, "test": 2}
+    assert dict(zip(split["flag_meanings"].split(), split["flag_values"], strict=True)) == {
+        "none": -1,
+        "train": 0,
+        "val": 1,
+        "test": 2,
+    }
 
 
 def test_zarr_reads_what_the_map_reads(store):
@@ -103,8 +122,14 @@ def test_content_hash_is_what_the_format_says(store):
 
     root = json.loads((store.path / "zarr.json").read_bytes())
     claimed = root["attributes"].pop("content_sha256")
-    files = sorted(str(p.relative_to(store.path)) for p in store.path.rglob("*") if p.is_file() and p != store.path / "zarr.json")
-    text = "".join(f"{name} {hashlib.sha256((store.path / name).read_bytes()).hexdigest()}\n" for name in files)
+    files = sorted(
+        str(p.relative_to(store.path))
+        for p in store.path.rglob("*")
+        if p.is_file() and p != store.path / "zarr.json"
+    )
+    text = "".join(
+        f"{name} {hashlib.sha256((store.path / name).read_bytes()).hexdigest()}\n" for name in files
+    )
     text += json.dumps(root, sort_keys=True, separators=(",", ":"))
     assert hashlib.sha256(text.encode()).hexdigest() == claimed
 
@@ -117,7 +142,9 @@ def test_last_chunk_is_padded_and_chunks_are_whole_pages():
 
 def test_gather_takes_any_rows_in_any_order(store):
     rows = np.array([5, 0, 5, len(store) - 1])
-    np.testing.assert_array_equal(store.gather(rows, np.empty((4, 8, 5000), np.int16)), whole(store)[rows])
+    np.testing.assert_array_equal(
+        store.gather(rows, np.empty((4, 8, 5000), np.int16)), whole(store)[rows]
+    )
 
 
 @pytest.mark.parametrize("row", [-1, 10**6])
@@ -126,7 +153,14 @@ def test_gather_refuses_a_row_outside(store, row):
         store.gather(np.array([row]), np.empty((1, 8, 5000), np.int16))
 
 
-@pytest.mark.parametrize("out", [np.empty((2, 8, 5000), np.int16), np.empty((1, 8, 5000), np.float32), np.empty((1, 8, 4999), np.int16)])
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.empty((2, 8, 5000), np.int16),
+        np.empty((1, 8, 5000), np.float32),
+        np.empty((1, 8, 4999), np.int16),
+    ],
+)
 def test_gather_refuses_a_buffer_that_does_not_fit(store, out):
     with pytest.raises(ValueError, match="out"):
         store.gather(np.array([0]), out)
@@ -134,7 +168,7 @@ def test_gather_refuses_a_buffer_that_does_not_fit(store, out):
 
 def test_gather_is_the_same_where_files_cannot_lie_side_by_side(store, monkeypatch):
     expected = whole(store)
-    monkeypatch.setattr(ecgprep.mapping, "can_map_side_by_side", lambda size: False)
+    monkeypatch.setattr(ecgprep.store.mmap, "can_map_side_by_side", lambda size: False)
     other = Store(store.path)
     np.testing.assert_array_equal(whole(other), expected)
     assert len(other._chunks) == math.ceil(len(store) / CHUNK_RECORDS)
@@ -143,17 +177,23 @@ def test_gather_is_the_same_where_files_cannot_lie_side_by_side(store, monkeypat
 def test_files_of_odd_size_are_mapped_one_by_one_without_descriptors(store, tmp_path):
     for i in range(3):
         (tmp_path / str(i)).write_bytes(bytes([i]) * 5000)
-    mapped = ecgprep.mapping.map_files([tmp_path / str(i) for i in range(3)], 5000)
-    assert [(array.size, int(array[0]), int(array[-1])) for array in mapped] == [(5000, i, i) for i in range(3)]
+    mapped = ecgprep.store.mmap.map_files([tmp_path / str(i) for i in range(3)], 5000)
+    assert [(array.size, int(array[0]), int(array[-1])) for array in mapped] == [
+        (5000, i, i) for i in range(3)
+    ]
     assert not any(isinstance(array, np.memmap) for array in mapped)
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
 def test_announced_rows_are_those_that_are_read(store, monkeypatch, side_by_side):
     """The bytes that the system is told of are the rows', to the byte."""
-    monkeypatch.setattr(ecgprep.mapping, "can_map_side_by_side", lambda size: side_by_side)
+    monkeypatch.setattr(ecgprep.store.mmap, "can_map_side_by_side", lambda size: side_by_side)
     told = []
-    monkeypatch.setattr(ecgprep.store, "will_need", lambda addresses, size: told.extend((address, size) for address in addresses))
+    monkeypatch.setattr(
+        ecgprep.store.reader,
+        "will_need",
+        lambda addresses, size: told.extend((address, size) for address in addresses),
+    )
     other, rows = Store(store.path), np.array([7, 0, len(store) - 1])
     other.announce(rows)
     for (address, size), waveforms in zip(told, whole(store)[rows], strict=True):
@@ -163,12 +203,15 @@ def test_announced_rows_are_those_that_are_read(store, monkeypatch, side_by_side
 def test_advice_covers_whole_pages(monkeypatch):
     calls = []
     libc = SimpleNamespace(madvise=lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(ecgprep.mapping, "_libc", lambda: libc)
+    monkeypatch.setattr(ecgprep.store.mmap, "_libc", lambda: libc)
     page = mmap.PAGESIZE
-    ecgprep.mapping.will_need([10 * page, 20 * page + 100], 80_000)
-    assert calls == [(10 * page, 80_000, mmap.MADV_WILLNEED), (20 * page, 80_100, mmap.MADV_WILLNEED)]
+    ecgprep.store.mmap.will_need([10 * page, 20 * page + 100], 80_000)
+    assert calls == [
+        (10 * page, 80_000, mmap.MADV_WILLNEED),
+        (20 * page, 80_100, mmap.MADV_WILLNEED),
+    ]
     monkeypatch.delattr(mmap, "MADV_WILLNEED")
-    ecgprep.mapping.will_need([10 * page], 80_000)
+    ecgprep.store.mmap.will_need([10 * page], 80_000)
     assert len(calls) == 2
 
 
@@ -196,7 +239,11 @@ def test_store_is_resident_when_it_was_read_and_not_when_it_was_evicted(copy):
 
 
 def test_store_counts_as_cold_where_the_system_does_not_tell(store, monkeypatch):
-    monkeypatch.setattr(os, "preadv", lambda *arguments: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "not supported")))
+    monkeypatch.setattr(
+        os,
+        "preadv",
+        lambda *arguments: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "not supported")),
+    )
     assert not store.is_resident(np.arange(3))
     monkeypatch.delattr(os, "RWF_NOWAIT")
     assert not store.is_resident(np.arange(3))
@@ -206,15 +253,15 @@ MANY_FILES = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-import ecgprep.mapping
+import ecgprep.store.mmap
 from corpus import fill, sparse_store
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 store = sparse_store(Path(sys.argv[1]), 1_024_000, 2)
-ecgprep.mapping.can_map_side_by_side = lambda size: sys.argv[2] == "together"
+ecgprep.store.mmap.can_map_side_by_side = lambda size: sys.argv[2] == "together"
 with (store.path / "waveforms/c/3999/0/0").open("r+b") as file:
     file.seek(-32, 2)
     file.write(np.arange(16, dtype="<i2").tobytes())
-from ecgfit.loader import make_loader
+from ecgfit.data.loader import make_loader
 from loader import anonymous_mb
 before, last = anonymous_mb(), None
 for batch in make_loader(store, np.arange(len(store)), 4096):
@@ -238,8 +285,11 @@ def test_store_that_cannot_be_mapped_says_which_limit_to_look_at(store, monkeypa
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(ecgprep.store, "map_files", full)
-    with pytest.raises(StoreError, match=r"its 1 chunk files cannot be mapped \(Cannot allocate memory\).*sysctl vm.max_map_count"):
+    monkeypatch.setattr(ecgprep.store.reader, "map_files", full)
+    with pytest.raises(
+        StoreError,
+        match=r"its 1 chunk files cannot be mapped \(Cannot allocate memory\).*sysctl vm.max_map_count",
+    ):
         Store(store.path).gather(np.arange(1), np.empty((1, 8, 5000), np.int16))
 
 
@@ -265,8 +315,12 @@ def test_statistics_equal_numpy_on_the_stacked_rows(store):
     mask, span = store.array("lead_mask")[rows], store.array("valid_span")[rows]
     mean, deviation = store.lead_statistics(rows)
     for lead in range(8):
-        values = np.concatenate([x[i, lead, span[i, 0] : span[i, 1]] for i in range(len(rows)) if mask[i, lead]])
-        np.testing.assert_allclose([mean[lead], deviation[lead]], [values.mean(), values.std()], rtol=1e-12)
+        values = np.concatenate(
+            [x[i, lead, span[i, 0] : span[i, 1]] for i in range(len(rows)) if mask[i, lead]]
+        )
+        np.testing.assert_allclose(
+            [mean[lead], deviation[lead]], [values.mean(), values.std()], rtol=1e-12
+        )
 
 
 def test_statistics_do_not_overflow(store, monkeypatch):
@@ -307,21 +361,49 @@ DAMAGE = {
     "empty zarr.json": lambda p: (p / "zarr.json").write_bytes(b""),
     "not an object": lambda p: (p / "zarr.json").write_bytes(b"[]"),
     "deep json": lambda p: (p / "zarr.json").write_bytes(b"[" * 100_000),
-    "version 2": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(format_version=2)),
-    "version 0": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(format_version="0")),
+    "version 2": lambda p: edit(
+        p / "zarr.json", lambda z: z["attributes"].update(format_version=2)
+    ),
+    "version 0": lambda p: edit(
+        p / "zarr.json", lambda z: z["attributes"].update(format_version="0")
+    ),
     "zarr 2": lambda p: edit(p / "zarr.json", lambda z: z.update(zarr_format=2)),
-    "extra attribute": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(hospital="x")),
-    "path in settings": lambda p: edit(p / "zarr.json", lambda z: z["attributes"]["settings"].update(path="/home/jane")),
-    "text in software": lambda p: edit(p / "zarr.json", lambda z: z["attributes"]["software"].update(numpy="by Jane Doe")),
-    "rate is text": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(sample_rate_hz="fast")),
-    "other leads": lambda p: edit(p / "zarr.json", lambda z: z["attributes"]["lead_names"].reverse()),
-    "other length": lambda p: edit(p / "zarr.json", lambda z: z["attributes"].update(n_samples=4999)),
-    "huge shape": lambda p: edit(p / "waveforms/zarr.json", lambda z: z.update(shape=[10**15, 8, 5000])),
+    "extra attribute": lambda p: edit(
+        p / "zarr.json", lambda z: z["attributes"].update(hospital="x")
+    ),
+    "path in settings": lambda p: edit(
+        p / "zarr.json", lambda z: z["attributes"]["settings"].update(path="/home/jane")
+    ),
+    "text in software": lambda p: edit(
+        p / "zarr.json", lambda z: z["attributes"]["software"].update(numpy="by Jane Doe")
+    ),
+    "rate is text": lambda p: edit(
+        p / "zarr.json", lambda z: z["attributes"].update(sample_rate_hz="fast")
+    ),
+    "other leads": lambda p: edit(
+        p / "zarr.json", lambda z: z["attributes"]["lead_names"].reverse()
+    ),
+    "other length": lambda p: edit(
+        p / "zarr.json", lambda z: z["attributes"].update(n_samples=4999)
+    ),
+    "huge shape": lambda p: edit(
+        p / "waveforms/zarr.json", lambda z: z.update(shape=[10**15, 8, 5000])
+    ),
     "shape is text": lambda p: edit(p / "waveforms/zarr.json", lambda z: z.update(shape="x")),
-    "unknown codec": lambda p: edit(p / "waveforms/zarr.json", lambda z: z.update(codecs=[{"name": "pickle"}])),
-    "big-endian": lambda p: edit(p / "waveforms/zarr.json", lambda z: z["codecs"][0]["configuration"].update(endian="big")),
-    "compressed label": lambda p: edit(p / "label/zarr.json", lambda z: z["codecs"].append({"name": "gzip", "configuration": {"level": 1}})),
-    "fifo": lambda p: [(p / "label/zarr.json").unlink(), __import__("os").mkfifo(p / "label/zarr.json")],
+    "unknown codec": lambda p: edit(
+        p / "waveforms/zarr.json", lambda z: z.update(codecs=[{"name": "pickle"}])
+    ),
+    "big-endian": lambda p: edit(
+        p / "waveforms/zarr.json", lambda z: z["codecs"][0]["configuration"].update(endian="big")
+    ),
+    "compressed label": lambda p: edit(
+        p / "label/zarr.json",
+        lambda z: z["codecs"].append({"name": "gzip", "configuration": {"level": 1}}),
+    ),
+    "fifo": lambda p: [
+        (p / "label/zarr.json").unlink(),
+        __import__("os").mkfifo(p / "label/zarr.json"),
+    ],
     "missing array": lambda p: shutil.rmtree(p / "patient"),
     "missing chunk": lambda p: (p / "waveforms/c/0/0/0").unlink(),
     "short chunk": lambda p: (p / "waveforms/c/0/0/0").write_bytes(b"\0" * 4096),
@@ -349,7 +431,9 @@ def test_newer_version_asks_for_an_update(copy):
 
 
 def test_dtypes_are_little_endian(store):
-    assert all(store.array(name).dtype.newbyteorder("<") == store.array(name).dtype for name in ARRAYS)
+    assert all(
+        store.array(name).dtype.newbyteorder("<") == store.array(name).dtype for name in ARRAYS
+    )
     assert tuple(store.attributes["lead_names"]) == LEADS
 
 
@@ -361,10 +445,17 @@ def test_stores_of_earlier_versions_open_and_are_intact(path):
     """Stores that were committed once and are never made again (golden/README.md)."""
     store = Store(path)
     assert not check_store(path).faults
-    assert (len(store), store.n_samples, store.sample_rate_hz, store.covariate_names) == (20, 100, 50.0, ["age", "sex"])
+    assert (len(store), store.n_samples, store.sample_rate_hz, store.covariate_names) == (
+        20,
+        100,
+        50.0,
+        ["age", "sex"],
+    )
     assert [int(n) for n in np.bincount(store.array("status"))] == [19, 1]
     assert store.quality_flags == (() if "without" in path.stem else QUALITY_FLAGS)
-    assert store.gather(np.arange(20), np.empty((20, 8, 100), "<i2")).any(axis=(1, 2)).tolist() == [True] * 19 + [False]
+    assert store.gather(np.arange(20), np.empty((20, 8, 100), "<i2")).any(axis=(1, 2)).tolist() == [
+        True
+    ] * 19 + [False]
 
 
 def test_the_golden_stores_are_there():

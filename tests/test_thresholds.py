@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from ecgfit.metrics import bootstrap_weights
-from ecgfit.thresholds import choose_threshold, parse_rule, threshold_with_interval
+from ecgfit.metrics.bootstrap import bootstrap_weights
+from ecgfit.metrics.thresholds import choose_threshold, parse_rule, threshold_with_interval
 
 RULES = ["youden", "f1", "sensitivity=0.9", "specificity=0.9", "npv=0.85", "net-benefit=0.2"]
 
@@ -35,15 +35,28 @@ def brute_force(label, score, rule):
     best = None
     for t in candidates(score):  # ascending
         call = score >= t
-        tp, fp, fn, tn = (call & (label == 1)).sum(), (call & (label == 0)).sum(), (~call & (label == 1)).sum(), (~call & (label == 0)).sum()
+        tp, fp, fn, tn = (
+            (call & (label == 1)).sum(),
+            (call & (label == 0)).sum(),
+            (~call & (label == 1)).sum(),
+            (~call & (label == 0)).sum(),
+        )
         if name in ("sensitivity", "specificity", "npv"):
-            top, bottom = {"sensitivity": (tp, tp + fn), "specificity": (tn, tn + fp), "npv": (tn, tn + fn)}[name]
+            top, bottom = {
+                "sensitivity": (tp, tp + fn),
+                "specificity": (tn, tn + fp),
+                "npv": (tn, tn + fn),
+            }[name]
             if bottom and top / bottom >= value and (name != "specificity" or best is None):
                 best = (0, t)
             continue
         if name != "net-benefit" and not call.any():
             continue
-        merit = {"youden": tp / (tp + fn) + tn / (tn + fp), "f1": 2 * tp / (2 * tp + fp + fn), "net-benefit": tp - fp * value / (1 - value)}[name]
+        merit = {
+            "youden": tp / (tp + fn) + tn / (tn + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "net-benefit": tp - fp * value / (1 - value),
+        }[name]
         if best is None or merit >= best[0] - 1e-9:
             best = (merit, t)
     return None if best is None else best[1]
@@ -103,7 +116,21 @@ def test_interval_holds_what_another_validation_set_would_choose():
     assert high - low < 0.2
 
 
-@pytest.mark.parametrize("text", ["best", "youden=0.5", "f1=", "sensitivity", "sensitivity=", "sensitivity=1", "npv=0", "npv=nan", "fixed=two", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "best",
+        "youden=0.5",
+        "f1=",
+        "sensitivity",
+        "sensitivity=",
+        "sensitivity=1",
+        "npv=0",
+        "npv=nan",
+        "fixed=two",
+        "",
+    ],
+)
 def test_unknown_rules_are_refused_with_what_is_allowed(text):
     with pytest.raises(ValueError, match="must be youden, f1, sensitivity=X"):
         parse_rule(text)
@@ -128,7 +155,9 @@ def test_npv_out_of_reach_says_what_is_in_reach():
     assert choose_threshold(label, score, "npv=0.75") == pytest.approx(0.45)
 
 
-@pytest.mark.parametrize(("rule", "label"), [("youden", 1), ("f1", 0), ("sensitivity=0.9", 0), ("specificity=0.9", 1)])
+@pytest.mark.parametrize(
+    ("rule", "label"), [("youden", 1), ("f1", 0), ("sensitivity=0.9", 0), ("specificity=0.9", 1)]
+)
 def test_a_rule_without_the_patients_it_needs_is_refused(rule, label):
     with pytest.raises(ValueError, match="needs .* in the data"):
         choose_threshold(np.full(5, label), np.linspace(0.1, 0.9, 5), rule)
@@ -139,7 +168,9 @@ def test_calling_nobody_positive_is_noted_and_does_so_even_at_probability_1():
     result = threshold_with_interval(label, score, "specificity=0.9", seed=0, n_bootstrap=20)
     assert not (score >= result["value"]).any()
     assert "nobody" in result["note"]
-    everyone = threshold_with_interval(np.array([1, 0, 1]), np.array([0.2, 0.3, 0.9]), "sensitivity=0.9", seed=0, n_bootstrap=20)
+    everyone = threshold_with_interval(
+        np.array([1, 0, 1]), np.array([0.2, 0.3, 0.9]), "sensitivity=0.9", seed=0, n_bootstrap=20
+    )
     assert "everyone" in everyone["note"]
 
 

@@ -14,20 +14,25 @@ import pytest
 import torch
 from conftest import build, changed_store, quick, same_results, silent, write_manifest
 
-import ecgfit.trainer as trainer_module
+import ecgfit.training.trainer as trainer_module
+from ecgfit.checkpoint import load_checkpoint
 from ecgfit.config import make_config
-from ecgfit.data import ModelInput, NormStats, select_rows
-from ecgfit.evaluate import evaluate_run
-from ecgfit.losses import batch_weight, class_weights, row_losses
-from ecgfit.models import build_model
-from ecgfit.predict import BATCH, load_ensemble, predict_rows
-from ecgfit.run import LAST, Run, load_checkpoint, new_run_dir, newest_run
-from ecgfit.train import preflight, train
-from ecgfit.trainer import Progress, Trainer, cosine_factor
+from ecgfit.data.model_input import ModelInput
+from ecgfit.data.rows import select_rows
+from ecgfit.data.statistics import NormStats
+from ecgfit.evaluation.evaluate import evaluate_run
+from ecgfit.inference.scorer import BATCH, load_ensemble, predict_rows
+from ecgfit.models.factory import build_model
+from ecgfit.run import Run, newest_run
+from ecgfit.run_files import LAST, new_run_dir
+from ecgfit.training.losses import batch_weight, class_weights, row_losses
+from ecgfit.training.preflight import preflight
+from ecgfit.training.runner import train
+from ecgfit.training.trainer import Progress, Trainer, cosine_factor
 from ecgprep.errors import InputError, StoreError, TargetExists
-from ecgprep.store import Store
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import aecg
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import aecg
+from ecgprep.store.reader import Store
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +50,38 @@ def run(store, tmp_path_factory) -> Run:
 def test_run_folder_holds_what_it_promises(run, store):
     files = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     assert files == {
-        *("config.yaml", "norm_stats.json", "calibration.json", "threshold.json", "curves.csv", "events.out.tfevents.ecgfit"),
+        *(
+            "config.yaml",
+            "norm_stats.json",
+            "calibration.json",
+            "threshold.json",
+            "curves.csv",
+            "events.out.tfevents.ecgfit",
+        ),
         *("checkpoints/best.pt", "checkpoints/last.pt"),
         *("metrics_val.json", "metrics_test.json", "predictions_val.csv", "predictions_test.csv"),
     }
     assert run.content_sha256 == store.content_sha256
-    assert run.recorded["records"] == {split: len(select_rows(store, split, "drop")) for split in ("train", "val")}
+    assert run.recorded["records"] == {
+        split: len(select_rows(store, split, "drop")) for split in ("train", "val")
+    }
 
 
 def test_same_config_gives_the_same_weights_to_the_bit(run, store, tmp_path):
-    again = train(make_config({**run.config.model_dump()}, "again"), store, tmp_path / "again", say=silent)
+    again = train(
+        make_config({**run.config.model_dump()}, "again"), store, tmp_path / "again", say=silent
+    )
     assert same_results(run.path, again.path)
-    assert not same_results(run.path, train(quick(seed=1), store, tmp_path / "other", say=silent).path)
+    assert not same_results(
+        run.path, train(quick(seed=1), store, tmp_path / "other", say=silent).path
+    )
 
 
 @pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
 @pytest.mark.parametrize("killed_at", [(0, 2), (1, 0), (2, 1)])
-def test_killed_and_resumed_run_equals_an_uninterrupted_one(store, tmp_path, monkeypatch, scheduler, killed_at):
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(
+    store, tmp_path, monkeypatch, scheduler, killed_at
+):
     config = quick(scheduler=scheduler)
     whole = train(config, store, tmp_path / "whole", say=silent)
     seeds = trainer_module.torch_seeds
@@ -83,7 +103,11 @@ def test_resume_refuses_other_settings_and_other_stores(run, store, tmp_path):
     copy = shutil.copytree(run.path, tmp_path / "run")
     with pytest.raises(StoreError, match=r"other settings \(lr: 0\."):
         train(quick(lr=0.1), store, copy, resume=True, say=silent)
-    for path in (copy / "threshold.json", copy / "calibration.json", *copy.glob("metrics_*.json")):  # as of a run that goes on from its checkpoint
+    for path in (
+        copy / "threshold.json",
+        copy / "calibration.json",
+        *copy.glob("metrics_*.json"),
+    ):  # as of a run that goes on from its checkpoint
         path.unlink()
     state = load_checkpoint(copy / LAST)
     torch.save(state | {"content_sha256": "x"}, copy / LAST)
@@ -103,10 +127,15 @@ def test_existing_run_is_kept_without_overwrite(run, store, tmp_path):
     for option in ("overwrite", "resume"):
         with pytest.raises(TargetExists, match="not a run folder"):
             train(quick(), store, tmp_path / "mine", **{option: True}, say=silent)
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["config.yaml", "thesis.docx"]
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
+        "config.yaml",
+        "thesis.docx",
+    ]
 
 
-def test_overwrite_deletes_the_run_and_nothing_else_and_only_once_training_can_start(run, store, tmp_path):
+def test_overwrite_deletes_the_run_and_nothing_else_and_only_once_training_can_start(
+    run, store, tmp_path
+):
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
     (copy / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="exclude each other"):
@@ -134,11 +163,17 @@ def test_metrics_follow_from_the_predictions(run):
     from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
     table = pd.read_csv(run.path / "predictions_test.csv")
-    patients = table.groupby("patient").agg(label=("label", "max"), a=("logit_0", "mean"), b=("logit_1", "mean"))
+    patients = table.groupby("patient").agg(
+        label=("label", "max"), a=("logit_0", "mean"), b=("logit_1", "mean")
+    )
     probability = run.calibration.apply((patients.b - patients.a).to_numpy())
     metrics = run.read_json("metrics_test.json")
-    assert metrics["metrics"]["auroc"]["value"] == pytest.approx(roc_auc_score(patients.label, probability), abs=1e-9)
-    assert metrics["metrics"]["auprc"]["value"] == pytest.approx(average_precision_score(patients.label, probability), abs=1e-9)
+    assert metrics["metrics"]["auroc"]["value"] == pytest.approx(
+        roc_auc_score(patients.label, probability), abs=1e-9
+    )
+    assert metrics["metrics"]["auprc"]["value"] == pytest.approx(
+        average_precision_score(patients.label, probability), abs=1e-9
+    )
     tn, fp, fn, tp = confusion_matrix(patients.label, probability >= run.threshold).ravel()
     assert metrics["confusion"] == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
     assert (metrics["n_patients"], metrics["n_records"]) == (len(patients), len(table))
@@ -149,7 +184,9 @@ def test_best_epoch_is_the_one_with_the_highest_validation_auprc(run):
         curves = list(csv.DictReader(file))
     best = max(curves, key=lambda row: float(row["val_auprc"]))
     assert load_checkpoint(run.path / "checkpoints/best.pt")["epoch"] == int(best["epoch"])
-    assert run.read_json("metrics_val.json")["metrics"]["auprc"]["value"] == pytest.approx(float(best["val_auprc"]), abs=1e-6)
+    assert run.read_json("metrics_val.json")["metrics"]["auprc"]["value"] == pytest.approx(
+        float(best["val_auprc"]), abs=1e-6
+    )
 
 
 def test_tensorboard_reads_the_curves(run):
@@ -158,12 +195,18 @@ def test_tensorboard_reads_the_curves(run):
     events = EventAccumulator(str(run.path)).Reload()
     with (run.path / "curves.csv").open() as file:
         expected = [float(row["val_auprc"]) for row in csv.DictReader(file)]
-    np.testing.assert_allclose([event.value for event in events.Scalars("val_auprc")], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        [event.value for event in events.Scalars("val_auprc")], expected, rtol=1e-6
+    )
 
 
 def test_early_stop_ends_training(store, tmp_path, monkeypatch):
     scores = iter([0.5, 0.6, 0.4, 0.6, 0.1, 0.9])
-    monkeypatch.setattr(Trainer, "validate", lambda self, scorer: {"val_loss": 1.0, "val_auroc": 0.5, "val_auprc": next(scores)})
+    monkeypatch.setattr(
+        Trainer,
+        "validate",
+        lambda self, scorer: {"val_loss": 1.0, "val_auroc": 0.5, "val_auprc": next(scores)},
+    )
     monkeypatch.setattr(Trainer, "train_epoch", lambda self, save, stop: 1.0)
     train(quick(epochs=50, early_stop=3), store, tmp_path / "r", say=silent)
     state = load_checkpoint(tmp_path / "r" / LAST)
@@ -186,10 +229,22 @@ def test_values_of_val_and_test_files_do_not_reach_the_statistics(tmp_path):
     for factor in (1, 5):
         folder = tmp_path / str(factor)
         folder.mkdir()
-        held_out = set() if factor == 1 else {i for i, k in enumerate(np.array(Store(tmp_path / "1" / "s.zarr").array("split"))) if k > 0}
+        held_out = (
+            set()
+            if factor == 1
+            else {
+                i
+                for i, k in enumerate(np.array(Store(tmp_path / "1" / "s.zarr").array("split")))
+                if k > 0
+            }
+        )
         for i, signal in enumerate(signals):
-            (folder / f"{i}.xml").write_bytes(aecg(signal * factor if i in held_out else signal, 500, "X"))
-        manifest = write_manifest(folder / "m.csv", [(f"P{i}", f"{i}.xml", i % 2) for i in range(40)])
+            (folder / f"{i}.xml").write_bytes(
+                aecg(signal * factor if i in held_out else signal, 500, "X")
+            )
+        manifest = write_manifest(
+            folder / "m.csv", [(f"P{i}", f"{i}.xml", i % 2) for i in range(40)]
+        )
         store = build(manifest, folder / "s.zarr")
         NormStats.of(store, select_rows(store, "train", "drop")).save(folder / "norm_stats.json")
         written.append((folder / "norm_stats.json").read_bytes())
@@ -217,28 +272,42 @@ def test_one_class_in_validation_is_told_before_training(store, tmp_path):
     label = np.array(store.array("label"))
     label[store.array("split") == 1] = 0
     one_class = changed_store(store, tmp_path / "s.zarr", label=label)
-    with pytest.raises(InputError, match="validation rows hold 0 positive and 9 negative patients; auprc and the loss need both") as failed:
+    with pytest.raises(
+        InputError,
+        match="validation rows hold 0 positive and 9 negative patients; auprc and the loss need both",
+    ) as failed:
         train(quick(), one_class, tmp_path / "r", say=silent)
     assert failed.value.exit_code == 3
     assert not (tmp_path / "r").exists()
 
 
 def test_loss_that_is_not_finite_stops_with_the_rows(store, tmp_path):
-    with pytest.raises(InputError, match=r"(The loss is (nan|inf) at epoch 1, step \d+ \(store rows \d+.*Lower --lr|logits that are not finite)"):
+    with pytest.raises(
+        InputError,
+        match=r"(The loss is (nan|inf) at epoch 1, step \d+ \(store rows \d+.*Lower --lr|logits that are not finite)",
+    ):
         train(quick(lr=1e30), store, tmp_path / "r", say=silent)
 
 
 def test_preflight_checks_every_split(store):
     lines = preflight(Trainer.prepare(quick(missing="mask"), store))
     assert "tensors of train, val, test are finite and (B, 9, 1000)" in lines[0]
-    assert "tensors of train, val are finite" in preflight(Trainer.prepare(quick(), store), test=False)[0]
+    assert (
+        "tensors of train, val are finite"
+        in preflight(Trainer.prepare(quick(), store), test=False)[0]
+    )
 
 
 def test_a_store_without_usable_test_rows_trains(store, tmp_path):
     status = np.array(store.array("status"))
     status[store.array("split")[:] == 2] = 1
     said = []
-    train(quick(epochs=1), changed_store(store, tmp_path / "s.zarr", status=status), tmp_path / "r", say=said.append)
+    train(
+        quick(epochs=1),
+        changed_store(store, tmp_path / "s.zarr", status=status),
+        tmp_path / "r",
+        say=said.append,
+    )
     assert "tensors of train, val are finite" in said[0]
 
 
@@ -253,11 +322,17 @@ def test_class_weights_balance_the_classes():
     label = np.array([0] * 30 + [1] * 10, np.int8)
     assert class_weights(quick().class_weights, label).tolist() == pytest.approx([40 / 60, 2.0])
     assert class_weights(quick(class_weights="none").class_weights, label) is None
-    assert class_weights(quick(class_weights="1 2.2").class_weights, label).tolist() == pytest.approx([1, 2.2])
+    assert class_weights(
+        quick(class_weights="1 2.2").class_weights, label
+    ).tolist() == pytest.approx([1, 2.2])
 
 
 def test_losses_follow_their_formulas():
-    logits, label, weights = torch.tensor([[0.3, -0.2], [1.0, 2.0]]), torch.tensor([0, 1]), torch.tensor([1.0, 3.0])
+    logits, label, weights = (
+        torch.tensor([[0.3, -0.2], [1.0, 2.0]]),
+        torch.tensor([0, 1]),
+        torch.tensor([1.0, 3.0]),
+    )
     p = torch.softmax(logits, dim=1)
     ce = -(1 * math.log(p[0, 0]) + 3 * math.log(p[1, 1])) / 4
     bce = -(math.log(p[0, 0]) + 3 * math.log(p[1, 1])) / 2
@@ -270,7 +345,10 @@ def test_losses_follow_their_formulas():
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.7, 2.5])])
 def test_losses_are_the_weighted_means_of_pytorch(weights, smoothing):
     generator = torch.Generator().manual_seed(0)
-    logits, label = torch.randn(23, 2, generator=generator), torch.randint(0, 2, (23,), generator=generator)
+    logits, label = (
+        torch.randn(23, 2, generator=generator),
+        torch.randint(0, 2, (23,), generator=generator),
+    )
     ce = torch.nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)(logits, label)
     positive = None if weights is None else weights[1] / weights[0]
     target = label * (1 - smoothing) + smoothing / 2
@@ -278,10 +356,17 @@ def test_losses_are_the_weighted_means_of_pytorch(weights, smoothing):
     for kind, expected in (("ce", ce), ("bce", bce)):
         rows = row_losses(logits, label, kind, weights, smoothing)
         assert rows.shape == (23,)
-        assert (rows.sum() / batch_weight(label, kind, weights)).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert (rows.sum() / batch_weight(label, kind, weights)).item() == pytest.approx(
+            expected.item(), rel=1e-5
+        )
         # the shares of two processes add up to the whole
-        parts = [row_losses(logits[part], label[part], kind, weights, smoothing).sum() for part in (slice(0, 9), slice(9, 23))]
-        assert (sum(parts) / batch_weight(label, kind, weights)).item() == pytest.approx(expected.item(), rel=1e-5)
+        parts = [
+            row_losses(logits[part], label[part], kind, weights, smoothing).sum()
+            for part in (slice(0, 9), slice(9, 23))
+        ]
+        assert (sum(parts) / batch_weight(label, kind, weights)).item() == pytest.approx(
+            expected.item(), rel=1e-5
+        )
 
 
 def test_cosine_rises_and_falls_to_zero():
@@ -293,7 +378,9 @@ def test_cosine_rises_and_falls_to_zero():
 
 
 def test_run_is_refused_on_another_store(run, corpus, tmp_path):
-    other = build(corpus / "manifest.csv", tmp_path / "other.zarr")  # without covariates: another identity
+    other = build(
+        corpus / "manifest.csv", tmp_path / "other.zarr"
+    )  # without covariates: another identity
     with pytest.raises(StoreError, match="was trained on another store"):
         evaluate_run(run, other, "test")
     with pytest.raises(StoreError, match="No finished run"):
@@ -309,7 +396,9 @@ def test_newest_run_of_the_store_is_found(run, store):
         (run.path.parent / name).rmdir()
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "norm_stats.json", "threshold.json", "checkpoints/best.pt"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "norm_stats.json", "threshold.json", "checkpoints/best.pt"]
+)
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"x: 1"])
 def test_damaged_run_is_refused(run, store, tmp_path, name, content):
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
@@ -347,7 +436,9 @@ def test_evaluation_does_not_depend_on_the_batch(run, store):
     backwards = predict_rows(ensemble, store, rows[::-1].copy(), (), amp=False).logits[::-1]
     np.testing.assert_array_equal(together, backwards)
     for i in (0, 17, len(rows) // 2, len(rows) - 1):
-        np.testing.assert_array_equal(predict_rows(ensemble, store, rows[i : i + 1], (), amp=False).logits[0], together[i])
+        np.testing.assert_array_equal(
+            predict_rows(ensemble, store, rows[i : i + 1], (), amp=False).logits[0], together[i]
+        )
 
 
 def test_run_holds_no_path_and_no_host(run):
@@ -363,6 +454,13 @@ def test_run_holds_no_path_and_no_host(run):
 
 
 def test_mask_training_sees_nine_channels(store, tmp_path):
-    finished = train(quick(missing="mask", epochs=1, loss="bce", val_metric="auroc", threshold="f1"), store, tmp_path / "r", say=silent)
+    finished = train(
+        quick(missing="mask", epochs=1, loss="bce", val_metric="auroc", threshold="f1"),
+        store,
+        tmp_path / "r",
+        say=silent,
+    )
     assert ModelInput(finished.stats, "mask").n_channels == 9
-    assert evaluate_run(finished, store, "test")["n_records"] == len(select_rows(store, "test", "mask"))
+    assert evaluate_run(finished, store, "test")["n_records"] == len(
+        select_rows(store, "test", "mask")
+    )

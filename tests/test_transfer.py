@@ -8,10 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from ecgfit.models import build_model
-from ecgfit.transfer import Ema, freeze_backbone, load_matching, parameter_groups, train_mode
+from ecgfit.models.factory import build_model
+from ecgfit.training.ema import Ema
+from ecgfit.training.transfer import freeze_backbone, load_matching, parameter_groups, train_mode
 
-X, TABULAR, LABEL = torch.randn(4, 8, 500, generator=torch.Generator().manual_seed(0)), torch.ones(4, 4), torch.tensor([0, 1, 0, 1])
+X, TABULAR, LABEL = (
+    torch.randn(4, 8, 500, generator=torch.Generator().manual_seed(0)),
+    torch.ones(4, 4),
+    torch.tensor([0, 1, 0, 1]),
+)
 
 
 def step(model, optimizer, tabular=None):
@@ -25,7 +30,9 @@ def copied(model):
 
 
 def changed(model, before):
-    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    return {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
 
 
 class TestLoadMatching:
@@ -39,12 +46,21 @@ class TestLoadMatching:
         source, model = build_model("resnet1d", 9, 0), build_model("resnet1d", 8, 1)
         own = copied(model)
         result = load_matching(model, source.state_dict())
-        norm = [f"stem.per_lead.1.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
-        untouched = ["stem.per_lead.0.weight", *norm, "stem.per_lead.1.num_batches_tracked", "stem.mix.0.weight"]
+        norm = [
+            f"stem.per_lead.1.{name}" for name in ("weight", "bias", "running_mean", "running_var")
+        ]
+        untouched = [
+            "stem.per_lead.0.weight",
+            *norm,
+            "stem.per_lead.1.num_batches_tracked",
+            "stem.mix.0.weight",
+        ]
         assert result.untouched == untouched
         assert ("stem.per_lead.0.weight", "(72, 1, 9) there, (64, 1, 9) here") in result.skipped
         assert [name for name, _ in result.skipped] == untouched
-        assert changed(model, source.state_dict() | {name: own[name] for name in untouched}) == set()
+        assert (
+            changed(model, source.state_dict() | {name: own[name] for name in untouched}) == set()
+        )
 
     def test_an_encoder_moves_into_late_fusion_and_its_head_does_not(self):
         source, model = build_model("resnet1d", 8, 0), build_model("resnet1d", 8, 1, n_tabular=2)
@@ -53,7 +69,9 @@ class TestLoadMatching:
         assert [name for name in result.untouched if "branch" not in name] == ["ecg.head.1.weight"]
         assert torch.equal(model.ecg.stem.mix[0].weight, source.stem.mix[0].weight)
         back = build_model("resnet1d", 8, 2)
-        assert ("branch.layers.0.weight", "not in the model") in load_matching(back, model.state_dict()).skipped
+        assert ("branch.layers.0.weight", "not in the model") in load_matching(
+            back, model.state_dict()
+        ).skipped
         assert torch.equal(back.stem.mix[0].weight, source.stem.mix[0].weight)
 
     def test_a_batch_norm_is_loaded_as_a_whole_or_not_at_all(self):
@@ -62,8 +80,13 @@ class TestLoadMatching:
         model = build_model("resnet1d", 8, 1)
         before = copied(model)
         result = load_matching(model, state)
-        names = [f"stem.mix.1.{name}" for name in ("weight", "bias", "running_var", "num_batches_tracked")]
-        assert result.skipped == [(name, "another tensor of its BatchNorm does not fit") for name in names]
+        names = [
+            f"stem.mix.1.{name}"
+            for name in ("weight", "bias", "running_var", "num_batches_tracked")
+        ]
+        assert result.skipped == [
+            (name, "another tensor of its BatchNorm does not fit") for name in names
+        ]
         assert set(result.untouched) == {*names, "stem.mix.1.running_mean"}
         assert not changed(model, before) & set(result.untouched)
 
@@ -75,7 +98,10 @@ class TestLoadMatching:
         assert not changed(model, before)
 
 
-@pytest.mark.parametrize(("name", "n_tabular"), [("resnet1d", 0), ("xresnet1d18", 0), ("inception1d", 0), ("resnet1d", 2)])
+@pytest.mark.parametrize(
+    ("name", "n_tabular"),
+    [("resnet1d", 0), ("xresnet1d18", 0), ("inception1d", 0), ("resnet1d", 2)],
+)
 def test_frozen_backbone_changes_in_no_parameter_and_no_statistic(name, n_tabular):
     model = build_model(name, 8, 0, n_tabular)
     freeze_backbone(model)
@@ -93,7 +119,11 @@ def test_frozen_parts_drop_nothing_and_the_head_does():
     model = build_model("resnet1d", 8, 0, n_tabular=2)
     freeze_backbone(model)
     train_mode(model)
-    dropping = {name for name, module in model.named_modules() if isinstance(module, nn.Dropout) and module.training}
+    dropping = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout) and module.training
+    }
     assert dropping == {"ecg.head.0", "branch.layers.2"}
 
 
@@ -108,7 +138,11 @@ class TestParameterGroups:
         for n_tabular in (0, 2):
             model = build_model("resnet1d", 8, 0, n_tabular)
             (group,) = parameter_groups(model, 0.001, 0.05)
-            assert {key: group[key] for key in ("lr", "weight_decay", "lr_factor")} == {"lr": 0.001, "weight_decay": 0.05, "lr_factor": 1.0}
+            assert {key: group[key] for key in ("lr", "weight_decay", "lr_factor")} == {
+                "lr": 0.001,
+                "weight_decay": 0.05,
+                "lr_factor": 1.0,
+            }
             assert list(map(id, group["params"])) == list(map(id, model.parameters()))
 
     def test_learning_rates_fall_from_the_head_down(self):
@@ -122,21 +156,38 @@ class TestParameterGroups:
     def test_vectors_are_not_decayed_on_request(self):
         model = build_model("xresnet1d18", 8, 0)
         groups = parameter_groups(model, 0.01, 0.1, decay_norm_and_bias=False)
-        assert [(group["weight_decay"], {parameter.ndim > 1 for parameter in group["params"]}) for group in groups] == [(0.1, {True}), (0.0, {False})]
+        assert [
+            (group["weight_decay"], {parameter.ndim > 1 for parameter in group["params"]})
+            for group in groups
+        ] == [(0.1, {True}), (0.0, {False})]
         assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
     def test_frozen_parameters_are_left_out_but_count_as_depth(self):
         model = build_model("resnet1d", 8, 0)
         model.stem.requires_grad_(False)
-        assert [group["lr_factor"] for group in parameter_groups(model, 1.0, 0.0, 0.5)] == [1 / 8, 1 / 4, 1 / 2, 1]
+        assert [group["lr_factor"] for group in parameter_groups(model, 1.0, 0.0, 0.5)] == [
+            1 / 8,
+            1 / 4,
+            1 / 2,
+            1,
+        ]
         model.requires_grad_(False)
         with pytest.raises(ValueError, match="Every parameter is frozen"):
             parameter_groups(model, 1.0, 0.0)
 
     def test_the_factor_survives_the_optimizer_and_its_checkpoint(self):
-        optimizers = [torch.optim.AdamW(parameter_groups(build_model("resnet1d", 8, 0), 0.01, 0.1, factor)) for factor in (0.5, 0.9)]
+        optimizers = [
+            torch.optim.AdamW(parameter_groups(build_model("resnet1d", 8, 0), 0.01, 0.1, factor))
+            for factor in (0.5, 0.9)
+        ]
         optimizers[1].load_state_dict(optimizers[0].state_dict())
-        assert [group["lr_factor"] for group in optimizers[1].param_groups] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+        assert [group["lr_factor"] for group in optimizers[1].param_groups] == [
+            1 / 16,
+            1 / 8,
+            1 / 4,
+            1 / 2,
+            1,
+        ]
 
 
 class TestEma:
@@ -175,7 +226,9 @@ class TestEma:
         for state in states:
             resumed.update(state)
         expected = ema.averaged_state()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.averaged_state().items())
+        assert all(
+            torch.equal(tensor, expected[name]) for name, tensor in resumed.averaged_state().items()
+        )
 
     def test_average_touches_the_model_only_when_asked(self):
         model = build_model("resnet1d", 8, 0)
@@ -185,7 +238,9 @@ class TestEma:
         ema.update(model)
         assert changed(model, before) == {"stem.mix.0.weight"}
         ema.copy_to(model)
-        assert torch.allclose(model.stem.mix[0].weight, before["stem.mix.0.weight"] + 0.9, atol=1e-5)
+        assert torch.allclose(
+            model.stem.mix[0].weight, before["stem.mix.0.weight"] + 0.9, atol=1e-5
+        )
         assert all(parameter.requires_grad for parameter in model.parameters())
 
     def test_what_cannot_be_an_average_is_refused(self):

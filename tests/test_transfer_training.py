@@ -11,20 +11,24 @@ import pytest
 import torch
 from conftest import changed_store, quick, silent
 
-import ecgfit.trainer as trainer_module
-from ecgfit.evaluate import evaluate_run
-from ecgfit.export import export_run
-from ecgfit.report import write_run_report
-from ecgfit.run import BEST, LAST, Run, load_checkpoint
-from ecgfit.train import train
-from ecgfit.trainer import Trainer, weights_of
+import ecgfit.training.trainer as trainer_module
+from ecgfit.checkpoint import load_checkpoint, weights_of
+from ecgfit.evaluation.evaluate import evaluate_run
+from ecgfit.inference.export import export_run
+from ecgfit.reports.html import write_run_report
+from ecgfit.run import Run
+from ecgfit.run_files import BEST, LAST
+from ecgfit.training.runner import train
+from ecgfit.training.trainer import Trainer
 from ecgprep.errors import InputError, StoreError
-from ecgprep.store import Store
+from ecgprep.store.reader import Store
 
 
 @pytest.fixture(scope="module")
 def source(small_store, tmp_path_factory) -> Run:
-    return train(quick(epochs=2), small_store, tmp_path_factory.mktemp("runs") / "source", say=silent)
+    return train(
+        quick(epochs=2), small_store, tmp_path_factory.mktemp("runs") / "source", say=silent
+    )
 
 
 def test_every_weight_of_the_same_network_is_loaded(source, small_store):
@@ -32,10 +36,14 @@ def test_every_weight_of_the_same_network_is_loaded(source, small_store):
     loaded = trainer.load_weights()
     saved = load_checkpoint(source.path / BEST)["model"]
     assert (sorted(loaded.loaded), loaded.skipped, loaded.untouched) == (sorted(saved), [], [])
-    assert all(torch.equal(tensor, saved[name]) for name, tensor in trainer.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, saved[name]) for name, tensor in trainer.model.state_dict().items()
+    )
 
 
-def test_what_fits_another_lead_count_and_head_is_loaded_and_the_rest_is_listed(source, small_store, tmp_path):
+def test_what_fits_another_lead_count_and_head_is_loaded_and_the_rest_is_listed(
+    source, small_store, tmp_path
+):
     said = []
     config = quick(epochs=1, missing="mask", tabular="age", init_from=str(source.path / BEST))
     run = train(config, small_store, tmp_path / "r", say=said.append)
@@ -43,16 +51,26 @@ def test_what_fits_another_lead_count_and_head_is_loaded_and_the_rest_is_listed(
     first = next(iter(load_checkpoint(source.path / BEST)["model"]))
     assert first in skipped  # nine channels instead of eight
     assert any(name.startswith("head") for name in skipped)
-    assert any(line.startswith("init_from: not loaded") and "there," in line and "here)" in line for line in said)
-    assert any("make sure that no patient" in line for line in said)  # a bare file does not say where it was trained
+    assert any(
+        line.startswith("init_from: not loaded") and "there," in line and "here)" in line
+        for line in said
+    )
+    assert any(
+        "make sure that no patient" in line for line in said
+    )  # a bare file does not say where it was trained
     loaded = run.recorded["tensors_loaded"]
     assert loaded
     assert not skipped & {name.removeprefix("ecg.") for name in loaded}
 
 
 def test_a_frozen_part_that_would_stay_random_is_refused(source, small_store, tmp_path):
-    config = {"missing": "mask", "init_from": str(source.path)}  # nine channels instead of eight: the first layer does not fit
-    with pytest.raises(StoreError, match=r"stem\S* .*with freeze=backbone would stay at random values"):
+    config = {
+        "missing": "mask",
+        "init_from": str(source.path),
+    }  # nine channels instead of eight: the first layer does not fit
+    with pytest.raises(
+        StoreError, match=r"stem\S* .*with freeze=backbone would stay at random values"
+    ):
         train(quick(epochs=1, freeze="backbone", **config), small_store, tmp_path / "r", say=silent)
     assert not (tmp_path / "r").exists()
     for fits in (config, config | {"freeze": "backbone", "missing": "drop", "tabular": "age"}):
@@ -88,14 +106,21 @@ def test_weights_that_began_elsewhere_are_warned_of_at_every_step(source, small_
     train(quick(epochs=1), Store(other.path), tmp_path / "a", say=silent)
     for begun, run in (("a", "b"), ("b", "c")):
         said = []
-        train(quick(epochs=1, init_from=str(tmp_path / begun)), small_store, tmp_path / run, say=said.append)
+        train(
+            quick(epochs=1, init_from=str(tmp_path / begun)),
+            small_store,
+            tmp_path / run,
+            say=said.append,
+        )
         assert any("make sure that no patient" in line for line in said)
 
 
 def test_a_path_to_weights_stays_in_the_run_folder(source, small_store, tmp_path):
     folder = tmp_path / "dr_jane_doe"
     shutil.copytree(source.path, folder / "w")
-    run = train(quick(epochs=1, init_from=str(folder / "w")), small_store, tmp_path / "r", say=silent)
+    run = train(
+        quick(epochs=1, init_from=str(folder / "w")), small_store, tmp_path / "r", say=silent
+    )
     assert run.shown_settings()["init_from"] == "w"
     evaluate_run(run, small_store, "test")
     write_run_report(run, tmp_path / "r.html")
@@ -108,16 +133,25 @@ def test_average_starts_from_the_loaded_weights(source, small_store):
     trainer = Trainer.prepare(quick(init_from=str(source.path), ema=0.9), small_store)
     trainer.load_weights()
     saved = load_checkpoint(source.path / BEST)["model"]
-    assert all(torch.equal(tensor, saved[name]) for name, tensor in trainer.kept().model.state_dict().items())
+    assert all(
+        torch.equal(tensor, saved[name])
+        for name, tensor in trainer.kept().model.state_dict().items()
+    )
     assert trainer.ema.n_updates == 0
 
 
 @pytest.mark.parametrize("ema", [0, 0.9])
 def test_linear_probe_trains_the_head_and_nothing_else(small_store, tmp_path, ema):
     config = quick(freeze="backbone", ema=ema, lr=0.01)
-    first = {name: tensor.clone() for name, tensor in Trainer.prepare(config, small_store).model.state_dict().items()}
+    first = {
+        name: tensor.clone()
+        for name, tensor in Trainer.prepare(config, small_store).model.state_dict().items()
+    }
     run = train(config, small_store, tmp_path / "r", say=silent)
-    for state in (load_checkpoint(run.path / BEST)["model"], load_checkpoint(run.path / LAST)["model"]):
+    for state in (
+        load_checkpoint(run.path / BEST)["model"],
+        load_checkpoint(run.path / LAST)["model"],
+    ):
         changed = {name for name in first if not torch.equal(first[name], state[name])}
         assert changed
         assert all(name.startswith("head") for name in changed)
@@ -135,12 +169,18 @@ def test_layer_decay_sets_the_rates_by_depth(small_store):
         rates = {owner[id(p)] for module in modules for p in module.parameters()}
         assert rates == {0.01 * 0.5**distance}
     trainer._set_lr(0.1)
-    assert [group["lr"] for group in groups] == pytest.approx([0.001 * group["lr_factor"] for group in groups])
+    assert [group["lr"] for group in groups] == pytest.approx(
+        [0.001 * group["lr_factor"] for group in groups]
+    )
 
 
-def test_initial_weights_of_an_ensemble_are_those_of_the_same_seed_or_the_first(small_store, tmp_path):
+def test_initial_weights_of_an_ensemble_are_those_of_the_same_seed_or_the_first(
+    small_store, tmp_path
+):
     train(quick(epochs=1, seeds=(0, 1)), small_store, tmp_path / "e", say=silent)
-    states = {seed: load_checkpoint(tmp_path / f"e/members/{seed}" / BEST)["model"] for seed in "01"}
+    states = {
+        seed: load_checkpoint(tmp_path / f"e/members/{seed}" / BEST)["model"] for seed in "01"
+    }
     name = next(iter(states["0"]))
     assert not torch.equal(states["0"][name], states["1"][name])
     for asked, expected in (("1", "1"), ("7", "0")):
@@ -160,14 +200,24 @@ def nan_for(monkeypatch, rows, from_epoch: int) -> None:
 
 
 @pytest.mark.parametrize("checks", [1, 32])
-def test_loss_that_is_nan_names_the_rows_and_never_becomes_best(small_store, tmp_path, monkeypatch, checks):
+def test_loss_that_is_nan_names_the_rows_and_never_becomes_best(
+    small_store, tmp_path, monkeypatch, checks
+):
     rows = Trainer.prepare(quick(), small_store).rows["train"][[7]]
     nan_for(monkeypatch, rows, from_epoch=1)
     monkeypatch.setitem(trainer_module.STEPS_BETWEEN_LOOKS, "cpu", checks)
-    with pytest.raises(InputError, match=rf"The loss is nan at epoch 2, step \d+ \(store rows {rows[0]}\)\. Lower --lr"):
+    with pytest.raises(
+        InputError,
+        match=rf"The loss is nan at epoch 2, step \d+ \(store rows {rows[0]}\)\. Lower --lr",
+    ):
         train(quick(), small_store, tmp_path / "r", say=silent)
     assert load_checkpoint(tmp_path / "r" / BEST)["epoch"] == 1
     assert len(load_checkpoint(tmp_path / "r" / LAST)["history"]) == 1
-    assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(tmp_path / "r" / BEST)["model"].values())
+    assert all(
+        torch.isfinite(tensor).all()
+        for tensor in load_checkpoint(tmp_path / "r" / BEST)["model"].values()
+    )
     monkeypatch.undo()
-    train(quick(), small_store, tmp_path / "r", resume=True, say=silent)  # the checkpoint is of before
+    train(
+        quick(), small_store, tmp_path / "r", resume=True, say=silent
+    )  # the checkpoint is of before

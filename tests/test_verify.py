@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ecgprep.errors import StoreError
-from ecgprep.verify import check_store
+from ecgprep.store.verify import check_store
 
 
 @pytest.fixture
@@ -34,10 +34,23 @@ def test_flipped_bit_of_a_waveform_names_the_row(copy, row):
     assert check_store(copy).bad_rows == (row,)
 
 
-@pytest.mark.parametrize("name", ["label/c/0", "patient/c/0", "split/c/0", "moments/c/0/0/0", "crc32c/c/0", "covariates/c/0/0", "label/zarr.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "label/c/0",
+        "patient/c/0",
+        "split/c/0",
+        "moments/c/0/0/0",
+        "crc32c/c/0",
+        "covariates/c/0/0",
+        "label/zarr.json",
+    ],
+)
 def test_flipped_bit_anywhere_else_is_found(copy, name):
     if name.endswith("json"):
-        (copy / name).write_bytes((copy / name).read_bytes().replace(b"  ", b" "))  # equal JSON, other bytes
+        (copy / name).write_bytes(
+            (copy / name).read_bytes().replace(b"  ", b" ")
+        )  # equal JSON, other bytes
     else:
         flip(copy / name, 3)
     assert "its files do not match content_sha256" in check_store(copy).faults
@@ -97,4 +110,7 @@ def test_patient_in_two_splits_is_found(copy, store):
     split = np.array(store.array("split"))
     split[row] = (split[row] + 1) % 3
     (copy / "split/c/0").write_bytes(split.tobytes())
-    assert any("1 patients have recordings in more than one split" in fault for fault in check_store(copy).faults)
+    assert any(
+        "1 patients have recordings in more than one split" in fault
+        for fault in check_store(copy).faults
+    )

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ecgprep.errors import RecordError
-from ecgprep.xmldoor import MAX_FILE_BYTES, parse_xml, read_regular
+from ecgprep.readers.xml import MAX_FILE_BYTES, parse_xml, read_regular
 
 DOCTYPE = b'<!DOCTYPE RestingECG SYSTEM "restecg.dtd">'
 LAUGHS = b"".join(b'<!ENTITY e%d "%s">' % (i, b"&e%d;" % (i - 1) * 10) for i in range(1, 10))
@@ -22,9 +22,17 @@ ATTACKS = {
     "external_entity_http": b'<!DOCTYPE r [<!ENTITY a SYSTEM "http://127.0.0.1:9/x">]><r>&a;</r>',
     "parameter_entity": b'<!DOCTYPE r [<!ENTITY % a SYSTEM "file:///etc/passwd"> %a;]><r/>',
     "billion_laughs": b'<!DOCTYPE r [<!ENTITY e0 "ha">' + LAUGHS + b"]><r>&e9;</r>",
-    "quadratic": b'<!DOCTYPE r [<!ENTITY a "' + b"x" * 100_000 + b'">]><r>' + b"&a;" * 100_000 + b"</r>",
+    "quadratic": b'<!DOCTYPE r [<!ENTITY a "'
+    + b"x" * 100_000
+    + b'">]><r>'
+    + b"&a;" * 100_000
+    + b"</r>",
     "attlist": b'<!DOCTYPE r [<!ATTLIST r x CDATA "injected">]><r/>',
-    "attlist_bomb": b"<!DOCTYPE r [<!ATTLIST e " + b" ".join(b'a%d CDATA "x"' % i for i in range(1000)) + b">]><r>" + b"<e/>" * 20_000 + b"</r>",
+    "attlist_bomb": b"<!DOCTYPE r [<!ATTLIST e "
+    + b" ".join(b'a%d CDATA "x"' % i for i in range(1000))
+    + b">]><r>"
+    + b"<e/>" * 20_000
+    + b"</r>",
     "empty_internal_subset": b"<!DOCTYPE r []><r/>",
     "undefined_entity_external_dtd": DOCTYPE + b"<RestingECG>&nobody;</RestingECG>",
     "two_doctypes": DOCTYPE + DOCTYPE + b"<r/>",
@@ -56,7 +64,16 @@ def test_attack_ends_in_not_xml(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["attlist_bomb", "billion_laughs", "quadratic", "depth_million", "ten_million_elements", "million_attributes", "huge_text"]
+    "name",
+    [
+        "attlist_bomb",
+        "billion_laughs",
+        "quadratic",
+        "depth_million",
+        "ten_million_elements",
+        "million_attributes",
+        "huge_text",
+    ],
 )
 def test_attack_costs_neither_memory_nor_time(name, tmp_path):
     (tmp_path / "attack.xml").write_bytes(ATTACKS[name])
@@ -66,7 +83,13 @@ def test_attack_costs_neither_memory_nor_time(name, tmp_path):
         "try: read_recording(sys.argv[1])\nexcept RecordError as error: print(error.reason)"
     )
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "attack.xml"], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "attack.xml"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert (done.stdout, done.returncode) == ("not_xml\n", 0), done.stderr[-500:]
 
 
@@ -76,7 +99,9 @@ def test_huge_comment_is_harmless():
 
 def test_xinclude_is_not_followed(tmp_path):
     (tmp_path / "secret").write_text("secret")
-    root = parse_xml(f'<r xmlns:xi="http://www.w3.org/2001/XInclude"><xi:include href="{tmp_path}/secret" parse="text"/></r>'.encode())
+    root = parse_xml(
+        f'<r xmlns:xi="http://www.w3.org/2001/XInclude"><xi:include href="{tmp_path}/secret" parse="text"/></r>'.encode()
+    )
     assert "secret" not in "".join(root.itertext())
 
 
@@ -110,14 +135,23 @@ def test_encoding_is_read(declared, codec):
     assert parse_xml(HONEST.format(declared).encode(codec)).text == "µ Müller"
 
 
-@pytest.mark.parametrize(("declared", "codec", "text"), [("GB18030", "gb18030", "心电图"), ("Shift_JIS", "cp932", "心電図")])
+@pytest.mark.parametrize(
+    ("declared", "codec", "text"),
+    [("GB18030", "gb18030", "心电图"), ("Shift_JIS", "cp932", "心電図")],
+)
 def test_multibyte_encoding_is_read(declared, codec, text):
-    assert parse_xml(f'<?xml version="1.0" encoding="{declared}"?><r>{text}</r>'.encode(codec)).text == text
+    assert (
+        parse_xml(f'<?xml version="1.0" encoding="{declared}"?><r>{text}</r>'.encode(codec)).text
+        == text
+    )
 
 
 @pytest.mark.parametrize("before", [b"?", b"\n\n ", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
 def test_what_real_sites_put_before_the_declaration_is_skipped(before):
-    assert parse_xml(before + b'<?xml version = "1.0" encoding="windows-1252"?>\r\n<r>\xe9</r>').text == "é"
+    assert (
+        parse_xml(before + b'<?xml version = "1.0" encoding="windows-1252"?>\r\n<r>\xe9</r>').text
+        == "é"
+    )
 
 
 def test_regular_file_is_read_whole(tmp_path):

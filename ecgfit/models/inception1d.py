@@ -11,12 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecgfit.models.network import WIDTH, Arg, BatchNorm, EcgNetwork, dense_head, mean_and_max, scaled
+from ecgfit.models.network import (
+    WIDTH,
+    Arg,
+    BatchNorm,
+    EcgNetwork,
+    dense_head,
+    mean_and_max,
+    scaled,
+)
 
 ARGS = {
     "width": WIDTH,
     "depth": Arg(6, 3, 12, 3, "inception modules; every third closes a shortcut"),
-    "kernel": Arg(39, 9, 99, 2, "samples of the longest kernel; the others are a half and a quarter of it, made odd"),
+    "kernel": Arg(
+        39,
+        9,
+        99,
+        2,
+        "samples of the longest kernel; the others are a half and a quarter of it, made odd",
+    ),
     "dropout": Arg(0.5, 0, 0.9, None, "before the last layer; half of it before the layer above"),
 }
 
@@ -28,7 +42,10 @@ class Inception(nn.Module):
         super().__init__()
         self.bottleneck = nn.Conv1d(c_in, filters, 1, bias=False)
         kernels = (length - 1 + length % 2 for length in (kernel, kernel // 2, kernel // 4))
-        self.convs = nn.ModuleList(nn.Conv1d(filters, filters, length, padding=length // 2, bias=False) for length in kernels)
+        self.convs = nn.ModuleList(
+            nn.Conv1d(filters, filters, length, padding=length // 2, bias=False)
+            for length in kernels
+        )
         self.pooled = nn.Conv1d(c_in, filters, 1, bias=False)
         self.norm = BatchNorm(4 * filters)
 
@@ -44,7 +61,9 @@ class Unit(nn.Module):
     def __init__(self, c_in: int, filters: int, kernel: int) -> None:
         super().__init__()
         c_out = 4 * filters
-        self.inceptions = nn.Sequential(*(Inception(c_in if i == 0 else c_out, filters, kernel) for i in range(3)))
+        self.inceptions = nn.Sequential(
+            *(Inception(c_in if i == 0 else c_out, filters, kernel) for i in range(3))
+        )
         self.shortcut = nn.Sequential(nn.Conv1d(c_in, c_out, 1, bias=False), BatchNorm(c_out))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,10 +73,23 @@ class Unit(nn.Module):
 class Inception1d(EcgNetwork):
     """Units of three modules, dense head: (B, channels, L) -> logits (B, 2)."""
 
-    def __init__(self, n_channels: int, n_extra: int = 0, width: float = 1, depth: int = 6, kernel: int = 39, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        n_channels: int,
+        n_extra: int = 0,
+        width: float = 1,
+        depth: int = 6,
+        kernel: int = 39,
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__()
         filters = scaled(32, width)
-        self.units = nn.Sequential(*(Unit(n_channels if i == 0 else 4 * filters, filters, kernel) for i in range(depth // 3)))
+        self.units = nn.Sequential(
+            *(
+                Unit(n_channels if i == 0 else 4 * filters, filters, kernel)
+                for i in range(depth // 3)
+            )
+        )
         self.n_features, self.n_extra = 8 * filters, n_extra
         self.head = dense_head(self.n_features + n_extra, dropout)
 

@@ -40,10 +40,16 @@ class EcgNetwork(Network):
         """Return float32 logits. Raises ValueError when `extra` is not (B, n_extra)."""
         width = 0 if extra is None else extra.shape[1]
         if width != self.n_extra:
-            raise ValueError(f"`extra` has {width} features; the head was built for {self.n_extra}.")
+            raise ValueError(
+                f"`extra` has {width} features; the head was built for {self.n_extra}."
+            )
         pooled = self.features(x)
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 logits would tie, and ties decide AUROC and AUPRC
-            logits: Tensor = self.head(pooled if extra is None else torch.cat([pooled, extra.float()], dim=1))
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # bfloat16 logits would tie, and ties decide AUROC and AUPRC
+            logits: Tensor = self.head(
+                pooled if extra is None else torch.cat([pooled, extra.float()], dim=1)
+            )
         return logits
 
 
@@ -59,7 +65,11 @@ class Arg:
     meaning: str
 
     def takes(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.lowest <= value <= self.highest:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not self.lowest <= value <= self.highest
+        ):
             return False
         return self.step is None or (value - self.lowest) % self.step == 0
 
@@ -68,16 +78,27 @@ class Arg:
         return f"{self.lowest:g} to {self.highest:g}{by}, default {self.default:g}: {self.meaning}"
 
 
-def check_args(network: str, allowed: Mapping[str, Arg], given: Mapping[str, float]) -> dict[str, float]:
+def check_args(
+    network: str, allowed: Mapping[str, Arg], given: Mapping[str, float]
+) -> dict[str, float]:
     """Return `given`, whole numbers as int. Raises ValueError naming every fault and what is allowed."""
-    faults = [f"`{key}` (={value!r})" for key, value in given.items() if key not in allowed or not allowed[key].takes(value)]
+    faults = [
+        f"`{key}` (={value!r})"
+        for key, value in given.items()
+        if key not in allowed or not allowed[key].takes(value)
+    ]
     if faults:
         choices = "; ".join(f"{key} {arg}" for key, arg in allowed.items())
         raise ValueError(f"{network} does not take {', '.join(faults)}. Allowed: {choices}.")
-    return {key: float(value) if allowed[key].step is None else int(value) for key, value in given.items()}
+    return {
+        key: float(value) if allowed[key].step is None else int(value)
+        for key, value in given.items()
+    }
 
 
-WIDTH = Arg(1, 0.25, 4, None, "factor on the channels of every convolution, rounded to multiples of 8")
+WIDTH = Arg(
+    1, 0.25, 4, None, "factor on the channels of every convolution, rounded to multiples of 8"
+)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -98,12 +119,21 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         n = x.numel() // x.shape[1]
-        if not self.training or x.device.type != "cpu" or self.momentum is None or n < 2 or x.dtype == torch.float64:
+        if (
+            not self.training
+            or x.device.type != "cpu"
+            or self.momentum is None
+            or n < 2
+            or x.dtype == torch.float64
+        ):
             return super().forward(x)  # which refuses to train on one value
         rows = x if x.ndim == 3 else x.unsqueeze(2)
         with torch.no_grad():
             mean = rows.sum(2, dtype=torch.float32).double().sum(0) / n
-            square = torch.linalg.vector_norm(rows, dim=2, dtype=torch.float32).double().square().sum(0) / n
+            square = (
+                torch.linalg.vector_norm(rows, dim=2, dtype=torch.float32).double().square().sum(0)
+                / n
+            )
             variance = (square - mean.square()).clamp(min=0)
             if bool((mean.square() > MOST_OFFSET * variance).any()):
                 return super().forward(x)
@@ -113,7 +143,9 @@ class BatchNorm(nn.BatchNorm1d):
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.float(), self.momentum)
             self.running_var.lerp_((variance * (n / (n - 1))).float(), self.momentum)
-        normalised: Tensor = _Normalise.apply(x, self.weight, self.bias, mean.float(), variance.float(), self.eps)  # type: ignore[no-untyped-call]
+        normalised: Tensor = _Normalise.apply(
+            x, self.weight, self.bias, mean.float(), variance.float(), self.eps
+        )  # type: ignore[no-untyped-call]
         return normalised
 
 
@@ -121,7 +153,15 @@ class _Normalise(torch.autograd.Function):
     """PyTorch's normalisation by given statistics, with its gradient for statistics that are those of `x`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        eps: float,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps))
         ctx.eps = eps
         return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, False)
@@ -129,7 +169,18 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, mean, inverse_std = ctx.saved_tensors
-        arguments = (gradient, x, weight, None, None, mean, inverse_std, True, ctx.eps, ctx.needs_input_grad[:3])
+        arguments = (
+            gradient,
+            x,
+            weight,
+            None,
+            None,
+            mean,
+            inverse_std,
+            True,
+            ctx.eps,
+            ctx.needs_input_grad[:3],
+        )
         return (*torch.ops.aten.native_batch_norm_backward(*arguments), None, None, None)
 
 
@@ -142,7 +193,9 @@ class PointwiseConv(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)
-        return torch.bmm(self.weight[:, :, 0].expand(x.shape[0], -1, -1), x)  # not len(x), which an export would take for a constant
+        return torch.bmm(
+            self.weight[:, :, 0].expand(x.shape[0], -1, -1), x
+        )  # not len(x), which an export would take for a constant
 
 
 class GroupMean(nn.Module):
@@ -159,7 +212,10 @@ class GroupMean(nn.Module):
         if x.device.type != "cpu":
             return F.avg_pool1d(x, self.size, ceil_mode=self.rest, count_include_pad=False)
         whole = x.shape[2] // self.size * self.size
-        means = reduce(torch.add, (x[:, :, i : whole : self.size] for i in range(self.size))) / self.size
+        means = (
+            reduce(torch.add, (x[:, :, i : whole : self.size] for i in range(self.size)))
+            / self.size
+        )
         if self.rest and whole < x.shape[2]:
             return torch.cat([means, x[:, :, whole:].mean(dim=2, keepdim=True)], dim=2)
         return means
@@ -171,7 +227,12 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
-        drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()].view_as(x)
+        drawn = (
+            torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
+            .random_(-(2**63), None)
+            .view(torch.int16)[: x.numel()]
+            .view_as(x)
+        )
         kept = drawn >= round(self.p * 2**16) - 2**15
         return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
 

@@ -13,7 +13,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ecgfit.models.network import WIDTH, Arg, BatchNorm, Dropout, EcgNetwork, GroupMean, PointwiseConv, mean_and_max, scaled
+from ecgfit.models.network import (
+    WIDTH,
+    Arg,
+    BatchNorm,
+    Dropout,
+    EcgNetwork,
+    GroupMean,
+    PointwiseConv,
+    mean_and_max,
+    scaled,
+)
 
 N_LEADS = 8
 """Channels that are leads; a ninth, where there is one, is the mask."""
@@ -43,7 +53,9 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv1d(c_out, c_out, kernel, 1, kernel // 2, bias=False)
         self.norm2 = BatchNorm(c_out)
-        nn.init.zeros_(self.norm2.weight)  # each block starts as its shortcut, which steadies the first epochs
+        nn.init.zeros_(
+            self.norm2.weight
+        )  # each block starts as its shortcut, which steadies the first epochs
         project = [PointwiseConv(c_in, c_out), BatchNorm(c_out)] if c_in != c_out else []
         pool = [GroupMean(2, rest=True)] if stride == 2 else []
         self.shortcut = nn.Sequential(*pool, *project)
@@ -60,7 +72,14 @@ class PerLeadConv(nn.Conv1d):
     """
 
     def __init__(self, n_channels: int, filters: int, kernel: int) -> None:
-        super().__init__(n_channels, filters * n_channels, kernel, padding=kernel // 2, groups=n_channels, bias=False)
+        super().__init__(
+            n_channels,
+            filters * n_channels,
+            kernel,
+            padding=kernel // 2,
+            groups=n_channels,
+            bias=False,
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type != "cpu":
@@ -112,8 +131,12 @@ class Stem(nn.Module):
         self.decimate = GroupMean(DECIMATION, rest=False)
         self.smooth = MovingAverage(BASELINE_SAMPLES)
         each = FILTERS_PER_LEAD * n_channels
-        self.per_lead = nn.Sequential(PerLeadConv(n_channels, FILTERS_PER_LEAD, 9), BatchNorm(each), nn.ReLU(inplace=True))
-        self.mix = nn.Sequential(PointwiseConv(each, c_out), BatchNorm(c_out), nn.ReLU(inplace=True))
+        self.per_lead = nn.Sequential(
+            PerLeadConv(n_channels, FILTERS_PER_LEAD, 9), BatchNorm(each), nn.ReLU(inplace=True)
+        )
+        self.mix = nn.Sequential(
+            PointwiseConv(each, c_out), BatchNorm(c_out), nn.ReLU(inplace=True)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.decimate(x)
@@ -126,14 +149,24 @@ class Stem(nn.Module):
 class ResNet1d(EcgNetwork):
     """Decimation, stem, residual blocks, head: (B, channels, L) -> logits (B, 2)."""
 
-    def __init__(self, n_channels: int, n_extra: int = 0, width: float = 1, depth: int = 1, kernel: int = 7, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        n_channels: int,
+        n_extra: int = 0,
+        width: float = 1,
+        depth: int = 1,
+        kernel: int = 7,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         widths = [scaled(channels, width) for channels in WIDTHS]
         self.stem = Stem(n_channels, widths[0])
         self.blocks = nn.Sequential()
         for c_in, c_out in zip([widths[0], *widths], widths, strict=False):
             self.blocks.append(Block(c_in, c_out, kernel, dropout))
-            self.blocks.extend(Block(c_out, c_out, kernel, dropout, stride=1) for _ in range(depth - 1))
+            self.blocks.extend(
+                Block(c_out, c_out, kernel, dropout, stride=1) for _ in range(depth - 1)
+            )
         self.n_features, self.n_extra = 2 * widths[-1], n_extra
         self.head = nn.Sequential(nn.Dropout(HEAD_DROPOUT), nn.Linear(self.n_features + n_extra, 2))
 

@@ -16,13 +16,23 @@ from ecgfit.models.network import EcgNetwork, Network
 class TabularBranch(nn.Module):
     """A perceptron of two layers: (B, 2K) -> float32 (B, n_out)."""
 
-    def __init__(self, n_covariates: int, hidden: int = 16, n_out: int = 16, dropout: float = 0.1) -> None:
+    def __init__(
+        self, n_covariates: int, hidden: int = 16, n_out: int = 16, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.n_covariates, self.n_out = n_covariates, n_out
-        self.layers = nn.Sequential(nn.Linear(2 * n_covariates, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_out), nn.ReLU())
+        self.layers = nn.Sequential(
+            nn.Linear(2 * n_covariates, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, n_out),
+            nn.ReLU(),
+        )
 
     def forward(self, tabular: Tensor) -> Tensor:
-        with torch.autocast(tabular.device.type, enabled=False):  # tiny: bfloat16 would only cost precision
+        with torch.autocast(
+            tabular.device.type, enabled=False
+        ):  # tiny: bfloat16 would only cost precision
             encoded: Tensor = self.layers(tabular.float())
         return encoded
 
@@ -35,7 +45,11 @@ class TabularNet(Network):
         self.branch = branch
         self.head = nn.Linear(branch.n_out, 2)
 
-    def forward(self, x: Tensor | None, tabular: Tensor) -> Tensor:  # noqa: ARG002  # the waveform is ignored: same call as the others
+    def forward(
+        self,
+        x: Tensor | None,  # noqa: ARG002 - the ECG is ignored; the call is the other networks'
+        tabular: Tensor,
+    ) -> Tensor:
         encoded = self.branch(tabular)
         with torch.autocast(tabular.device.type, enabled=False):
             logits: Tensor = self.head(encoded)
@@ -53,7 +67,9 @@ class LateFusion(Network):
         """Raises ValueError when the network's head was not built for the branch."""
         super().__init__()
         if ecg.n_extra != branch.n_out:
-            raise ValueError(f"`n_extra` (={ecg.n_extra}) of the ECG network must be `n_out` (={branch.n_out}) of the branch.")
+            raise ValueError(
+                f"`n_extra` (={ecg.n_extra}) of the ECG network must be `n_out` (={branch.n_out}) of the branch."
+            )
         self.ecg, self.branch = ecg, branch
 
     def forward(self, x: Tensor, tabular: Tensor) -> Tensor:

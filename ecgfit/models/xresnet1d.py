@@ -13,7 +13,16 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecgfit.models.network import WIDTH, Arg, BatchNorm, EcgNetwork, GroupMean, dense_head, mean_and_max, scaled
+from ecgfit.models.network import (
+    WIDTH,
+    Arg,
+    BatchNorm,
+    EcgNetwork,
+    GroupMean,
+    dense_head,
+    mean_and_max,
+    scaled,
+)
 
 DEPTHS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xresnet1d18": (1, (2, 2, 2, 2)),
@@ -42,9 +51,19 @@ class Block(nn.Module):
         super().__init__()
         c_out = expansion * inner
         if expansion == 1:
-            layers = [*conv_norm(c_in, inner, kernel, stride), nn.ReLU(), *conv_norm(inner, c_out, kernel)]
+            layers = [
+                *conv_norm(c_in, inner, kernel, stride),
+                nn.ReLU(),
+                *conv_norm(inner, c_out, kernel),
+            ]
         else:
-            layers = [*conv_norm(c_in, inner, 1), nn.ReLU(), *conv_norm(inner, inner, kernel, stride), nn.ReLU(), *conv_norm(inner, c_out, 1)]
+            layers = [
+                *conv_norm(c_in, inner, 1),
+                nn.ReLU(),
+                *conv_norm(inner, inner, kernel, stride),
+                nn.ReLU(),
+                *conv_norm(inner, c_out, 1),
+            ]
         self.convs = nn.Sequential(*layers)
         pool = [GroupMean(2, rest=True)] if stride == 2 else []
         self.shortcut = nn.Sequential(*pool, *(conv_norm(c_in, c_out, 1) if c_in != c_out else []))
@@ -56,19 +75,32 @@ class Block(nn.Module):
 class XResNet1d(EcgNetwork):
     """Stem, four stages, dense head: (B, channels, L) -> logits (B, 2)."""
 
-    def __init__(self, depth: str, n_channels: int, n_extra: int = 0, width: float = 1, kernel: int = 5, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        depth: str,
+        n_channels: int,
+        n_extra: int = 0,
+        width: float = 1,
+        kernel: int = 5,
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__()
         expansion, n_blocks = DEPTHS[depth]
         half, inner = scaled(32, width), scaled(64, width)
         pairs = ((n_channels, half), (half, half), (half, inner))
-        units = (nn.Sequential(*conv_norm(c_in, c_out, kernel, 2 if i == 0 else 1), nn.ReLU()) for i, (c_in, c_out) in enumerate(pairs))
+        units = (
+            nn.Sequential(*conv_norm(c_in, c_out, kernel, 2 if i == 0 else 1), nn.ReLU())
+            for i, (c_in, c_out) in enumerate(pairs)
+        )
         self.stem = nn.Sequential(*units)
         self.stages = nn.Sequential()
         c_in = inner
         for i, n in enumerate(n_blocks):
             stage = nn.Sequential()
             for j in range(n):
-                stage.append(Block(c_in, inner, expansion, kernel, stride=2 if i > 0 and j == 0 else 1))
+                stage.append(
+                    Block(c_in, inner, expansion, kernel, stride=2 if i > 0 and j == 0 else 1)
+                )
                 c_in = expansion * inner
             self.stages.append(stage)
         self.n_features, self.n_extra = 2 * c_in, n_extra

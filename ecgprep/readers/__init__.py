@@ -14,8 +14,8 @@ import numpy as np
 
 from ecgprep.errors import RecordError
 from ecgprep.readers import aecg, cardiosoft, muse, philips, sapphire, schiller
+from ecgprep.readers.xml import Element, local_name, parse_xml, read_regular
 from ecgprep.recording import Recording
-from ecgprep.xmldoor import Element, local_name, parse_xml, read_regular
 
 READERS: dict[str, Callable[[Element], Recording]] = {
     "RestingECG": muse.read,
@@ -40,10 +40,15 @@ def read_bytes(data: bytes) -> Recording:
     root = parse_xml(data)
     name = local_name(root)
     if name in NOT_SUPPORTED:
-        raise RecordError("unknown_format", f"{NOT_SUPPORTED[name]} (root element {name}) is not supported: its units have never been verified")
+        raise RecordError(
+            "unknown_format",
+            f"{NOT_SUPPORTED[name]} (root element {name}) is not supported: its units have never been verified",
+        )
     if name not in READERS:
         raise RecordError("unknown_format", f"the root element is none of {', '.join(READERS)}")
-    with np.errstate(over="ignore", invalid="ignore"):  # an absurd gain makes infinities, which conform masks
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # an absurd gain makes infinities, which conform masks
         return READERS[name](root)
 
 

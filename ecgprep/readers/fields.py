@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
 from ecgprep.leads import canonical_lead
-from ecgprep.xmldoor import Element
+from ecgprep.readers.xml import Element
 
 Microvolts = NDArray[np.float64]
 Stored = TypeVar("Stored")
@@ -38,11 +38,15 @@ def fields_of(parent: Element) -> dict[str, str]:
     for child in parent:
         text = child.text or ""
         if fields.setdefault(child.tag, text) != text:
-            raise RecordError("bad_waveform", "a lead states one of its properties twice, differently")
+            raise RecordError(
+                "bad_waveform", "a lead states one of its properties twice, differently"
+            )
     return fields
 
 
-def collect_leads(stored: Iterable[tuple[str | None, Stored]], to_uv: Callable[[Stored, str], Microvolts]) -> dict[str, Microvolts]:
+def collect_leads(
+    stored: Iterable[tuple[str | None, Stored]], to_uv: Callable[[Stored, str], Microvolts]
+) -> dict[str, Microvolts]:
     """Convert each stored lead with `to_uv(stored, name)`; one without a standard name is left out, one that comes twice is refused."""
     leads: dict[str, Microvolts] = {}
     for label, content in stored:
@@ -81,19 +85,26 @@ def exact(text: str | None, what: str, reason: str) -> Fraction:
     """Read a positive decimal number without rounding, within 1e-12 .. 1e12."""
     value = number(text, what, reason)
     if not 1e-12 <= value <= 1e12 or len(text or "") > 40:
-        raise RecordError(reason, f"{what} must be a positive number of ordinary size; found {describe(text)}")
+        raise RecordError(
+            reason, f"{what} must be a positive number of ordinary size; found {describe(text)}"
+        )
     return Fraction((text or "").strip())
 
 
 def same_count(found: int, declared: int | None, what: str) -> None:
     """Refuse a file that says one number and holds another."""
     if declared is not None and declared != found:
-        raise RecordError("bad_waveform", f"{what}: the file declares {declared:,} but holds {found:,}")
+        raise RecordError(
+            "bad_waveform", f"{what}: the file declares {declared:,} but holds {found:,}"
+        )
 
 
 def decode_base64(text: str | None, what: str) -> bytes:
     """Decode Base64 with line breaks and nothing else in between. Raises RecordError `bad_waveform`."""
-    for blanks in (b"\n", b" \t\r\n\v\f"):  # line feeds alone are the usual case and go three times as fast
+    for blanks in (
+        b"\n",
+        b" \t\r\n\v\f",
+    ):  # line feeds alone are the usual case and go three times as fast
         try:
             data = (text or "").encode("ascii")
             data = data.replace(blanks, b"") if len(blanks) == 1 else data.translate(None, blanks)
@@ -106,7 +117,9 @@ def decode_base64(text: str | None, what: str) -> bytes:
 def _has_lone_sign(text: str) -> bool:
     """Say whether a sign stands without a digit behind it: numpy reads `1,-,3` as 1, 0, 3 and `1 - 3` as 1, -3."""
     characters = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
-    suspect = (characters[:-1] == _MINUS) & (characters[1:] - _ZERO > 9)  # unsigned: below "0" is far above 9, too
+    suspect = (characters[:-1] == _MINUS) & (
+        characters[1:] - _ZERO > 9
+    )  # unsigned: below "0" is far above 9, too
     if not suspect.any() and text[-1] != "-" and "+" not in text:
         return False
     return _LONE_SIGN.search(text) is not None
@@ -125,11 +138,16 @@ def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.flo
     for dtype in (np.int64, np.float64):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # numpy before 2.4 only warned, and cut the list short at a bad token
+                warnings.simplefilter(
+                    "error"
+                )  # numpy before 2.4 only warned, and cut the list short at a bad token
                 values = np.fromstring(text, dtype=dtype, sep=separator)
         except (ValueError, DeprecationWarning):
             continue
         if len(values) > MAX_SAMPLES:
-            raise RecordError("bad_waveform", f"{what} holds {len(values):,} samples; at most {MAX_SAMPLES:,} are read")
+            raise RecordError(
+                "bad_waveform",
+                f"{what} holds {len(values):,} samples; at most {MAX_SAMPLES:,} are read",
+            )
         return values.astype(np.float64)
     raise RecordError("bad_waveform", f"{what} holds something that is not a number")

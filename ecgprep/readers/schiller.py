@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
 from ecgprep.readers.fields import collect_leads, count, number, parse_numbers, same_count, text_of
+from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
-from ecgprep.xmldoor import Element
 
 DIALECT = "schiller"
 UV_PER_UNIT = {"NV": 1e-3, "UV": 1.0, "MV": 1e3}
@@ -33,17 +33,32 @@ def read(root: Element) -> Recording:
     wavedata = _rhythm(root)
     rate = wavedata.find("{*}resolution/{*}samplerate")
     scale = wavedata.find("{*}resolution/{*}yres")
-    if rate is None or count(text_of(rate, "{*}exponent"), "samplerate/exponent") not in (None, 0, 1):
+    if rate is None or count(text_of(rate, "{*}exponent"), "samplerate/exponent") not in (
+        None,
+        0,
+        1,
+    ):
         raise RecordError("bad_rate", "samplerate must be given, with exponent 1")
     rate_hz = number(text_of(rate, "{*}value"), "samplerate/value", "bad_rate")
     unit = "" if scale is None else (text_of(scale, "{*}units") or "").upper()
     if scale is None or unit not in UV_PER_UNIT:
-        raise RecordError("bad_units", f"yres/units must be one of {', '.join(UV_PER_UNIT)}; found {describe(unit)}")
-    uv_per_count = number(text_of(scale, "{*}unitperbit"), "yres/unitperbit", "bad_units") * UV_PER_UNIT[unit]
+        raise RecordError(
+            "bad_units",
+            f"yres/units must be one of {', '.join(UV_PER_UNIT)}; found {describe(unit)}",
+        )
+    uv_per_count = (
+        number(text_of(scale, "{*}unitperbit"), "yres/unitperbit", "bad_units") * UV_PER_UNIT[unit]
+    )
     if uv_per_count <= 0:
         raise RecordError("bad_units", "yres/unitperbit must be above 0")
-    channels = ((text_of(channel, "{*}name"), channel) for channel in wavedata.findall("{*}channel"))  # annotations below have names too
-    return Recording(collect_leads(channels, lambda channel, name: _counts(channel, name) * uv_per_count), rate_hz, DIALECT)
+    channels = (
+        (text_of(channel, "{*}name"), channel) for channel in wavedata.findall("{*}channel")
+    )  # annotations below have names too
+    return Recording(
+        collect_leads(channels, lambda channel, name: _counts(channel, name) * uv_per_count),
+        rate_hz,
+        DIALECT,
+    )
 
 
 def _rhythm(root: Element) -> Element:
@@ -53,16 +68,28 @@ def _rhythm(root: Element) -> Element:
         if kind.strip().upper() == "ECG_RHYTHMS":
             found.append(wavedata)
     if not found:
-        raise RecordError("no_rhythm", "no wavedata of type ECG_RHYTHMS (averages are not read in its place)")
+        raise RecordError(
+            "no_rhythm", "no wavedata of type ECG_RHYTHMS (averages are not read in its place)"
+        )
     if len(found) > 1:
-        raise RecordError("bad_waveform", f"{len(found)} wavedata of type ECG_RHYTHMS; which one is meant is not said")
+        raise RecordError(
+            "bad_waveform",
+            f"{len(found)} wavedata of type ECG_RHYTHMS; which one is meant is not said",
+        )
     return found[0]
 
 
 def _counts(channel: Element, name: str) -> NDArray[np.float64]:
     encoding = text_of(channel, "{*}datastype")
     if encoding is not None and encoding.upper() != "COMMASEPARATE":
-        raise RecordError("bad_waveform", f"lead {name}: datastype must be COMMASEPARATE; found {describe(encoding)}")
+        raise RecordError(
+            "bad_waveform",
+            f"lead {name}: datastype must be COMMASEPARATE; found {describe(encoding)}",
+        )
     values = parse_numbers(channel.findtext("{*}data"), ",", f"lead {name}")
-    same_count(len(values), count(text_of(channel, "{*}samplecount"), "samplecount"), f"lead {name}, samples")
+    same_count(
+        len(values),
+        count(text_of(channel, "{*}samplecount"), "samplecount"),
+        f"lead {name}, samples",
+    )
     return values

@@ -31,11 +31,16 @@ def decode_chunks(data: bytes, n_chunks: int, n_samples: int) -> list[NDArray[np
     leads, at = [], 0
     for k in range(n_chunks):
         if at + _HEADER.size > len(data):
-            raise RecordError("bad_waveform", f"compressed data end before lead {k + 1} of {n_chunks}")
+            raise RecordError(
+                "bad_waveform", f"compressed data end before lead {k + 1} of {n_chunks}"
+            )
         size, _, start = _HEADER.unpack_from(data, at)
         at += _HEADER.size
         if size > len(data) - at:
-            raise RecordError("bad_waveform", f"lead {k + 1}: the file declares {size:,} compressed bytes but {len(data) - at:,} are left")
+            raise RecordError(
+                "bad_waveform",
+                f"lead {k + 1}: the file declares {size:,} compressed bytes but {len(data) - at:,} are left",
+            )
         leads.append(_integrate(_expand(data[at : at + size], 2 * n_samples, k + 1), start))
         at += size
     return leads
@@ -45,24 +50,35 @@ def _codes(data: bytes) -> list[int]:
     """Unpack 10-bit codes: five bytes are four codes; a rest too short for a code is padding."""
     padded = np.frombuffer(data + bytes(-len(data) % 5), np.uint8).reshape(-1, 5).astype(np.uint16)
     a, b, c, d, e = padded.T
-    quads = np.stack([a << 2 | b >> 6, (b & 63) << 4 | c >> 4, (c & 15) << 6 | d >> 2, (d & 3) << 8 | e], axis=1)
+    quads = np.stack(
+        [a << 2 | b >> 6, (b & 63) << 4 | c >> 4, (c & 15) << 6 | d >> 2, (d & 3) << 8 | e], axis=1
+    )
     codes: list[int] = quads.ravel()[: len(data) * 8 // 10].tolist()
     return codes
 
 
 def _expand(data: bytes, n_bytes: int, lead: int) -> bytes:
     """Undo LZW until `n_bytes` are there; what follows is padding. Raises RecordError for a code that means nothing or too few bytes."""
-    codes = _codes(data[: n_bytes * 10 // 8 + 5])  # every code stands for a byte or more: no bomb gets further than this
+    codes = _codes(
+        data[: n_bytes * 10 // 8 + 5]
+    )  # every code stands for a byte or more: no bomb gets further than this
     pieces, table = _grow(codes[: _LAST_CODE + 2 - _N_BYTES])
-    if len(table) > _LAST_CODE:  # the table is full, so the rest are plain look-ups of shared strings
+    if (
+        len(table) > _LAST_CODE
+    ):  # the table is full, so the rest are plain look-ups of shared strings
         table.append(b"")  # code 1023: may stand in the padding only
         pieces += map(table.__getitem__, codes[len(pieces) :])
     ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
     used = int(np.searchsorted(ends, n_bytes)) + 1
     if used > len(pieces):
-        raise RecordError("bad_waveform", f"lead {lead}: compressed data hold {int(ends[-1]) if len(ends) else 0:,} bytes instead of {n_bytes:,}")
+        raise RecordError(
+            "bad_waveform",
+            f"lead {lead}: compressed data hold {int(ends[-1]) if len(ends) else 0:,} bytes instead of {n_bytes:,}",
+        )
     if not all(pieces[:used]):
-        raise RecordError("bad_waveform", f"lead {lead}: compressed data hold a code that means nothing")
+        raise RecordError(
+            "bad_waveform", f"lead {lead}: compressed data hold a code that means nothing"
+        )
     return b"".join(pieces[:used])[:n_bytes]
 
 

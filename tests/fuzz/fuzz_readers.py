@@ -18,15 +18,23 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["ecgprep.xmldoor", "ecgprep.readers", "ecgprep.conform", "ecgprep.recording", "ecgprep.leads"]):
+with atheris.instrument_imports(
+    include=[
+        "ecgprep.readers.xml",
+        "ecgprep.readers",
+        "ecgprep.conform",
+        "ecgprep.recording",
+        "ecgprep.leads",
+    ]
+):
     from ecgprep.conform import Conformity, conform
     from ecgprep.errors import RecordError
     from ecgprep.readers import read_bytes
 
 import numpy as np
 
-from ecgprep.synth.simulator import Heart, simulate
-from ecgprep.synth.vendors import VENDORS, full_disclosure
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import VENDORS, full_disclosure
 
 CORPUS = Path(__file__).parent / "corpus"
 TOKENS = [
@@ -50,7 +58,21 @@ TOKENS = [
     b"1 2",
     b"1,2",
 ]
-TOKENS += ["\u00b5V".encode(), b"\xff", b"<x/>", b"&lt;", b"&#0;", b"<![CDATA[1]]>", b"<!-- -->", b"500", b"1.5", b"1_0", b"0x10", b"XLI", b"Plain"]
+TOKENS += [
+    "\u00b5V".encode(),
+    b"\xff",
+    b"<x/>",
+    b"&lt;",
+    b"&#0;",
+    b"<![CDATA[1]]>",
+    b"<!-- -->",
+    b"500",
+    b"1.5",
+    b"1_0",
+    b"0x10",
+    b"XLI",
+    b"Plain",
+]
 _FIELD = re.compile(rb'(?<=>)[^<]*(?=<)|(?<=")[^"<>]*(?=")')
 _TAG = re.compile(rb"<[^<>]*>")
 
@@ -64,7 +86,9 @@ def read_one(data: bytes) -> None:
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     """Replace a text or an attribute, drop or double a tag, or leave it to libFuzzer: XML hides most bit flips from the reader."""
     choice = random.Random(seed)  # noqa: S311 - no secret
-    pattern, kind = choice.choice([(_FIELD, "token"), (_FIELD, "bytes"), (_TAG, "drop"), (_TAG, "double"), (None, "any")])
+    pattern, kind = choice.choice(
+        [(_FIELD, "token"), (_FIELD, "bytes"), (_TAG, "drop"), (_TAG, "double"), (None, "any")]
+    )
     places = [match.span() for match in pattern.finditer(data)] if pattern else []
     if not places:
         return bytes(atheris.Mutate(data, max_size))
@@ -92,7 +116,15 @@ def main() -> None:
     CORPUS.mkdir(exist_ok=True)
     with contextlib.nullcontext(keep[0]) if keep else tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "seed.xml").write_bytes(seed_file(dialect))
-        arguments = [sys.argv[0], f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=1024", "-max_len=60000", folder, str(CORPUS)]
+        arguments = [
+            sys.argv[0],
+            f"-max_total_time={seconds}",
+            "-timeout=10",
+            "-rss_limit_mb=1024",
+            "-max_len=60000",
+            folder,
+            str(CORPUS),
+        ]
         atheris.Setup(arguments, read_one, custom_mutator=mutate)
         atheris.Fuzz()
 

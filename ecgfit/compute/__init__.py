@@ -1,0 +1,1 @@
+"""How the machine computes: devices, threads, processes that share a batch."""

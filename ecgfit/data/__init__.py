@@ -1,0 +1,1 @@
+"""From a store to batches and to what a network sees."""

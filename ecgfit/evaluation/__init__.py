@@ -1,0 +1,1 @@
+"""Evaluate runs, and compare them."""

@@ -1,0 +1,1 @@
+"""Where in the beat a run looks."""

@@ -1,0 +1,1 @@
+"""Metrics and their intervals, calibration, thresholds, curves: NumPy and SciPy only."""

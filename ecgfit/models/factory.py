@@ -1,0 +1,122 @@
+"""Networks by name. Each maps float32 (B, channels, L) to logits (B, 2), and stands in a file of its own.
+
+Whatever is built here is called as `model(x, tabular)`; `tabular` is None, or (B, 2K) for a model that was built with covariates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from ecgfit.models import inception1d as inception
+from ecgfit.models import resnet1d as resnet
+from ecgfit.models import xresnet1d as xresnet
+from ecgfit.models.network import Arg, EcgNetwork, Network, check_args
+from ecgfit.models.tabular import LateFusion, TabularBranch, TabularNet
+
+__all__ = [
+    "MODELS",
+    "MODEL_ARGS",
+    "EcgNetwork",
+    "Network",
+    "build_model",
+    "check_model_args",
+    "count_macs",
+    "count_parameters",
+]
+
+
+MODELS: dict[str, Callable[..., EcgNetwork]] = {
+    "resnet1d": resnet.resnet1d,
+    "xresnet1d18": xresnet.xresnet1d18,
+    "xresnet1d34": xresnet.xresnet1d34,
+    "xresnet1d50": xresnet.xresnet1d50,
+    "xresnet1d101": xresnet.xresnet1d101,
+    "inception1d": inception.inception1d,
+}
+"""Name -> function of the number of input channels (8, or 9 with the mask channel), the width of the tabular branch, and its own arguments."""
+
+
+MODEL_ARGS: dict[str, dict[str, Arg]] = {
+    "resnet1d": resnet.ARGS,
+    **dict.fromkeys(xresnet.DEPTHS, xresnet.ARGS),
+    "inception1d": inception.ARGS,
+}
+"""Name -> the arguments of its function, with defaults and ranges."""
+
+
+def check_model_args(name: str, given: Mapping[str, float]) -> dict[str, float]:
+    """Return the arguments, whole numbers as int. Raises KeyError for an unknown network, ValueError for what it does not take."""
+    return check_args(name, MODEL_ARGS[name], given)
+
+
+def build_model(
+    name: str,
+    n_channels: int,
+    seed: int,
+    n_tabular: int = 0,
+    *,
+    ecg: bool = True,
+    model_args: Mapping[str, float] | None = None,
+) -> Network:
+    """Build a network whose initial weights depend on `seed` alone.
+
+    `n_tabular` covariates (so `tabular` is (B, 2 * n_tabular)) join by late fusion, or alone with `ecg` False; the encoder's first weights
+    are the same with and without them. Raises KeyError for an unknown name, ValueError for `model_args` that the network does not take, and
+    for a model of neither ECG nor covariates.
+    """
+    args = check_model_args(name, model_args or {})
+    if not ecg and n_tabular == 0:
+        raise ValueError(
+            "Without the ECG a model needs covariates: `n_tabular` (=0) must be at least 1."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if n_tabular == 0:
+            return MODELS[name](n_channels, **args)
+        if not ecg:
+            return TabularNet(TabularBranch(n_tabular))
+        branch_width = 16
+        encoder = MODELS[name](n_channels, branch_width, **args)
+        return LateFusion(encoder, TabularBranch(n_tabular, n_out=branch_width))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_macs(model: nn.Module, n_channels: int, n_samples: int, n_tabular: int = 0) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one recording of (n_channels, n_samples) and its covariates."""
+    total = 0
+
+    def add(module: nn.Module, _: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv1d):
+            total += output.numel() * (module.in_channels // module.groups) * module.kernel_size[0]
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+
+    device = next(model.parameters()).device
+    inputs = [torch.zeros(1, n_channels, n_samples, device=device)]
+    if n_tabular:
+        inputs.append(torch.zeros(1, 2 * n_tabular, device=device))
+    hooks = [
+        module.register_forward_hook(add)
+        for module in model.modules()
+        if isinstance(module, nn.Conv1d | nn.Linear)
+    ]
+    training = {
+        module: module.training for module in model.modules()
+    }  # each on its own: frozen parts are in eval mode during training
+    try:
+        with torch.no_grad():
+            model.eval()(*inputs)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -1,0 +1,1 @@
+"""Train a model, or the members of an ensemble."""

@@ -1,0 +1,63 @@
+"""The moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """An exponential moving average of a model's parameters and running statistics (Polyak & Juditsky 1992).
+
+    After update t = 0, 1, … : average += (1 - d) * (weights - average), d = min(decay, (1 + t) / (10 + t)), so the first, bad weights are soon
+    forgotten (as TensorFlow's ExponentialMovingAverage with `num_updates`). Floating-point buffers are averaged too, so that BatchNorm's
+    statistics belong to the averaged weights; counters are copied. The average lies on the model's device and does not touch the model.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Raises ValueError for a decay outside [0, 1)."""
+        if not 0 <= decay < 1:
+            raise ValueError(f"`decay` (={decay}) must be at least 0 and below 1.")
+        self.decay, self.n_updates = decay, 0
+        self._average = {
+            name: tensor.detach().clone() for name, tensor in model.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model: once after each optimizer step."""
+        decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
+        current = model.state_dict()
+        floats = [name for name, tensor in self._average.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_(
+            [self._average[name] for name in floats], [current[name] for name in floats], 1 - decay
+        )
+        for name in self._average.keys() - set(floats):
+            self._average[name].copy_(current[name])
+        self.n_updates += 1
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """Return a copy of the average, a state for the model."""
+        return {name: tensor.clone() for name, tensor in self._average.items()}
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Set a model of the same kind to the average."""
+        model.load_state_dict(self._average)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `load_state_dict` needs to go on exactly."""
+        return {"n_updates": self.n_updates, "average": self.averaged_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved average. Raises KeyError when it is of another model."""
+        average = state["average"]
+        if {name: tensor.shape for name, tensor in average.items()} != {
+            name: tensor.shape for name, tensor in self._average.items()
+        }:
+            raise KeyError("The saved average is of another model.")
+        for name, tensor in average.items():
+            self._average[name].copy_(tensor)
+        self.n_updates = int(state["n_updates"])

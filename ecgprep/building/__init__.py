@@ -1,0 +1,1 @@
+"""From a manifest and vendor files to a published store."""

@@ -1,0 +1,1 @@
+"""What people read about a store or a file: HTML reports, previews, counts that disclose nobody."""

@@ -1,0 +1,1 @@
+"""Simulated vendor files for demonstrations and tests; never evidence."""

@@ -1,0 +1,225 @@
+"""The contract between ecgprep and ecgfit: the layout of a store, format version 1, and how it is opened.
+
+A store is a Zarr v3 group that any Zarr reader opens, laid out so that nothing needs to: every chunk file is uncompressed,
+little-endian and C-ordered, so it *is* the array, and 256 records of 8 leads x L samples x 2 bytes are a whole number of
+4 KiB pages, so the chunk files can be mapped side by side into one address range. 256 records are 20 MB at L = 5000:
+a million records are 3,907 files.
+
+Opening trusts nothing: metadata must be exactly what this version writes, and every file must have exactly its size, before
+anything is mapped (reading past the end of a mapped file kills the process with SIGBUS).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ecgprep.errors import STATUSES
+from ecgprep.files.atomic import canonical_json
+from ecgprep.leads import LEADS
+
+FORMAT_VERSION = 1
+
+
+CHUNK_RECORDS = 256
+
+
+SPLITS = ("train", "val", "test")
+
+
+SPLIT_NONE = -1
+
+
+LABEL_UNKNOWN = -1
+
+
+PATIENT_NONE = -1
+
+
+N_THREADS = min(4, os.cpu_count() or 1)
+
+
+MAX_ABS_UV = 32767
+"""A larger amplitude (32.767 mV) is a unit error, not a heart: the record is rejected, never clipped."""
+
+
+ATTRIBUTES = frozenset(
+    {
+        "format_version",
+        "lead_names",
+        "sample_rate_hz",
+        "n_samples",
+        "covariate_names",
+        "settings",
+        "software",
+        "content_sha256",
+    }
+)
+"""All that the group may say about itself. No path, date, device or free text: an allow-list, checked on opening."""
+
+
+SETTINGS = frozenset(
+    "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed allow_missing_class unlabelled covariates "
+    "split_by_column fixed_test label_level exclude_quality duplicates".split()
+)
+"""All that `settings` may hold."""
+
+
+QUALITY_FLAGS = (
+    "flat",
+    "clipped",
+    "lead_off",
+    "baseline_wander",
+    "mains_hum",
+    "noise",
+    "amplitude",
+    "einthoven",
+    "arm_reversal",
+)
+"""Bit k of `quality` is QUALITY_FLAGS[k] (their meaning: quality.py). This list only grows; a store names those it was built with."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the store: its axes after `record`, the numpy dtype, and the CF attributes it carries."""
+
+    axes: tuple[str, ...]
+    dtype: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    fill_value: float | bool | str = 0
+
+
+def _flags(dtype: str, names: Sequence[str], first: int = 0) -> ArraySpec:
+    return ArraySpec(
+        (),
+        dtype,
+        {"flag_values": list(range(first, first + len(names))), "flag_meanings": " ".join(names)},
+        first,
+    )
+
+
+def _quality_attributes(n_flags: int) -> dict[str, Any]:
+    return {
+        "flag_masks": [1 << k for k in range(n_flags)],
+        "flag_meanings": " ".join(QUALITY_FLAGS[:n_flags]),
+    }
+
+
+ARRAYS: dict[str, ArraySpec] = {
+    "waveforms": ArraySpec(("lead", "sample"), "int16", {"units": "mV", "scale_factor": 0.001}),
+    "lead_mask": ArraySpec(("lead",), "bool", fill_value=False),
+    "valid_span": ArraySpec(("bound",), "int32"),
+    "moments": ArraySpec(("lead", "power"), "int64"),
+    "label": ArraySpec((), "int8", fill_value=LABEL_UNKNOWN),
+    "patient": ArraySpec((), "int32", fill_value=PATIENT_NONE),
+    "split": _flags("int8", ("none", *SPLITS), first=SPLIT_NONE),
+    "status": _flags("uint8", STATUSES),
+    "quality": ArraySpec(("lead",), "uint32", _quality_attributes(len(QUALITY_FLAGS))),
+    "rate_hz": ArraySpec((), "float32", {"units": "Hz"}),
+    "crc32c": ArraySpec((), "uint32"),
+    "covariates": ArraySpec(("covariate",), "float32", fill_value="NaN"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes that decide every shape."""
+
+    n_records: int
+    n_samples: int
+    n_covariates: int = 0
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one array, records first."""
+        sizes = {
+            "lead": len(LEADS),
+            "sample": self.n_samples,
+            "bound": 2,
+            "power": 2,
+            "covariate": self.n_covariates,
+        }
+        return (self.n_records, *(sizes[axis] for axis in ARRAYS[name].axes))
+
+    def chunk_shape(self, name: str) -> tuple[int, ...]:
+        """Waveforms come in chunks of 256 records; every other array is one chunk (a chunk edge is never 0 in Zarr)."""
+        records = CHUNK_RECORDS if name == "waveforms" else self.n_records
+        return (records, *(max(1, size) for size in self.shape(name)[1:]))
+
+    def chunk_files(self, name: str) -> list[str]:
+        """Paths, relative to the store, of every chunk of an array: all of them exist in a complete store."""
+        shape = self.shape(name)
+        if 0 in shape:
+            return []
+        return [
+            self.chunk_file(name, i)
+            for i in range(math.ceil(self.n_records / self.chunk_shape(name)[0]))
+        ]
+
+    @staticmethod
+    def chunk_file(name: str, i: int) -> str:
+        """Path of chunk i along the records, relative to the store; the other axes have one chunk each."""
+        return f"{name}/c/{i}" + "/0" * len(ARRAYS[name].axes)
+
+    def chunk_bytes(self, name: str) -> int:
+        """Size in bytes of each chunk file of an array; the last one is padded with the fill value to the same size."""
+        return math.prod(self.chunk_shape(name)) * np.dtype(ARRAYS[name].dtype).itemsize
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """The `zarr.json` of one array (Zarr v3 core specification)."""
+        spec = ARRAYS[name]
+        codec: dict[str, Any] = {"name": "bytes"}
+        if np.dtype(spec.dtype).itemsize > 1:
+            codec["configuration"] = {"endian": "little"}
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape(name)),
+            "data_type": spec.dtype,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": list(self.chunk_shape(name))},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": spec.fill_value,
+            "codecs": [codec],
+            "attributes": spec.attributes,
+            "dimension_names": ["record", *spec.axes],
+            "storage_transformers": [],
+        }
+
+    def files(self) -> Iterator[tuple[str, int | None]]:
+        """Every file of the store but the root `zarr.json`, with its size where the layout fixes it."""
+        for name in ARRAYS:
+            yield f"{name}/zarr.json", None
+            for path in self.chunk_files(name):
+                yield path, self.chunk_bytes(name)
+
+
+def content_sha256(store: Path, root: dict[str, Any], layout: Layout) -> str:
+    """Hash the whole content of a store.
+
+    SHA-256 over one line `<path> <sha256 of the file>\\n` for every file but the root `zarr.json`, in sorted order of the
+    paths, followed by the canonical JSON (sorted keys, no white space) of the root without `content_sha256`.
+    """
+
+    def line(name: str) -> bytes:
+        with open(store / name, "rb") as file:
+            return f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(N_THREADS) as threads:  # hashing lets other threads run
+        for hashed in threads.map(line, sorted(path for path, _ in layout.files())):
+            digest.update(hashed)
+    attributes = {
+        key: value for key, value in root["attributes"].items() if key != "content_sha256"
+    }
+    digest.update(canonical_json(root | {"attributes": attributes}))
+    return digest.hexdigest()
