@@ -1,4 +1,4 @@
-# Everything a user runs daily. `make demo` and `make test` work on a fresh clone with nothing but Python 3.11 and pip.
+# Everyday commands. `make demo` and `make test` need only a fresh clone, Python 3.11 and pip.
 PYTHON ?= python3
 MANIFEST ?= demo/manifest.csv
 ROOT ?= $(dir $(MANIFEST))
@@ -11,26 +11,33 @@ TRAIN ?=
 BIN := .venv/bin
 comma := ,
 
-# Said before anything is installed.
+# Checked here, so that the message comes before anything is installed.
 ifneq ($(filter benchmark,$(MAKECMDGOALS)),)
 $(if $(PTBXL),,$(error PTBXL is not set: make benchmark PTBXL=folder, the unpacked download of PTB-XL 1.0.3 from PhysioNet))
 endif
 
-.PHONY: .venv demo prep train eval test test-full test-gpu check format bench benchmark clean help
+.PHONY: .venv demo prep train eval test test-full test-gpu check format docs bench benchmark clean help
 
 help:
-	@echo "make demo                          simulate a corpus, build, train, evaluate"
-	@echo "make prep MANIFEST=m.csv           build the store m.zarr        [STORE=… ROOT=… PREP='--jobs 4 --covariates age,sex']"
-	@echo "make train STORE=m.zarr            train a new numbered run      [RUN=runs/name TRAIN='--epochs 30']"
-	@echo "make eval STORE=m.zarr             evaluate the newest run       [RUN=runs/name]"
-	@echo "make test / test-full / check      tests / long tests too / format, lint, types"
-	@echo "make test-gpu                      the tests of what a GPU does, on a machine that has one"
-	@echo "make bench                         measure speed"
-	@echo "make benchmark PTBXL=folder        measure quality on real recordings, from a download of PTB-XL  [BENCHMARK='--tasks CD']"
+	@echo "make demo                    simulate a corpus, build its store, train, evaluate"
+	@echo "make prep MANIFEST=m.csv     build the store m.zarr"
+	@echo "                             [STORE=… ROOT=… PREP='--jobs 4 --covariates age,sex']"
+	@echo "make train STORE=m.zarr      train a new numbered run  [RUN=runs/name TRAIN='--epochs 30']"
+	@echo "make eval STORE=m.zarr       evaluate the newest run   [RUN=runs/name]"
+	@echo "make test                    the tests, in a few minutes"
+	@echo "make test-full               the long tests as well"
+	@echo "make test-gpu                the tests of GPU behaviour, on a machine that has one"
+	@echo "make check                   format, lint, types"
+	@echo "make format                  reformat the code and apply the linter's safe fixes"
+	@echo "make docs                    build the documentation into site/, readable offline"
+	@echo "make bench                   measure speed"
+	@echo "make benchmark PTBXL=folder  measure quality on real recordings, from a download of PTB-XL"
+	@echo "                             [BENCHMARK='--tasks CD']"
+	@echo "make clean                   delete the demo, its run, the built site and .venv"
 
 .venv: .venv/installed
 
-# The stamps are written last: an install that was interrupted is begun again.
+# Each stamp is written last, so an interrupted installation starts over.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
@@ -75,7 +82,15 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The packages that are compared with; without them bench/*.py skip them by name.
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,docs]'
+	@touch $@
+
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html; it needs no network."
+
+# The packages the benchmarks compare with. Without them, bench/*.py skip them by name.
 .venv/bench: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,bench]'
 	@touch $@
@@ -92,4 +107,4 @@ benchmark: .venv/dev
 	$(BIN)/python bench/benchmark.py runs/benchmark --ptbxl $(PTBXL) --markdown runs/benchmark/table.md $(BENCHMARK)
 
 clean:
-	rm -rf demo runs/demo .venv
+	rm -rf demo runs/demo site .venv
