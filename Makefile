@@ -87,7 +87,7 @@ format: .venv/dev
 	@touch $@
 
 docs: .venv/docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open site/index.html; it needs no network."
 
 # The packages the benchmarks compare with. Without them, bench/*.py skip them by name.
