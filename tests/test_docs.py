@@ -1,13 +1,18 @@
-"""The documents say what the code does: file tree, store table, statuses, make targets, exit codes."""
+"""The documents say what the code does: tables, commands, options, exit codes, links."""
 
 from __future__ import annotations
 
 import csv
+import importlib
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+import ecgprep
 from ecgprep import errors
 from ecgprep.simulation.corpus import write_corpus
 from ecgprep.store.format import ARRAYS, QUALITY_FLAGS, Layout
@@ -16,69 +21,188 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FORMAT = (ROOT / "docs" / "store-format.md").read_text()
 STATUSES, FLAGS = FORMAT.split("## Quality flags")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "manifests" / "README.md",
+        ROOT / "tests" / "golden" / "README.md",
+    ]
+)
+PROGRAMS = ("ecgprep", "ecgfit")
 
 
-@pytest.mark.parametrize("text", [README, FORMAT], ids=["README", "store-format"])
-def test_store_table_is_the_format(text):
-    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (\w+) \|", text, re.MULTILINE))
+def page_name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def commands(program: str) -> dict[str, click.Command]:
+    """Return the commands of `ecgprep` or `ecgfit` by name."""
+    found: dict[str, click.Command] = importlib.import_module(f"{program}.cli").cli.commands
+    return found
+
+
+def prose(text: str) -> str:
+    """Return Markdown without its code blocks."""
+    without_fences = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^    .*$", "", without_fences, flags=re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as the site and code forges make them."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(page.read_text()), re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", heading.lower())
+        found.add(re.sub(r"[-\s]+", "-", words).strip("-"))
+    return found
+
+
+def test_store_table_is_the_format():
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (\w+) \|", FORMAT, re.MULTILINE))
     assert rows == {name: spec.dtype for name, spec in ARRAYS.items()}
-    shapes = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.MULTILINE))
+    shapes = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", FORMAT, re.MULTILINE))
     sizes = {"N": 3, "L": 50, "K": 2, "8": 8, "2": 2}
+    layout = Layout(3, 50, 2)
     for name in ARRAYS:
-        assert tuple(sizes[axis.strip()] for axis in shapes[name].split(",")) == Layout(
-            3, 50, 2
-        ).shape(name)
+        documented = tuple(sizes[axis.strip()] for axis in shapes[name].split(","))
+        assert documented == layout.shape(name)
 
 
 def test_status_table_is_the_list():
-    assert re.findall(r"^\| (\d+) \| `(\w+)` \|", STATUSES, re.MULTILINE) == [
-        (str(i), name) for i, name in enumerate(errors.STATUSES)
-    ]
+    listed = re.findall(r"^\| (\d+) \| `(\w+)` \|", STATUSES, re.MULTILINE)
+    assert listed == [(str(code), name) for code, name in enumerate(errors.STATUSES)]
 
 
 def test_quality_table_is_the_list():
-    assert re.findall(r"^\| (\d+) \| `(\w+)` \|", FLAGS, re.MULTILINE) == [
-        (str(i), name) for i, name in enumerate(QUALITY_FLAGS)
-    ]
+    listed = re.findall(r"^\| (\d+) \| `(\w+)` \|", FLAGS, re.MULTILINE)
+    assert listed == [(str(bit), name) for bit, name in enumerate(QUALITY_FLAGS)]
 
 
-def test_make_targets_of_the_readme_exist():
+def test_exit_code_table_lists_the_codes_of_the_errors():
+    page = (ROOT / "docs" / "errors.md").read_text()
+    listed = re.findall(r"^\| (\d+) \|", page, re.MULTILINE)
+    kinds = errors.EcgError.__subclasses__()
+    fixed = {
+        errors.EXIT_OK,
+        errors.EXIT_BUG,
+        errors.EXIT_USAGE,
+        errors.EXIT_INTERRUPTED,
+        errors.EXIT_TERMINATED,
+    }
+    assert len(kinds) >= 5
+    assert {int(code) for code in listed} == fixed | {kind.exit_code for kind in kinds}
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_make_targets_of_a_page_exist(path):
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z][a-z-]+)", README)) - {"it", "them"}:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    text = path.read_text()
+    named = re.findall(r"`make ([a-z.][a-z-]+)", text)
+    named += re.findall(r"^    make ([a-z.][a-z-]+)", text, re.MULTILINE)
+    missing = [name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)]
+    assert not missing
 
 
-def test_exit_codes_of_the_readme_are_those_of_the_errors():
-    listed = re.search(r"Exit codes: (.*?)\.\n", README, re.DOTALL)[1]
-    kinds = (
-        errors.InputError,
-        errors.StoreError,
-        errors.TooManyRejects,
-        errors.NoSpace,
-        errors.TargetExists,
-    )
-    codes = {0, 1, 2, 130, 143} | {kind.exit_code for kind in kinds}
-    assert {int(code) for code in re.findall(r"\d+", listed)} == codes
+@pytest.mark.parametrize("page", ["README.md", "docs/commands.md"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_page_names_every_command(page, program):
+    named = set(re.findall(rf"`{program} (\w+)`", (ROOT / page).read_text()))
+    assert named == set(commands(program))
+
+
+def shell_lines(text: str) -> Iterator[tuple[str, str, set[str]]]:
+    """Yield program, command and options of each command line shown in a page."""
+    joined = text.replace("\\\n", " ")
+    for line in re.findall(r"^ {4,}(ecg(?:prep|fit) .+)$", joined, re.MULTILINE):
+        words = line.split(" #")[0].split()
+        options = {word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)}
+        yield words[0], words[1], options
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_command_lines_of_a_page_use_commands_and_options_that_exist(path):
+    for program, name, used in shell_lines(path.read_text()):
+        known = {option for item in commands(program)[name].params for option in item.opts}
+        assert used <= known, f"{program} {name}"
+
+
+def test_command_lines_are_found():
+    """Guard of the test above: it must not pass because it finds nothing."""
+    found = [line for path in PAGES for line in shell_lines(path.read_text())]
+    assert len(found) > 40
+    assert ("ecgfit", "eval", {"--store", "--run", "--each-lead"}) in found
 
 
 def test_demo_manifest_is_what_synth_writes(tmp_path):
-    """The whole corpus takes seconds; its first patients are enough, since a larger corpus starts with the smaller one."""
+    """A larger corpus starts with the smaller one, so a few patients are enough."""
     write_corpus(tmp_path, patients=10, seed=1, prevalence=0.25)
-    with (
-        (tmp_path / "manifest.csv").open() as small,
-        (ROOT / "manifests" / "demo.csv").open() as demo,
-    ):
-        rows = list(csv.reader(small))
-        assert list(csv.reader(demo))[: len(rows)] == rows
+    with (tmp_path / "manifest.csv").open() as small:
+        expected = list(csv.reader(small))
+    with (ROOT / "manifests" / "demo.csv").open() as demo:
+        assert list(csv.reader(demo))[: len(expected)] == expected
 
 
-def test_every_link_of_the_readme_leads_somewhere():
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_every_link_of_a_page_leads_somewhere(path):
+    for link in re.findall(r"\]\(([^)]+)\)", prose(path.read_text())):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        root_document = {"contributing.md": "CONTRIBUTING.md"}.get(target.name)
+        assert target.exists(), link
+        if anchor:
+            shown = ROOT / root_document if root_document else target
+            assert anchor in anchors(shown), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_lines_outside_tables_have_at_most_100_columns(path):
+    lines = path.read_text().splitlines()
+    references = lines.index("## References") if "## References" in lines else len(lines)
+    long = [line for line in lines[:references] if len(line) > 100 and line.lstrip()[:1] != "|"]
+    assert not long
+
+
+def test_readme_is_one_page():
+    assert len(README.splitlines()) <= 120
 
 
 def test_result_of_the_readme_names_its_command():
     result = README.split("## A result on real recordings")[1].split("## ")[0]
-    for word in ("bench/ptbxl.py", "AUROC", "AUPRC", "minutes", "cores"):
+    for word in ("bench/ptbxl.py", "make benchmark", "AUROC", "AUPRC", "minutes", "cores"):
         assert word in result
+
+
+def test_every_page_is_in_the_index_of_the_site():
+    index = (ROOT / "docs" / "index.md").read_text()
+    linked = set(re.findall(r"\]\(([^)#]+\.md)\)", index))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert linked == pages - {"index.md"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_extras_of_a_page_exist(path):
+    known = set(PYPROJECT["project"]["optional-dependencies"])
+    for extras in re.findall(r"'\.\[([a-z,]+)\]'", path.read_text()):
+        assert set(extras.split(",")) <= known
+
+
+def test_citation_has_the_version_of_the_package():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (\S+)$", citation, re.MULTILINE)[1] == ecgprep.__version__
+
+
+def test_every_dependency_is_pinned():
+    """Except those of `bench`, which only compares with other packages."""
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"]]
+    for extra, requirements in project["optional-dependencies"].items():
+        if extra not in ("bench", "all"):
+            wanted += requirements
+    names = {re.match(r"[\w-]+", item)[0].lower() for item in wanted}
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
+    assert names <= pinned
