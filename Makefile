@@ -9,11 +9,14 @@ BENCHMARK ?=
 PREP ?= $(if $(filter demo/manifest.csv,$(MANIFEST)),--covariates age$(comma)sex)
 TRAIN ?=
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 comma := ,
 
 # Checked here, so that the message comes before anything is installed.
 ifneq ($(filter benchmark,$(MAKECMDGOALS)),)
-$(if $(PTBXL),,$(error PTBXL is not set: make benchmark PTBXL=folder, the unpacked download of PTB-XL 1.0.3 from PhysioNet))
+ifeq ($(PTBXL),)
+$(error PTBXL is not set. Run make benchmark PTBXL=folder with your unpacked PTB-XL 1.0.3)
+endif
 endif
 
 .PHONY: .venv demo prep train eval test test-full test-gpu check format docs bench benchmark clean help
@@ -40,11 +43,11 @@ help:
 # Each stamp is written last, so an interrupted installation starts over.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(INSTALL) -e '.[all]'
 	@touch $@
 
 .venv/dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(INSTALL) -e '.[all,dev]'
 	@touch $@
 
 demo: .venv
@@ -83,7 +86,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 .venv/docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,docs]'
+	$(INSTALL) -e '.[all,docs]'
 	@touch $@
 
 docs: .venv/docs
@@ -92,7 +95,7 @@ docs: .venv/docs
 
 # The packages the benchmarks compare with. Without them, bench/*.py skip them by name.
 .venv/bench: .venv/dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,bench]'
+	$(INSTALL) -e '.[all,dev,bench]'
 	@touch $@
 
 bench: .venv/bench
@@ -104,7 +107,8 @@ bench: .venv/bench
 	$(BIN)/python bench/growth.py
 
 benchmark: .venv/dev
-	$(BIN)/python bench/benchmark.py runs/benchmark --ptbxl $(PTBXL) --markdown runs/benchmark/table.md $(BENCHMARK)
+	$(BIN)/python bench/benchmark.py runs/benchmark --ptbxl $(PTBXL) \
+		--markdown runs/benchmark/table.md $(BENCHMARK)
 
 clean:
 	rm -rf demo runs/demo site .venv
