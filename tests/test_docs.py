@@ -135,6 +135,16 @@ def test_command_lines_are_found():
     assert ("ecgfit", "eval", {"--store", "--run", "--each-lead"}) in found
 
 
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_python_names_of_a_page_are_public(path, program):
+    package = importlib.import_module(program)
+    if not hasattr(package, "__all__"):
+        pytest.skip(f"{program} has no Python interface")
+    code = "\n".join(re.findall(r"^ {4,}.*$", path.read_text(), re.MULTILINE))
+    assert set(re.findall(rf"\b{program}\.(\w+)\(", code)) <= set(package.__all__)
+
+
 def test_demo_manifest_is_what_synth_writes(tmp_path):
     """A larger corpus starts with the smaller one, so a few patients are enough."""
     write_corpus(tmp_path, patients=10, seed=1, prevalence=0.25)
