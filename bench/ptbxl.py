@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.simulation.simulator import TWELVE_LEADS
+from ecgprep.leads import TWELVE_LEADS
 from ecgprep.simulation.vendors import VENDORS
 
 DIALECT_SHARES = (("muse", 0.60), ("aecg", 0.25), ("cardiosoft", 0.15))

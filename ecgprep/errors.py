@@ -1,15 +1,16 @@
-"""Exceptions, exit codes and the list of statuses: what can go wrong, by name.
+"""Exceptions, exit codes and row statuses: everything that can go wrong, by name.
 
     Exception
-    ├── EcgError(message)              one line for the user; the command ends with `exit_code`
-    │   ├── InputError           3     manifest, registry, config, or a single file, refused
-    │   ├── StoreError           4     store or run missing, damaged or incompatible
-    │   ├── TooManyRejects       5     more rows rejected than --max-rejected allows
+    ├── EcgError(message)              one message for the user; the command ends with `exit_code`
+    │   ├── InputError           3     a manifest, registry, config or single file is refused
+    │   ├── StoreError           4     a store or run is missing, damaged or incompatible
+    │   ├── TooManyRejects       5     more rows were rejected than --max-rejected allows
     │   ├── NoSpace              6     the disk is full, or would be
     │   └── TargetExists         7     the output exists and may not be overwritten
-    └── RecordError(reason, message)   one recording is bad: a status in the store, never the end of a build
+    └── RecordError(reason, message)   one recording is bad: its row gets a status
 
-No message ever holds a value of an identifying field (patient id, path, label text): messages name lines, columns and reasons.
+No message holds the value of an identifying field (patient id, path, label text). Messages name
+lines, columns and reasons.
 """
 
 from __future__ import annotations
@@ -39,25 +40,29 @@ STATUSES = (
     "conflict",
     "quality",
 )
-"""Why a row is unusable; 0 is `ok`. A code is a position here, part of the store format: this list only grows."""
+"""Why a row is unusable; 0 is `ok`.
+
+A status code is a position in this list and part of the store format, so the list only grows.
+"""
 
 STATUS_CODE = {name: code for code, name in enumerate(STATUSES)}
+"""Status -> its code in a store."""
 
 
 class EcgError(Exception):
-    """Base of every failure that is not ours: one message saying where, what was found, what is allowed, what to do."""
+    """A failure that the user can mend. The message says where, what was found and what to do."""
 
     exit_code = EXIT_BUG
 
 
 class InputError(EcgError):
-    """The manifest, the registry, the config or a single file given by hand is refused."""
+    """A manifest, registry, config or single file is refused."""
 
     exit_code = 3
 
 
 class StoreError(EcgError):
-    """A store or a run folder is missing, damaged, of another version, or not the one that is needed."""
+    """A store or run folder is missing, damaged, of another version, or the wrong one."""
 
     exit_code = 4
 
@@ -81,7 +86,10 @@ class TargetExists(EcgError):
 
 
 class RecordError(Exception):
-    """One recording cannot be used; `reason` is the status its row gets."""
+    """One recording cannot be used; `reason` is the status that its row gets.
+
+    Raises ValueError for a reason that is not one of STATUSES.
+    """
 
     exit_code = InputError.exit_code
 
@@ -92,18 +100,25 @@ class RecordError(Exception):
         self.reason = reason
         self.message = message
 
-    def __reduce__(
-        self,
-    ) -> tuple[type[RecordError], tuple[str, str]]:  # so that it crosses process borders whole
+    def __reduce__(self) -> tuple[type[RecordError], tuple[str, str]]:
+        # Pickling would pass the message alone, and worker processes send these to their parent.
         return type(self), (self.reason, self.message)
 
 
 def describe(text: str | None) -> str:
-    """Say what kind of text was found without repeating it: fields of manifests and vendor files may identify people."""
+    """Describe a text without repeating it, such as "5 digits" or "an empty value".
+
+    Fields of manifests and vendor files may identify people, so no message quotes them.
+    """
     if text is None:
         return "nothing"
     stripped = text.strip()
     if not stripped:
         return "an empty value"
-    kind = "digits" if stripped.isdigit() else "letters" if stripped.isalpha() else "characters"
+    if stripped.isdigit():
+        kind = "digits"
+    elif stripped.isalpha():
+        kind = "letters"
+    else:
+        kind = "characters"
     return f"{len(stripped)} {kind}"

@@ -13,10 +13,10 @@ from test_readers import assert_equals_reference, reason_of, replaced
 
 from ecgprep.conform import Conformity, conform, without_calibration_pulse
 from ecgprep.errors import RecordError
+from ecgprep.leads import TWELVE_LEADS
 from ecgprep.readers import NOT_SUPPORTED, read_bytes, read_recording
 from ecgprep.readers.xli import decode_chunks
 from ecgprep.simulation.philips import VERSIONS, _compress, _lzw, philips
-from ecgprep.simulation.simulator import TWELVE_LEADS
 from ecgprep.simulation.vendors import aecg, cardiosoft, full_disclosure, sapphire, schiller
 
 PHILIPS = [

@@ -22,8 +22,8 @@ from ecgfit.run import Run
 from ecgfit.training.runner import train
 from ecgprep.errors import EcgError, InputError
 from ecgprep.files.atomic import write_json
-from ecgprep.leads import LEADS
-from ecgprep.simulation.simulator import TWELVE_LEADS, Heart, _beats, simulate
+from ecgprep.leads import LEADS, TWELVE_LEADS
+from ecgprep.simulation.simulator import Heart, _beats, simulate
 
 EIGHT = [TWELVE_LEADS.index(lead) for lead in LEADS]
 ALL = np.ones(8, np.bool_)

@@ -10,9 +10,9 @@ import pytest
 
 from ecgprep.conform import without_calibration_pulse
 from ecgprep.errors import RecordError
+from ecgprep.leads import TWELVE_LEADS
 from ecgprep.readers import read_bytes, read_recording
 from ecgprep.readers.fields import parse_numbers
-from ecgprep.simulation.simulator import TWELVE_LEADS
 from ecgprep.simulation.vendors import VENDORS, aecg, cardiosoft, muse
 
 TOLERANCE_UV = {

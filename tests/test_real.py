@@ -13,9 +13,8 @@ from conftest import build
 
 from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import STATUSES
-from ecgprep.leads import LEADS
+from ecgprep.leads import LEADS, TWELVE_LEADS
 from ecgprep.readers import read_recording
-from ecgprep.simulation.simulator import TWELVE_LEADS
 
 TOLERANCE_UV = {"muse": 2.44 + 1e-9, "aecg": 0.0, "cardiosoft": 2.5}
 

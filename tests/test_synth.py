@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ecgprep.errors import TargetExists
+from ecgprep.leads import TWELVE_LEADS
 from ecgprep.simulation.corpus import write_corpus
-from ecgprep.simulation.simulator import TWELVE_LEADS, Heart, simulate
+from ecgprep.simulation.simulator import Heart, simulate
 
 
 def corpus_bytes(folder):

@@ -13,7 +13,8 @@ import numpy as np
 from ecgprep.errors import TargetExists
 from ecgprep.files.atomic import out_of_space_is_named, write_file
 from ecgprep.files.output import refuse_inside_store
-from ecgprep.simulation.simulator import TWELVE_LEADS, Heart, simulate
+from ecgprep.leads import TWELVE_LEADS
+from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import VENDORS
 
 DIALECT_SHARES = {"muse": 0.5, "aecg": 0.3, "cardiosoft": 0.2}

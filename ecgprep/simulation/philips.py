@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.simulation.simulator import TWELVE_LEADS
+from ecgprep.leads import TWELVE_LEADS
 
 UV_PER_COUNT = 5
 

@@ -14,8 +14,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.leads import TWELVE_LEADS
 from ecgprep.simulation.philips import philips
-from ecgprep.simulation.simulator import TWELVE_LEADS
 
 MUSE_UV_PER_COUNT = 4.88
 
