@@ -1,7 +1,8 @@
 """Vendor ECG XML in, `Recording` out. A new dialect is one new file and one line in READERS.
 
-Every reader is a function `read(root) -> Recording`, chosen by the local name of the root element, never by the file's
-extension. No reader guesses a unit, a lead or a rate: it raises RecordError with a named reason.
+Every reader is a function `read(root) -> Recording`. The local name of the root element chooses it,
+never the file's extension. A reader never guesses a unit, a lead or a rate: it raises RecordError
+with a named reason.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ NOT_SUPPORTED = {
     "EliEcg": "Mortara ELI 380",
     "zqecg": "Zoncare",
 }
-"""Formats that are known by name and not read: no public file shows what their numbers mean."""
+"""Formats known by name but not read: no public file shows what their numbers mean."""
 
 
 def read_bytes(data: bytes) -> Recording:
@@ -42,20 +43,21 @@ def read_bytes(data: bytes) -> Recording:
     if name in NOT_SUPPORTED:
         raise RecordError(
             "unknown_format",
-            f"{NOT_SUPPORTED[name]} (root element {name}) is not supported: its units have never been verified",
+            f"{NOT_SUPPORTED[name]} (root element {name}) is not supported: "
+            "its units have never been verified",
         )
     if name not in READERS:
-        raise RecordError("unknown_format", f"the root element is none of {', '.join(READERS)}")
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # an absurd gain makes infinities, which conform masks
+        supported = ", ".join(READERS)
+        raise RecordError("unknown_format", f"the root element is none of {supported}")
+    # An absurd gain makes infinities, which `conform` masks.
+    with np.errstate(over="ignore", invalid="ignore"):
         return READERS[name](root)
 
 
 def read_recording(path: str | os.PathLike[str]) -> Recording:
-    """Read one vendor ECG XML file.
+    """Read the rhythm recording of one vendor ECG XML file, in µV at the file's own rate.
 
-    Returns the rhythm recording in µV at the file's own rate. Raises RecordError, whose `reason` is one of STATUSES and whose
-    message holds no identifying value, when the file is missing, not regular, not XML, of an unknown format or refused.
+    Raises RecordError when the file is missing, not regular, not XML, of an unknown format or
+    refused. Its `reason` is one of STATUSES; its message holds no identifying value.
     """
     return read_bytes(read_regular(Path(path)))

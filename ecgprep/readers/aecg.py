@@ -1,16 +1,22 @@
-"""HL7 annotated ECG `AnnotatedECG` (HL7 v3, FDA profile; namespace urn:hl7-org:v3, older versions, or none).
+"""HL7 annotated ECG `AnnotatedECG` (HL7 v3, FDA profile).
 
-    element                                       meaning                        required   accepted
-    component/series/code@code                    kind of series                 yes        RHYTHM, exactly one (derived beats lie in
-                                                                                            series/derivation: never read)
-      component/sequenceSet/component/sequence    time axis or lead              yes        one time axis, any order of leads
-        code@code                                 what it is                     yes        TIME_ABSOLUTE, TIME_RELATIVE, MDC_ECG_LEAD_*
-        value/increment@value, @unit              time step                      yes        s, ms, us (µs)
-        value/origin@value, @unit                 amplitude at digit 0           no         nV, uV (µV), mV, V; defaults to 0
-        value/scale@value, @unit                  amplitude of one digit         yes        nV, uV (µV), mV, V
-        value/digits                              samples                        yes        integers or decimals, any white space
+The namespace is urn:hl7-org:v3, that of an older version, or absent.
 
+    element                           meaning               required  accepted
+    component/series                  one series            yes       exactly one with code RHYTHM
+      code@code                       kind                  yes       RHYTHM
+      component/sequenceSet           its sequences         yes       exactly one
+        component/sequence            time axis or lead     yes       one time axis; any order
+          code@code                   what it is            yes       TIME_ABSOLUTE, TIME_RELATIVE,
+                                                                      MDC_ECG_LEAD_*
+          value/increment             time step             yes       a number in s, ms, us (µs)
+          value/origin                amplitude at digit 0  no        nV, uV (µV), mV, V; default 0
+          value/scale                 amplitude of a digit  yes       nV, uV (µV), mV, V; not 0
+          value/digits                samples               yes       integers or decimals
+
+increment, origin and scale have attributes `value` and `unit`.
 µV = origin + digit x scale, each with its own unit; rate = 1 / increment.
+Derived beats lie in series/derivation and are never read.
 """
 
 from __future__ import annotations
@@ -20,8 +26,15 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.errors import RecordError, describe
-from ecgprep.readers.fields import collect_leads, exact, number, parse_numbers
+from ecgprep.errors import RecordError
+from ecgprep.readers.fields import (
+    collect_leads,
+    exact,
+    exactly_one,
+    number,
+    parse_numbers,
+    unit_factor,
+)
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
 
@@ -41,50 +54,49 @@ SECONDS_PER_UNIT = {
 
 
 def read(root: Element) -> Recording:
-    """Read the rhythm series. Raises RecordError with a named reason for anything the table above does not allow."""
+    """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
     sequences = _rhythm_sequences(root)
     rates_hz = {_rate_hz(value) for code, value in sequences if code in TIME_CODES}
-    stored = (
+    stored = [
         (code.removeprefix(LEAD_PREFIX), value)
         for code, value in sequences
         if code.startswith(LEAD_PREFIX)
-    )
+    ]
     leads = collect_leads(stored, _lead_uv)
     if len(rates_hz) != 1:
         raise RecordError(
             "bad_rate",
-            f"the rhythm series has {len(rates_hz)} different time axes; exactly one is needed",
+            f"the rhythm series has {len(rates_hz)} different time axes; exactly one is allowed",
         )
     return Recording(leads, rates_hz.pop(), DIALECT)
 
 
 def _rhythm_sequences(root: Element) -> list[tuple[str, Element]]:
     """Return (code, value element) of each sequence in the one rhythm series."""
-    found = root.findall("{*}component/{*}series")
-    series = [s for s in found if _code(s) == "RHYTHM"]
-    if any(_code(s) == MEGACARE for s in found):
-        raise RecordError(
-            "unknown_format",
-            "a MegaCare file (Siemens, Draeger) is not supported: its units have never been verified",
-        )
-    if not series:
-        raise RecordError(
-            "no_rhythm",
-            "no series with code RHYTHM (a representative beat is not read in its place)",
-        )
-    if len(series) > 1:
-        raise RecordError(
-            "bad_waveform", f"{len(series)} series with code RHYTHM; which one is meant is not said"
-        )
-    sets = series[0].findall("{*}component/{*}sequenceSet")
+    rhythms = []
+    for series in root.findall("{*}component/{*}series"):
+        kind = _code(series)
+        if kind == MEGACARE:
+            raise RecordError(
+                "unknown_format",
+                "a MegaCare file (Siemens, Draeger) is not supported: "
+                "its units have never been verified",
+            )
+        if kind == "RHYTHM":
+            rhythms.append(series)
+    rhythm = exactly_one(rhythms, "series with code RHYTHM", "representative beats")
+    sets = rhythm.findall("{*}component/{*}sequenceSet")
     if len(sets) != 1:
         raise RecordError(
-            "bad_waveform", f"the rhythm series has {len(sets)} sequence sets; exactly one is read"
+            "bad_waveform",
+            f"the rhythm series has {len(sets)} sequence sets; exactly one is allowed",
         )
-    sequences = [
-        (_code(s), s.find("{*}value")) for s in sets[0].findall("{*}component/{*}sequence")
-    ]
-    return [(code, value) for code, value in sequences if value is not None]
+    sequences = []
+    for sequence in sets[0].findall("{*}component/{*}sequence"):
+        value = sequence.find("{*}value")
+        if value is not None:
+            sequences.append((_code(sequence), value))
+    return sequences
 
 
 def _code(element: Element) -> str:
@@ -92,28 +104,24 @@ def _code(element: Element) -> str:
     return "" if child is None else (child.get("code") or "").strip()
 
 
+def _value_and_unit(element: Element | None) -> tuple[str | None, str | None]:
+    """Return both parts of a physical quantity such as `<scale value="2.5" unit="uV"/>`."""
+    if element is None:
+        return None, None
+    return element.get("value"), element.get("unit")
+
+
 def _rate_hz(value: Element) -> float:
-    """Compute the rate from the time step, in exact arithmetic: 0.002 s is 500 Hz, not 499.99999999999994."""
-    increment = value.find("{*}increment")
-    step, unit = (
-        (None, None) if increment is None else (increment.get("value"), increment.get("unit"))
-    )
-    if unit not in SECONDS_PER_UNIT:
-        raise RecordError(
-            "bad_rate",
-            f"the unit of the time increment must be s, ms or us; found {describe(unit)}",
-        )
-    return float(1 / (exact(step, "the time increment", "bad_rate") * SECONDS_PER_UNIT[unit]))
+    """Compute the rate exactly: a step of 0.002 s is 500 Hz, not 499.99999999999994."""
+    step, unit = _value_and_unit(value.find("{*}increment"))
+    seconds = unit_factor(unit, SECONDS_PER_UNIT, "the unit of the time increment", "bad_rate")
+    return float(1 / (exact(step, "the time increment", "bad_rate") * seconds))
 
 
 def _microvolts(element: Element | None, what: str) -> float:
-    """Read a physical quantity such as `<scale value="2.5" unit="uV"/>`."""
-    value, unit = (None, None) if element is None else (element.get("value"), element.get("unit"))
-    if unit not in UV_PER_UNIT:
-        raise RecordError(
-            "bad_units", f"{what}: the unit must be nV, uV, mV or V; found {describe(unit)}"
-        )
-    return number(value, what, "bad_units") * UV_PER_UNIT[unit]
+    value, unit = _value_and_unit(element)
+    uv = unit_factor(unit, UV_PER_UNIT, f"{what}: the unit", "bad_units")
+    return number(value, what, "bad_units") * uv
 
 
 def _lead_uv(value: Element, name: str) -> NDArray[np.float64]:
@@ -123,7 +131,8 @@ def _lead_uv(value: Element, name: str) -> NDArray[np.float64]:
     if scale_uv == 0:
         raise RecordError("bad_units", f"lead {name}: the scale is 0")
     uv = parse_numbers(value.findtext("{*}digits"), " ", f"lead {name}")
-    if scale_uv != 1:  # in place: new arrays would cost as much as a tenth of the parsing
+    # In place, and only when needed: new arrays would cost a tenth of the parsing.
+    if scale_uv != 1:
         uv *= scale_uv
     if origin_uv:
         uv += origin_uv

@@ -1,130 +1,127 @@
-"""GE CardioSoft / CASE `CardiologyXML`, resting and exercise (also UK Biobank fields 20205 and 6025).
+"""GE CardioSoft / CASE `CardiologyXML`, resting and exercise.
 
-    element                                       meaning                        required   accepted
-    CardiologyXML/StripData, or StripData/Strip   the rhythm strip               or below   exactly one with WaveformData (MedianSamples and
-                                                                                            MedianData have the same children: never read)
-      NumberOfLeads                               count of WaveformData          no         the count found
-      SampleRate@units                            rate                           yes        Hz
-      ChannelSampleCountTotal                     samples of each lead           no         the count found
-      Resolution@units                            µV of one count                yes        uVperLsb
-      WaveformData@lead                           samples                        yes        comma-separated integers, any white space
-    CardiologyXML/FullDisclosure                  all that was recorded          or above   read only where there is no strip
-      NumberOfChannels, LeadOrder                 leads                          no, yes    the count found; standard names, commas
-      SampleRate@units, Resolution@units          as above                       yes        Hz; uVperLsb
-      FullDisclosureData                          samples                        yes        blocks of one second, lead after lead
+UK Biobank's fields 20205 and 6025 have this format, too.
 
-µV = count x Resolution.
+    element                        meaning                required   accepted
+    StripData, or StripData/Strip  the rhythm strip       or below   exactly one with WaveformData
+      NumberOfLeads                count of WaveformData  no         the count found
+      SampleRate@units             rate                   yes        Hz
+      ChannelSampleCountTotal      samples of each lead   no         the count found
+      Resolution@units             µV of one count        yes        uVperLsb
+      WaveformData@lead            samples of a lead      yes        integers separated by commas
+    FullDisclosure                 all that was recorded  or above   read where there is no strip
+      NumberOfChannels             count of leads         no         the count found
+      LeadOrder                    leads                  yes        names separated by commas
+      SampleRate, Resolution       as above               yes        as above
+      FullDisclosureData           samples                yes        blocks of one second,
+                                                                     lead after lead
+
+µV = count x Resolution. MedianSamples and MedianData have the same children as StripData and are
+never read.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ecgprep.errors import RecordError, describe
-from ecgprep.readers.fields import collect_leads, count, number, parse_numbers, same_count, text_of
+from ecgprep.readers.fields import (
+    Microvolts,
+    check_count,
+    collect_leads,
+    exactly_one,
+    parse_numbers,
+    positive,
+    text_of,
+)
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
 
 DIALECT = "cardiosoft"
+NUMBERED_LIMB_LEADS = {"1": "I", "2": "II", "3": "III"}
+"""Exercise files write the limb leads as `I`, `2`, `3`."""
+MEAN_BEATS = "median samples"
 
 
 def read(root: Element) -> Recording:
-    """Read the rhythm strip, else the full disclosure. Raises RecordError with a named reason for anything the table does not allow."""
+    """Read the rhythm strip, or the full disclosure of a file without one.
+
+    Raises RecordError for anything that the table above does not allow.
+    """
     holders = [*root.findall("StripData"), *root.findall("StripData/Strip")]
-    strips = [strip for strip in holders if strip.find("WaveformData") is not None]
-    disclosures = [
-        one for one in root.findall("FullDisclosure") if one.find("FullDisclosureData") is not None
-    ]
-    if len(strips) > 1 or (not strips and len(disclosures) > 1):
-        raise RecordError(
-            "bad_waveform",
-            f"{max(len(strips), len(disclosures))} rhythm strips; which one is meant is not said",
-        )
+    strips = _holding(holders, "WaveformData")
     if strips:
-        return _read_strip(strips[0], root)
-    if disclosures:
-        return _read_disclosure(disclosures[0])
-    raise RecordError(
-        "no_rhythm",
-        "neither StripData nor FullDisclosure holds waveforms (median samples are not read in their place)",
-    )
+        strip = exactly_one(strips, "StripData with waveforms", MEAN_BEATS)
+        return _read_strip(strip, root.find("StripData"))
+    disclosures = _holding(root.findall("FullDisclosure"), "FullDisclosureData")
+    what = "StripData or FullDisclosure with waveforms"
+    return _read_disclosure(exactly_one(disclosures, what, MEAN_BEATS))
 
 
-def _read_strip(strip: Element, root: Element) -> Recording:
-    """Read one lead after another; what a nested Strip does not say stands in StripData."""
-    around = root.find("StripData")
-    rate_hz = _quantity((strip, around), "SampleRate", "hz", "bad_rate")
-    uv_per_count = _quantity((strip, around), "Resolution", "uvperlsb", "bad_units")
+def _holding(elements: list[Element], tag: str) -> list[Element]:
+    return [element for element in elements if element.find(tag) is not None]
+
+
+def _read_strip(strip: Element, around: Element | None) -> Recording:
+    """Read one lead after another.
+
+    What a nested Strip leaves out stands in `around`, the StripData that holds it.
+    """
+    places = [strip] if around is None else [strip, around]
+    rate_hz = _quantity(places, "SampleRate", "hz", "bad_rate")
+    uv_per_count = _quantity(places, "Resolution", "uvperlsb", "bad_units")
     waveforms = strip.findall("WaveformData")
-    same_count(
-        len(waveforms),
-        count(text_of(strip, "NumberOfLeads"), "NumberOfLeads"),
-        "leads of StripData",
-    )
-    declared = count(text_of(strip, "ChannelSampleCountTotal"), "ChannelSampleCountTotal")
+    n_leads = text_of(strip, "NumberOfLeads")
+    check_count(len(waveforms), n_leads, "NumberOfLeads", "leads of StripData")
+    n_samples = text_of(strip, "ChannelSampleCountTotal")
 
-    def lead_uv(waveform: Element, name: str) -> NDArray[np.float64]:
+    def lead_uv(waveform: Element, name: str) -> Microvolts:
         counts = parse_numbers(waveform.text, ",", f"lead {name}")
-        same_count(len(counts), declared, f"lead {name}, samples")
+        tag = "ChannelSampleCountTotal"
+        check_count(len(counts), n_samples, tag, f"lead {name}, samples")
         return counts * uv_per_count
 
-    return Recording(
-        collect_leads(((_lead_label(w.get("lead") or ""), w) for w in waveforms), lead_uv),
-        rate_hz,
-        DIALECT,
-    )
+    labelled = [(_lead_label(waveform.get("lead") or ""), waveform) for waveform in waveforms]
+    return Recording(collect_leads(labelled, lead_uv), rate_hz, DIALECT)
 
 
 def _read_disclosure(disclosure: Element) -> Recording:
-    """Read blocks of one second: all samples of lead 1, then of lead 2, … then the next second."""
-    rate_hz = _quantity((disclosure,), "SampleRate", "hz", "bad_rate")
-    uv_per_count = _quantity((disclosure,), "Resolution", "uvperlsb", "bad_units")
-    labels = [
-        _lead_label(label)
-        for label in (text_of(disclosure, "LeadOrder") or "").split(",")
-        if label.strip()
-    ]
-    same_count(
-        len(labels),
-        count(text_of(disclosure, "NumberOfChannels"), "NumberOfChannels"),
-        "leads of FullDisclosure",
-    )
-    data = disclosure.find("FullDisclosureData")
-    text = (data.text or "") + "".join(child.tail or "" for child in data)
-    values = parse_numbers(text, ",", "FullDisclosureData")
-    block = len(labels) * int(rate_hz)
-    if not labels or rate_hz != int(rate_hz) or len(values) % block:
+    """Read blocks of one second: all samples of lead 1, of lead 2, … then the next second."""
+    rate_hz = _quantity([disclosure], "SampleRate", "hz", "bad_rate")
+    uv_per_count = _quantity([disclosure], "Resolution", "uvperlsb", "bad_units")
+    order = (text_of(disclosure, "LeadOrder") or "").split(",")
+    labels = [_lead_label(label) for label in order if label.strip()]
+    n_leads = text_of(disclosure, "NumberOfChannels")
+    check_count(len(labels), n_leads, "NumberOfChannels", "leads of FullDisclosure")
+    counts = parse_numbers(_disclosed_text(disclosure), ",", "FullDisclosureData")
+    n_per_second = int(rate_hz)
+    whole_rate = rate_hz == n_per_second
+    if not labels or not whole_rate or len(counts) % (len(labels) * n_per_second):
         raise RecordError(
             "bad_waveform",
-            f"{len(values):,} samples are not whole seconds of {len(labels)} leads at {rate_hz:g} Hz",
+            f"{len(counts):,} samples are not whole seconds of {len(labels)} leads "
+            f"at {rate_hz:g} Hz",
         )
-    by_lead = (
-        values.reshape(-1, len(labels), int(rate_hz)).transpose(1, 0, 2).reshape(len(labels), -1)
-        * uv_per_count
-    )
-    return Recording(
-        collect_leads(zip(labels, by_lead, strict=True), lambda samples_uv, _: samples_uv),
-        rate_hz,
-        DIALECT,
-    )
+    by_second = counts.reshape(-1, len(labels), n_per_second)
+    by_lead = by_second.transpose(1, 0, 2).reshape(len(labels), -1)
+    leads_uv = zip(labels, by_lead * uv_per_count, strict=True)
+    return Recording(collect_leads(leads_uv, lambda lead_uv, _name: lead_uv), rate_hz, DIALECT)
+
+
+def _disclosed_text(disclosure: Element) -> str:
+    """Join the text of FullDisclosureData, which child elements may interrupt."""
+    data = disclosure.find("FullDisclosureData")
+    assert data is not None  # `read` chose the disclosure by it
+    return (data.text or "") + "".join(child.tail or "" for child in data)
 
 
 def _lead_label(label: str) -> str:
-    """Exercise files write the limb leads as `I`, `2`, `3`."""
-    return {"1": "I", "2": "II", "3": "III"}.get(label.strip(), label)
+    return NUMBERED_LIMB_LEADS.get(label.strip(), label)
 
 
-def _quantity(places: tuple[Element | None, ...], tag: str, unit: str, reason: str) -> float:
-    """Read a positive number, from the first place that has it, whose unit attribute must be the one that the format defines."""
-    element = next(
-        (child for place in places if place is not None and (child := place.find(tag)) is not None),
-        None,
-    )
-    found = None if element is None else element.get("units")
-    if found is None or found.strip().lower() != unit:
-        raise RecordError(reason, f"{tag} must be given in {unit}; found {describe(found)}")
-    value = number(element.text, tag, reason)  # type: ignore[union-attr]
-    if value <= 0:
-        raise RecordError(reason, f"{tag} must be above 0; found {value:g}")
-    return value
+def _quantity(places: list[Element], tag: str, unit: str, reason: str) -> float:
+    """Read a number above 0 from the first place that has it; its unit must be the format's."""
+    elements = [place.find(tag) for place in places]
+    stated = [element for element in elements if element is not None]
+    units = stated[0].get("units") if stated else None
+    if units is None or units.strip().lower() != unit:
+        raise RecordError(reason, f"{tag} must be given in {unit}; found {describe(units)}")
+    return positive(stated[0].text, tag, reason)

@@ -1,14 +1,17 @@
-"""Reading one field of a vendor file: strictly, and without repeating what it held."""
+"""What all readers do with one field of a vendor file: read it strictly and never repeat its text.
+
+Every function here raises RecordError; `what` names the field in the message, and `reason` is the
+status that a missing or odd value gives the row.
+"""
 
 from __future__ import annotations
 
-import binascii
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pybase64
@@ -20,34 +23,38 @@ from ecgprep.readers.xml import Element
 
 Microvolts = NDArray[np.float64]
 Stored = TypeVar("Stored")
+Factor = TypeVar("Factor")
 
-_LONE_SIGN = re.compile(r"[+-](?![0-9.])")
-_MINUS, _ZERO = np.uint8(ord("-")), np.uint8(ord("0"))
 MAX_SAMPLES = 2_400_000
 """Samples of one lead: 20 minutes at 2000 Hz. Rhythm strips have 1,000 to 150,000."""
 
+_BLANKS = b" \t\r\n\v\f"
+_LONE_SIGN = re.compile(r"[+-](?![0-9.])")
+_MINUS, _ZERO = np.uint8(ord("-")), np.uint8(ord("0"))
 
-def text_of(parent: Element, tag: str) -> str | None:
-    """Return the stripped text of a direct child, or None when the child is absent or empty."""
-    return (parent.findtext(tag) or "").strip() or None
 
+def exactly_one(found: Sequence[Element], what: str, mean_beats: str) -> Element:
+    """Return the one element that holds the rhythm.
 
-def fields_of(parent: Element) -> dict[str, str]:
-    """Return tag -> text of all direct children, read in one pass; a tag that comes twice with different texts is refused."""
-    fields: dict[str, str] = {}
-    for child in parent:
-        text = child.text or ""
-        if fields.setdefault(child.tag, text) != text:
-            raise RecordError(
-                "bad_waveform", "a lead states one of its properties twice, differently"
-            )
-    return fields
+    Raises `no_rhythm` for none: the mean beats that the vendor stores beside the rhythm (called
+    `mean_beats`) are never read in its place. Raises `bad_waveform` for several.
+    """
+    if not found:
+        raise RecordError(
+            "no_rhythm", f"{what}: none found ({mean_beats} are not read in its place)"
+        )
+    if len(found) > 1:
+        raise RecordError("bad_waveform", f"{what}: {len(found)} found; exactly one is allowed")
+    return found[0]
 
 
 def collect_leads(
     stored: Iterable[tuple[str | None, Stored]], to_uv: Callable[[Stored, str], Microvolts]
 ) -> dict[str, Microvolts]:
-    """Convert each stored lead with `to_uv(stored, name)`; one without a standard name is left out, one that comes twice is refused."""
+    """Convert each stored lead with `to_uv(stored, name)`.
+
+    A lead without a standard name is left out. Raises `bad_waveform` for a lead that comes twice.
+    """
     leads: dict[str, Microvolts] = {}
     for label, content in stored:
         name = canonical_lead(label or "")
@@ -58,31 +65,47 @@ def collect_leads(
     return leads
 
 
+def text_of(parent: Element, tag: str) -> str | None:
+    """Return the stripped text of a direct child, or None when the child is absent or empty."""
+    return (parent.findtext(tag) or "").strip() or None
+
+
+def fields_of(parent: Element) -> dict[str, str]:
+    """Return tag -> text of all direct children, read in one pass.
+
+    Raises `bad_waveform` for a tag that comes twice with different texts.
+    """
+    fields: dict[str, str] = {}
+    for child in parent:
+        text = child.text or ""
+        if fields.setdefault(child.tag, text) != text:
+            raise RecordError(
+                "bad_waveform", "a lead states one of its properties twice, differently"
+            )
+    return fields
+
+
 def number(text: str | None, what: str, reason: str) -> float:
-    """Read a finite decimal number; `reason` is the status that a missing or odd one gives."""
+    """Read a finite decimal number."""
     try:
         value = float(text or "")
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or "_" in (text or ""):
+    if not math.isfinite(value) or "_" in (text or ""):  # Python reads 1_0 as 10
         raise RecordError(reason, f"{what} must be a number; found {describe(text)}")
     return value
 
 
-def count(text: str | None, what: str) -> int | None:
-    """Read a whole number that a file may leave out (None); anything else in its place is `bad_waveform`."""
-    if text is None or not (text := text.strip()):
-        return None
-    if text.isdecimal() and text.isascii() and len(text) < 16:
-        return int(text)
-    value = number(text, what, "bad_waveform")
-    if value != int(value):
-        raise RecordError("bad_waveform", f"{what} must be a whole number; found {describe(text)}")
-    return int(value)
+def positive(text: str | None, what: str, reason: str) -> float:
+    """Read a finite decimal number above 0."""
+    value = number(text, what, reason)
+    if value <= 0:
+        raise RecordError(reason, f"{what} must be above 0; found {value:g}")
+    return value
 
 
 def exact(text: str | None, what: str, reason: str) -> Fraction:
-    """Read a positive decimal number without rounding, within 1e-12 .. 1e12."""
+    """Read a decimal number from 1e-12 to 1e12 without rounding."""
     value = number(text, what, reason)
     if not 1e-12 <= value <= 1e12 or len(text or "") > 40:
         raise RecordError(
@@ -91,63 +114,101 @@ def exact(text: str | None, what: str, reason: str) -> Fraction:
     return Fraction((text or "").strip())
 
 
+def unit_factor(unit: str | None, per_unit: Mapping[str, Factor], what: str, reason: str) -> Factor:
+    """Look a unit up in a reader's table of accepted units."""
+    if unit is None or unit not in per_unit:
+        allowed = ", ".join(per_unit)
+        raise RecordError(reason, f"{what} must be one of {allowed}; found {describe(unit)}")
+    return per_unit[unit]
+
+
+def count(text: str | None, what: str) -> int | None:
+    """Read a whole number that a file may leave out (None). Raises `bad_waveform`."""
+    stripped = (text or "").strip()
+    if not stripped:
+        return None
+    if stripped.isdecimal() and stripped.isascii() and len(stripped) < 16:
+        return int(stripped)
+    value = number(stripped, what, "bad_waveform")
+    if value != int(value):
+        raise RecordError(
+            "bad_waveform", f"{what} must be a whole number; found {describe(stripped)}"
+        )
+    return int(value)
+
+
 def same_count(found: int, declared: int | None, what: str) -> None:
-    """Refuse a file that says one number and holds another."""
+    """Refuse (`bad_waveform`) a file that declares one number and holds another."""
     if declared is not None and declared != found:
         raise RecordError(
             "bad_waveform", f"{what}: the file declares {declared:,} but holds {found:,}"
         )
 
 
+def check_count(found: int, declared: str | None, tag: str, what: str) -> None:
+    """Compare what was found with the count that the field `tag` declares, if it is there."""
+    same_count(found, count(declared, tag), what)
+
+
 def decode_base64(text: str | None, what: str) -> bytes:
-    """Decode Base64 with line breaks and nothing else in between. Raises RecordError `bad_waveform`."""
-    for blanks in (
-        b"\n",
-        b" \t\r\n\v\f",
-    ):  # line feeds alone are the usual case and go three times as fast
+    """Decode Base64 with white space and nothing else in between. Raises `bad_waveform`."""
+    try:
+        data = (text or "").encode("ascii")
         try:
-            data = (text or "").encode("ascii")
-            data = data.replace(blanks, b"") if len(blanks) == 1 else data.translate(None, blanks)
-            return pybase64.b64decode(data, validate=True)
-        except (binascii.Error, ValueError):
-            continue
-    raise RecordError("bad_waveform", f"{what} is not valid Base64")
-
-
-def _has_lone_sign(text: str) -> bool:
-    """Say whether a sign stands without a digit behind it: numpy reads `1,-,3` as 1, 0, 3 and `1 - 3` as 1, -3."""
-    characters = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
-    suspect = (characters[:-1] == _MINUS) & (
-        characters[1:] - _ZERO > 9
-    )  # unsigned: below "0" is far above 9, too
-    if not suspect.any() and text[-1] != "-" and "+" not in text:
-        return False
-    return _LONE_SIGN.search(text) is not None
+            # Line feeds alone are the usual case, and replacing them is three times as fast.
+            return pybase64.b64decode(data.replace(b"\n", b""), validate=True)
+        except ValueError:
+            return pybase64.b64decode(data.translate(None, _BLANKS), validate=True)
+    except ValueError:  # covers binascii.Error and UnicodeEncodeError
+        raise RecordError("bad_waveform", f"{what} is not valid Base64") from None
 
 
 def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.float64]:
-    """Parse numbers separated by `separator` (a blank also stands for any white space) into float64.
+    """Parse separated numbers into float64; a blank as separator stands for any white space.
 
-    Integers take the fast way, decimals the slow one. Raises RecordError `bad_waveform` for anything else.
+    Integers take the fast way, decimals the slow one. Raises `bad_waveform` for anything else.
     """
-    text = (text or "").strip()
-    if not text:
+    stripped = (text or "").strip()
+    if not stripped:
         raise RecordError("bad_waveform", f"{what} holds no samples")
-    if _has_lone_sign(text):
+    if _has_lone_sign(stripped):
         raise RecordError("bad_waveform", f"{what} holds a sign without a number")
-    for dtype in (np.int64, np.float64):
+    values = _parse_as(np.int64, stripped, separator)
+    if values is None:
+        values = _parse_as(np.float64, stripped, separator)
+    if values is None:
+        raise RecordError("bad_waveform", f"{what} holds something that is not a number")
+    if len(values) > MAX_SAMPLES:
+        raise RecordError(
+            "bad_waveform",
+            f"{what} holds {len(values):,} samples; at most {MAX_SAMPLES:,} are read",
+        )
+    return values.astype(np.float64)
+
+
+def _parse_as(dtype: type[np.generic], text: str, separator: str) -> NDArray[Any] | None:
+    """Parse all of `text` as numbers of one type, or return None.
+
+    At a bad token numpy before 2.4 only warned and cut the list short; later versions raise.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "error"
-                )  # numpy before 2.4 only warned, and cut the list short at a bad token
-                values = np.fromstring(text, dtype=dtype, sep=separator)
+            return np.fromstring(text, dtype=dtype, sep=separator)
         except (ValueError, DeprecationWarning):
-            continue
-        if len(values) > MAX_SAMPLES:
-            raise RecordError(
-                "bad_waveform",
-                f"{what} holds {len(values):,} samples; at most {MAX_SAMPLES:,} are read",
-            )
-        return values.astype(np.float64)
-    raise RecordError("bad_waveform", f"{what} holds something that is not a number")
+            return None
+
+
+def _has_lone_sign(text: str) -> bool:
+    """Say whether a sign stands without a digit behind it.
+
+    numpy reads `1,-,3` as 1, 0, 3 and `1 - 3` as 1, -3. The regular expression decides, but it is
+    slow, so it only runs when a vectorised look at the text finds something odd.
+    """
+    characters = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
+    is_minus = characters[:-1] == _MINUS
+    digit = characters[1:] - _ZERO  # unsigned, so characters below "0" wrap round to above 9
+    minus_without_digit = is_minus & (digit > 9)
+    if not minus_without_digit.any() and text[-1] != "-" and "+" not in text:
+        return False
+    return _LONE_SIGN.search(text) is not None

@@ -1,23 +1,28 @@
 """GE MUSE `RestingECG` (also exported by MAC carts and Optima EMS).
 
-    element                                       meaning                        required   accepted
-    RestingECG/Waveform                           one waveform                   yes        exactly one of type Rhythm
-      WaveformType                                kind                           yes        Rhythm (Median is a mean beat: never read)
-      NumberofLeads                               count of LeadData              no         the count found
-      SampleType                                                                 no         CONTINUOUS_SAMPLES
-      SampleBase, SampleExponent                  rate = base x 10^exponent, Hz  yes, no    numbers; exponent defaults to 0
-      LeadData/LeadID                             lead name                      yes        standard names, any case
-      LeadData/LeadAmplitudeUnitsPerBit           gain                           yes        finite, not 0; per lead
-      LeadData/LeadAmplitudeUnits                 unit of the gain               yes        MICROVOLTS, MILLIVOLTS, VOLTS; per lead
-      LeadData/FirstSampleBaseline                counts at 0 µV                 no         a number; defaults to 0
-      LeadData/LeadSampleSize                     bytes a sample                 no         2
-      LeadData/LeadSampleCountTotal, LeadByteCountTotal                          no         what the data hold
-      LeadData/LeadTimeOffset, LeadOffsetFirstSample                             no         the same for all leads
-      LeadData/LeadOff                            the electrode was off          no         TRUE becomes a quality flag, all else nothing
-      LeadData/LeadDataCRC32                      CRC-32 of the decoded bytes    no         equal; 0 = not set
-      LeadData/WaveFormData                       Base64                         yes        little-endian signed 16-bit
+    element                           meaning                  required  accepted
+    RestingECG/Waveform               one waveform             yes       exactly one of type Rhythm
+      WaveformType                    kind                     yes       Rhythm
+      NumberofLeads                   count of LeadData        no        the count found
+      SampleType                                               no        CONTINUOUS_SAMPLES
+      SampleBase, SampleExponent      base x 10^exponent, Hz   yes, no   numbers; exponent default 0
+      LeadData                        one lead
+        LeadID                        name                     yes       standard names, any case
+        LeadAmplitudeUnitsPerBit      gain                     yes       finite, not 0
+        LeadAmplitudeUnits            unit of the gain         yes       MICROVOLTS, MILLIVOLTS,
+                                                                         VOLTS
+        FirstSampleBaseline           counts at 0 µV           no        a number; default 0
+        LeadSampleSize                bytes of a sample        no        2
+        LeadSampleCountTotal          samples                  no        the count found
+        LeadByteCountTotal            bytes                    no        the count found
+        LeadTimeOffset                start of the lead        no        the same for all leads
+        LeadOffsetFirstSample         start of the lead        no        the same for all leads
+        LeadOff                       electrode was off        no        TRUE sets a quality flag
+        LeadDataCRC32                 CRC-32 of the bytes      no        equal; 0 means not set
+        WaveFormData                  Base64                   yes       little-endian signed 16-bit
 
-µV = (count - FirstSampleBaseline) x gain x unit.
+µV = (count - FirstSampleBaseline) x gain x unit. Gain, unit and baseline are those of the lead.
+Waveforms of type Median are mean beats and are never read.
 """
 
 from __future__ import annotations
@@ -30,13 +35,15 @@ from numpy.typing import NDArray
 from ecgprep.errors import RecordError, describe
 from ecgprep.leads import canonical_lead
 from ecgprep.readers.fields import (
+    check_count,
     collect_leads,
     count,
     decode_base64,
+    exactly_one,
     fields_of,
     number,
-    same_count,
     text_of,
+    unit_factor,
 )
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
@@ -46,118 +53,116 @@ UV_PER_UNIT = {"MICROVOLTS": 1.0, "MILLIVOLTS": 1e3, "VOLTS": 1e6}
 
 
 def read(root: Element) -> Recording:
-    """Read the rhythm waveform. Raises RecordError with a named reason for anything the table above does not allow."""
+    """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
     waveform = _rhythm(root)
-    exponent = count(text_of(waveform, "SampleExponent"), "SampleExponent") or 0
-    if abs(exponent) > 6:
-        raise RecordError("bad_rate", f"SampleExponent is {exponent}; -6 to 6 is allowed")
-    rate_hz = number(text_of(waveform, "SampleBase"), "SampleBase", "bad_rate") * 10.0**exponent
+    rate_hz = _rate_hz(waveform)
     parts = [fields_of(part) for part in waveform.findall("LeadData")]
-    same_count(
-        len(parts),
-        count(text_of(waveform, "NumberofLeads"), "NumberofLeads"),
-        "leads of the rhythm waveform",
-    )
+    declared = text_of(waveform, "NumberofLeads")
+    check_count(len(parts), declared, "NumberofLeads", "leads of the rhythm waveform")
     for tag in ("LeadTimeOffset", "LeadOffsetFirstSample"):
-        stated = {part.get(tag) for part in parts}
-        if len(stated) > 1 and len({count(text, tag) or 0 for text in stated}) > 1:
-            raise RecordError("bad_waveform", f"leads start at different times ({tag} differs)")
-    off = frozenset(
-        canonical_lead(part.get("LeadID", "")) or ""
-        for part in parts
-        if part.get("LeadOff", "").strip().upper() == "TRUE"
-    )
-    return Recording(
-        collect_leads(((part.get("LeadID"), part) for part in parts), _lead_uv),
-        rate_hz,
-        DIALECT,
-        off,
-    )
+        _check_same_start(parts, tag)
+    labelled = [(part.get("LeadID"), part) for part in parts]
+    return Recording(collect_leads(labelled, _lead_uv), rate_hz, DIALECT, _leads_off(parts))
 
 
 def _rhythm(root: Element) -> Element:
     """Find the rhythm waveform by its type, never by its position: vendors put the median first."""
-    found = [
-        w
-        for w in root.findall("Waveform")
-        if (text_of(w, "WaveformType") or "").lower() == "rhythm"
-    ]
-    if not found:
+    rhythms = []
+    for waveform in root.findall("Waveform"):
+        kind = text_of(waveform, "WaveformType") or ""
+        if kind.lower() == "rhythm":
+            rhythms.append(waveform)
+    rhythm = exactly_one(rhythms, "waveform of type Rhythm", "median beats")
+    samples = text_of(rhythm, "SampleType")
+    if samples is not None and samples.upper() != "CONTINUOUS_SAMPLES":
         raise RecordError(
-            "no_rhythm", "no waveform of type Rhythm (a median beat is not read in its place)"
+            "bad_waveform", f"SampleType must be CONTINUOUS_SAMPLES; found {describe(samples)}"
         )
-    if len(found) > 1:
-        raise RecordError(
-            "bad_waveform", f"{len(found)} waveforms of type Rhythm; which one is meant is not said"
-        )
-    kind = text_of(found[0], "SampleType")
-    if kind is not None and kind.upper() != "CONTINUOUS_SAMPLES":
-        raise RecordError(
-            "bad_waveform", f"SampleType must be CONTINUOUS_SAMPLES; found {describe(kind)}"
-        )
-    return found[0]
+    return rhythm
+
+
+def _rate_hz(waveform: Element) -> float:
+    exponent = count(text_of(waveform, "SampleExponent"), "SampleExponent") or 0
+    if abs(exponent) > 6:
+        raise RecordError("bad_rate", f"SampleExponent is {exponent}; -6 to 6 is allowed")
+    base = number(text_of(waveform, "SampleBase"), "SampleBase", "bad_rate")
+    return base * 10.0**exponent
+
+
+def _check_same_start(parts: list[dict[str, str]], tag: str) -> None:
+    """Refuse leads that start at different times. An absent field means 0."""
+    texts = {part.get(tag) for part in parts}
+    starts = {count(text, tag) or 0 for text in texts} if len(texts) > 1 else set()
+    if len(starts) > 1:
+        raise RecordError("bad_waveform", f"the leads start at different times ({tag} differs)")
+
+
+def _leads_off(parts: list[dict[str, str]]) -> frozenset[str]:
+    """Name the leads whose electrode was off according to the cart."""
+    off = set()
+    for part in parts:
+        name = canonical_lead(part.get("LeadID", ""))
+        if name is not None and part.get("LeadOff", "").strip().upper() == "TRUE":
+            off.add(name)
+    return frozenset(off)
 
 
 def _lead_uv(part: dict[str, str], name: str) -> NDArray[np.float64]:
     """Decode one lead: Base64 -> [low byte, high byte] per sample -> counts -> µV."""
-    size = count(part.get("LeadSampleSize"), "LeadSampleSize")
-    if size not in (None, 2):
-        raise RecordError(
-            "bad_waveform", f"lead {name}: LeadSampleSize is {size}; 2 bytes are read"
-        )
-    data = _decode(part.get("WaveFormData"), name)
-    _check_crc(data, part.get("LeadDataCRC32"), name)
-    same_count(
-        len(data),
-        count(part.get("LeadByteCountTotal"), "LeadByteCountTotal"),
-        f"lead {name}, bytes",
-    )
-    same_count(
-        len(data) // 2,
-        count(part.get("LeadSampleCountTotal"), "LeadSampleCountTotal"),
-        f"lead {name}, samples",
-    )
-    unit = part.get("LeadAmplitudeUnits", "").strip().upper()
-    if unit not in UV_PER_UNIT:
-        raise RecordError(
-            "bad_units",
-            f"lead {name}: LeadAmplitudeUnits must be one of {', '.join(UV_PER_UNIT)}; found {describe(unit)}",
-        )
-    gain = number(
-        part.get("LeadAmplitudeUnitsPerBit"), f"lead {name}: LeadAmplitudeUnitsPerBit", "bad_units"
-    )
-    if gain == 0:
-        raise RecordError("bad_units", f"lead {name}: LeadAmplitudeUnitsPerBit is 0")
-    baseline = number(
-        part.get("FirstSampleBaseline", "").strip() or "0",
-        f"lead {name}: FirstSampleBaseline",
-        "bad_waveform",
-    )
+    data = _decode(part, name)
+    uv_per_count = _uv_per_count(part, name)
+    baseline_text = part.get("FirstSampleBaseline", "").strip() or "0"
+    baseline = number(baseline_text, f"lead {name}: FirstSampleBaseline", "bad_waveform")
     counts = np.frombuffer(data, "<i2").astype(np.float64)
     if baseline:
         counts -= baseline
-    counts *= gain * UV_PER_UNIT[unit]
+    counts *= uv_per_count
     return counts
 
 
-def _decode(text: str | None, name: str) -> bytes:
-    data = decode_base64(text, f"lead {name}: WaveFormData")
+def _decode(part: dict[str, str], name: str) -> bytes:
+    """Return the bytes of one lead, once they match every count and checksum that the file has."""
+    sample_size = count(part.get("LeadSampleSize"), "LeadSampleSize")
+    if sample_size not in (None, 2):
+        raise RecordError(
+            "bad_waveform", f"lead {name}: LeadSampleSize is {sample_size}; 2 bytes are read"
+        )
+    data = decode_base64(part.get("WaveFormData"), f"lead {name}: WaveFormData")
     if not data or len(data) % 2:
         raise RecordError(
             "bad_waveform",
-            f"lead {name}: WaveFormData holds {len(data)} bytes, not a whole number of 16-bit samples",
+            f"lead {name}: WaveFormData holds {len(data)} bytes, "
+            "not a whole number of 16-bit samples",
         )
+    _check_crc(data, part.get("LeadDataCRC32"), name)
+    for tag, found, unit in (
+        ("LeadByteCountTotal", len(data), "bytes"),
+        ("LeadSampleCountTotal", len(data) // 2, "samples"),
+    ):
+        check_count(found, part.get(tag), tag, f"lead {name}, {unit}")
     return data
 
 
+def _uv_per_count(part: dict[str, str], name: str) -> float:
+    unit = part.get("LeadAmplitudeUnits", "").strip().upper()
+    uv = unit_factor(unit, UV_PER_UNIT, f"lead {name}: LeadAmplitudeUnits", "bad_units")
+    gain_text = part.get("LeadAmplitudeUnitsPerBit")
+    gain = number(gain_text, f"lead {name}: LeadAmplitudeUnitsPerBit", "bad_units")
+    if gain == 0:
+        raise RecordError("bad_units", f"lead {name}: LeadAmplitudeUnitsPerBit is 0")
+    return gain * uv
+
+
 def _check_crc(data: bytes, declared: str | None, name: str) -> None:
-    """Compare with CRC-32 (ISO 3309), which every vendor export carries; some writers store it as a signed number."""
-    stated = (declared or "0").strip() or "0"
-    crc = (
-        int(stated)
-        if stated.isdecimal() and len(stated) < 16
-        else int(number(stated, f"lead {name}: LeadDataCRC32", "bad_checksum"))
-    )
+    """Compare with the CRC-32 (ISO 3309) that every vendor export carries; 0 means not set.
+
+    Some writers store it as a signed number.
+    """
+    stated = (declared or "").strip() or "0"
+    if stated.isdecimal() and len(stated) < 16:
+        crc = int(stated)
+    else:
+        crc = int(number(stated, f"lead {name}: LeadDataCRC32", "bad_checksum"))
     if crc and crc & 0xFFFFFFFF != zlib.crc32(data):
         raise RecordError(
             "bad_checksum",

@@ -1,24 +1,36 @@
-"""Philips `restingecgdata`: SierraECG 1.03, PhilipsECG 1.04, 1.04.01, 1.04.02 (PageWriter, TraceMaster, IntelliSpace).
+"""Philips `restingecgdata` (PageWriter, TraceMaster, IntelliSpace); any namespace, or none.
 
-    element (any namespace, or none)                         meaning                  required    accepted
-    documentinfo/documenttype, documentversion               version                  yes         the four above; others refused by name
-    waveforms/parsedwaveforms                                the rhythm               yes         exactly one (repbeats are mean beats: never read)
-      @dataencoding                                                                   no          Base64 (default), Plain
-      @compressflag + @compressmethod, or @compression       compression              no          XLI, or none
-      @leadlabels, @numberofleads                            leads, in order          1.04+       standard names; the count found
-      @durationperchannel                                    ms of each lead          yes         what the data hold
-      @samplespersecond                                      rate, Hz                 no          as below, if both are given
-      @resolution                                            µV of a count            no          as below, if both are given
-      @signaloffset, @signalsigned, @bitspersample (@nbitspersample)                  no          a number; True; 16
+Versions: SierraECG 1.03, PhilipsECG 1.04, 1.04.01 and 1.04.02.
+
+    element                                  meaning               required      accepted
+    documentinfo/documenttype                product               yes           those above
+    documentinfo/documentversion             version               yes           those above
+    waveforms/parsedwaveforms                the rhythm            yes           one with data
+      @dataencoding                                                no            Base64 or Plain
+      @compressflag and @compressmethod      compression in 1.03   no            XLI, or none
+      @compression                           compression           no            XLI, or none
+      @leadlabels                            leads, in order       1.04+         standard names
+      @numberofleads                         count of leads        no            the count found
+      @durationperchannel                    ms of each lead       yes           what the data hold
+      @samplespersecond                      rate, Hz              here or       one value
+      @resolution                            µV of a count         below         one value
+      @signaloffset                          counts at 0 µV        no            a number
+      @signalsigned                                                no            True
+      @bitspersample, @nbitspersample                              no            16
     dataacquisition/signalcharacteristics
-      samplingrate                                           rate, Hz                 if not above
-      resolution, signalresolution                           µV of a count            if not above
-      leadset, acquisitiontype                               leads of 1.03            1.03        STD-12
+      samplingrate                           rate, Hz              if not above  the value above
+      resolution, signalresolution           µV of a count         if not above  the value above
+      leadset, acquisitiontype               leads of 1.03         1.03          STD-12
 
-µV = (count - signaloffset) x resolution. With XLI, limb leads beyond I and II are stored as what their definition leaves over (c):
-III = II - I - c, aVR = -c - floor((I + II) / 2), aVL = floor((I - III) / 2) - c, aVF = floor((II + III) / 2) - c.
+µV = (count - signaloffset) x resolution. Representative beats (repbeats) are never read.
 
-The recording is returned whole. The 1 mV calibration pulse that most files carry after 10 s is cut by `conform`.
+With XLI, limb leads other than I and II are stored as what their definition leaves over (c):
+
+    III = II - I - c                       aVL = floor((I - III) / 2) - c
+    aVR = -c - floor((I + II) / 2)         aVF = floor((II + III) / 2) - c
+
+The recording is returned whole. `conform` cuts the 1 mV calibration pulse that most files carry
+after 10 s.
 """
 
 from __future__ import annotations
@@ -27,11 +39,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
-from ecgprep.leads import LEADS, canonical_lead
+from ecgprep.leads import TWELVE_LEADS, canonical_lead
 from ecgprep.readers.fields import (
     MAX_SAMPLES,
+    Microvolts,
     collect_leads,
     decode_base64,
+    exactly_one,
     number,
     parse_numbers,
     same_count,
@@ -47,101 +61,91 @@ VERSIONS = {
     ("philipsecg", "1.04.01"),
     ("philipsecg", "1.04.02"),
 }
-STANDARD_12 = (*LEADS[:2], "III", "aVR", "aVL", "aVF", *LEADS[2:])
 MAX_LEADS = 16
+"""XLI always stores 16 chunks."""
+
+Counts = list[NDArray[np.int64]]
+"""One array of counts per lead, in the order of the file's labels."""
 
 
 def read(root: Element) -> Recording:
-    """Read the rhythm. Raises RecordError with a named reason for anything the table above does not allow."""
+    """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
     _check_version(root)
-    found = [w for w in root.findall("{*}waveforms/{*}parsedwaveforms") if (w.text or "").strip()]
-    if not found:
-        raise RecordError(
-            "no_rhythm",
-            "no parsedwaveforms with data (representative beats are not read in its place)",
-        )
-    if len(found) > 1:
-        raise RecordError(
-            "bad_waveform", f"{len(found)} parsedwaveforms; which one is meant is not said"
-        )
-    waveforms = found[0]
+    waveforms = _rhythm(root)
     signal = root.find("{*}dataacquisition/{*}signalcharacteristics")
     rate_hz = _agreed(
-        waveforms.get("samplespersecond"),
-        _text(signal, "samplingrate"),
+        [waveforms.get("samplespersecond"), _text(signal, "samplingrate")],
         "sampling rate",
         "bad_rate",
     )
-    resolution = _agreed(
-        waveforms.get("resolution"),
-        _text(signal, "resolution", "signalresolution"),
+    uv_per_count = _agreed(
+        [waveforms.get("resolution"), _text(signal, "resolution", "signalresolution")],
         "resolution",
         "bad_units",
     )
     labels = _labels(waveforms, signal)
-    _check_samples(waveforms)
-    seconds = (
-        number(waveforms.get("durationperchannel"), "durationperchannel", "bad_waveform") / 1000
-    )
-    n_samples = round(seconds * rate_hz) if 0 < seconds * rate_hz <= MAX_SAMPLES else 0
-    if not n_samples:
-        raise RecordError(
-            "bad_waveform",
-            f"durationperchannel and rate give no number of samples from 1 to {MAX_SAMPLES:,}",
-        )
-    counts = _counts(waveforms, len(labels), n_samples)
-    if _compression(waveforms):
+    _check_sample_format(waveforms)
+    counts = _counts(waveforms, len(labels), _n_samples(waveforms, rate_hz))
+    if _is_xli(waveforms):
         _rebuild_limb_leads(labels, counts)
-    offset = number(
-        waveforms.get("signaloffset") or _text(signal, "signaloffset") or "0",
-        "signaloffset",
-        "bad_waveform",
-    )
-    leads = collect_leads(
-        zip(labels, counts, strict=True),
-        lambda values, _: np.asarray((values - offset) * resolution, np.float64),
-    )
-    return Recording(leads, rate_hz, DIALECT)
+    offset_text = waveforms.get("signaloffset") or _text(signal, "signaloffset") or "0"
+    offset = number(offset_text, "signaloffset", "bad_waveform")
+
+    def lead_uv(lead_counts: NDArray[np.int64], _name: str) -> Microvolts:
+        return np.asarray((lead_counts - offset) * uv_per_count, np.float64)
+
+    labelled = zip(labels, counts, strict=True)
+    return Recording(collect_leads(labelled, lead_uv), rate_hz, DIALECT)
+
+
+def _check_version(root: Element) -> None:
+    info = root.find("{*}documentinfo")
+    product = (_text(info, "documenttype") or "").lower()
+    if (product, _text(info, "documentversion")) not in VERSIONS:
+        raise RecordError(
+            "unknown_format",
+            "a Philips file whose type and version are none of "
+            "SierraECG 1.03, PhilipsECG 1.04, 1.04.01, 1.04.02",
+        )
+
+
+def _rhythm(root: Element) -> Element:
+    found = root.findall("{*}waveforms/{*}parsedwaveforms")
+    with_data = [waveforms for waveforms in found if (waveforms.text or "").strip()]
+    return exactly_one(with_data, "parsedwaveforms with data", "representative beats")
 
 
 def _text(parent: Element | None, *tags: str) -> str | None:
     """Return the text of the first of `tags` that is there and not empty."""
-    for tag in tags if parent is not None else ():
-        if text := (parent.findtext(f"{{*}}{tag}") or "").strip():  # type: ignore[union-attr]
+    if parent is None:
+        return None
+    for tag in tags:
+        text = (parent.findtext(f"{{*}}{tag}") or "").strip()
+        if text:
             return text
     return None
 
 
-def _check_version(root: Element) -> None:
-    kind, version = (
-        _text(root.find("{*}documentinfo"), tag) for tag in ("documenttype", "documentversion")
-    )
-    if ((kind or "").lower(), version) not in VERSIONS:
-        raise RecordError(
-            "unknown_format",
-            "a Philips file whose type and version are none of SierraECG 1.03, PhilipsECG 1.04, 1.04.01, 1.04.02",
-        )
-
-
-def _agreed(one: str | None, other: str | None, what: str, reason: str) -> float:
-    """Read a positive number that may stand in two places; they must agree."""
-    values = {
-        number(text, what, reason) for text in (one, other) if text is not None and text.strip()
-    }
-    if len(values) != 1 or min(values) <= 0:
-        found = (
-            "two different values"
-            if len(values) > 1
-            else "nothing"
-            if not values
-            else "a value that is not above 0"
-        )
-        raise RecordError(reason, f"{what} must be one number above 0; found {found}")
-    return values.pop()
+def _agreed(texts: list[str | None], what: str, reason: str) -> float:
+    """Read a number above 0 that may stand in several places, where it must be the same."""
+    stated = [text for text in texts if text is not None and text.strip()]
+    values = {number(text, what, reason) for text in stated}
+    if len(values) == 1 and min(values) > 0:
+        return values.pop()
+    if not values:
+        found = "nothing"
+    elif len(values) > 1:
+        found = "two different values"
+    else:
+        found = "a value that is not above 0"
+    raise RecordError(reason, f"{what} must be one number above 0; found {found}")
 
 
 def _labels(waveforms: Element, signal: Element | None) -> list[str]:
-    """Return the lead names in the order of the data; version 1.03 says only that they are the standard twelve."""
+    """Return the lead names in the order of the data.
+
+    Version 1.03 only says that they are the standard twelve.
+    """
     stated = waveforms.get("leadlabels")
     if stated is None:
         kind = _text(signal, "leadset", "acquisitiontype")
@@ -150,7 +154,7 @@ def _labels(waveforms: Element, signal: Element | None) -> list[str]:
                 "bad_waveform",
                 f"leads are neither named nor the standard twelve (STD-12); found {describe(kind)}",
             )
-        stated = " ".join(STANDARD_12)
+        stated = " ".join(TWELVE_LEADS)
     labels: list[str] = stated.replace(",", " ").split()
     declared = waveforms.get("numberofleads")
     if declared is not None:
@@ -160,18 +164,33 @@ def _labels(waveforms: Element, signal: Element | None) -> list[str]:
     return labels
 
 
-def _check_samples(waveforms: Element) -> None:
+def _check_sample_format(waveforms: Element) -> None:
     bits = waveforms.get("bitspersample") or waveforms.get("nbitspersample") or "16"
-    if bits.strip() != "16" or (waveforms.get("signalsigned") or "True").strip().lower() != "true":
+    signed = waveforms.get("signalsigned") or "True"
+    if bits.strip() != "16" or signed.strip().lower() != "true":
         raise RecordError(
             "bad_waveform", "samples are not signed 16-bit numbers; no other kind is read"
         )
 
 
-def _compression(waveforms: Element) -> bool:
-    """Say whether the data are XLI; any other compression is refused."""
+def _n_samples(waveforms: Element, rate_hz: float) -> int:
+    """Compute the samples of each lead from its duration; the data must hold as many."""
+    milliseconds = number(waveforms.get("durationperchannel"), "durationperchannel", "bad_waveform")
+    exact = milliseconds / 1000 * rate_hz
+    n_samples = round(exact) if 0 < exact <= MAX_SAMPLES else 0
+    if not n_samples:
+        raise RecordError(
+            "bad_waveform",
+            f"durationperchannel and rate give no number of samples from 1 to {MAX_SAMPLES:,}",
+        )
+    return n_samples
+
+
+def _is_xli(waveforms: Element) -> bool:
+    """Say whether the data are XLI. Raises RecordError for any other compression."""
     method = waveforms.get("compression")
-    if method is None and (waveforms.get("compressflag") or "").strip().lower() == "true":
+    is_flagged = (waveforms.get("compressflag") or "").strip().lower() == "true"
+    if method is None and is_flagged:
         method = waveforms.get("compressmethod") or "?"
     kind = (method or "").strip().upper()
     if kind not in ("", "XLI", "NONE", "UNCOMPRESSED"):
@@ -181,37 +200,50 @@ def _compression(waveforms: Element) -> bool:
     return kind == "XLI"
 
 
-def _counts(waveforms: Element, n_leads: int, n_samples: int) -> list[NDArray[np.int64]]:
-    """Return `n_leads` arrays of `n_samples` counts; the data run lead after lead."""
+def _counts(waveforms: Element, n_leads: int, n_samples: int) -> Counts:
+    """Decode `n_leads` arrays of `n_samples` counts, which the data hold lead after lead."""
     encoding = (waveforms.get("dataencoding") or "Base64").strip().lower()
-    if encoding == "plain" and not _compression(waveforms):
-        values = parse_numbers((waveforms.text or "").replace(",", " "), " ", "parsedwaveforms")
-        same_count(len(values), n_leads * n_samples, "samples of all leads")
-        return list(values.reshape(n_leads, n_samples))  # type: ignore[arg-type]
+    is_xli = _is_xli(waveforms)
+    if encoding == "plain" and not is_xli:
+        return _plain_counts(waveforms.text or "", n_leads, n_samples)
     if encoding != "base64":
         raise RecordError(
             "bad_waveform", f"dataencoding must be Base64 or Plain; found {describe(encoding)}"
         )
     data = decode_base64(waveforms.text, "parsedwaveforms")
-    if _compression(waveforms):
+    if is_xli:
         return decode_chunks(data, n_leads, n_samples)
+    # [low byte, high byte] of sample 0 of lead 0, of sample 1, … then lead 1
     same_count(len(data), 2 * n_leads * n_samples, "bytes of all leads")
-    return list(np.frombuffer(data, "<i2").astype(np.int64).reshape(n_leads, n_samples))
+    counts = np.frombuffer(data, "<i2").astype(np.int64)
+    return list(counts.reshape(n_leads, n_samples))
 
 
-def _rebuild_limb_leads(labels: list[str], counts: list[NDArray[np.int64]]) -> None:
+def _plain_counts(text: str, n_leads: int, n_samples: int) -> Counts:
+    counts = parse_numbers(text.replace(",", " "), " ", "parsedwaveforms")
+    same_count(len(counts), n_leads * n_samples, "samples of all leads")
+    return list(counts.reshape(n_leads, n_samples))  # type: ignore[arg-type]  # may be decimals
+
+
+def _rebuild_limb_leads(labels: list[str], counts: Counts) -> None:
     """Turn the stored remainders of III, aVR, aVL and aVF into the leads, in place."""
     place = {canonical_lead(label): k for k, label in enumerate(labels)}
     derived = [name for name in ("III", "aVR", "aVL", "aVF") if name in place]
-    if derived and not {"I", "II"} <= place.keys():
+    if not derived:
+        return
+    if "I" not in place or "II" not in place:
         raise RecordError(
             "bad_waveform",
             f"{', '.join(derived)} are stored as remainders, but lead I or II is not there",
         )
-    if derived:
-        one, two = counts[place["I"]], counts[place["II"]]
-        three = two - one - counts[place["III"]] if "III" in place else two - one
-        whole = {"III": lambda c: two - one - c, "aVR": lambda c: -c - (one + two) // 2}
-        whole |= {"aVL": lambda c: (one - three) // 2 - c, "aVF": lambda c: (two + three) // 2 - c}
-        for name in derived:
-            counts[place[name]] = whole[name](counts[place[name]])
+    one, two = counts[place["I"]], counts[place["II"]]
+    three = two - one
+    if "III" in place:
+        three = three - counts[place["III"]]
+        counts[place["III"]] = three
+    if "aVR" in place:
+        counts[place["aVR"]] = -counts[place["aVR"]] - (one + two) // 2
+    if "aVL" in place:
+        counts[place["aVL"]] = (one - three) // 2 - counts[place["aVL"]]
+    if "aVF" in place:
+        counts[place["aVF"]] = (two + three) // 2 - counts[place["aVF"]]

@@ -1,25 +1,35 @@
-"""GE "sapphire" DCAR `sapphire` (MAC 800 and other MAC carts; any namespace, such as urn:ge:sapphire:dcar_1).
+"""GE "sapphire" DCAR `sapphire` (MAC 800 and other MAC carts).
 
-    element                                          meaning                  required   accepted
-    …/ecg/wav/ecgWaveformMXG                         the rhythm               yes        exactly one below a `wav` (that below medianTemplate
-                                                                                         holds mean beats: never read)
-      sampleRate@V, @U                               rate                     yes, no    a number; Hz (default) or kHz
-      @S, @U                                         amplitude of a count     yes        a number above 0; uV, mV (also at each lead)
-      @INV                                           count that means "none"  no         such samples become NaN (also at each lead)
-      ecgWaveform@lead (or @label)                   lead                     yes        standard names, any case
-      ecgWaveform@asizeVT                            samples                  no         the count found
-      ecgWaveform@V                                  samples                  yes        integers separated by white space
+The namespace may be any, such as urn:ge:sapphire:dcar_1.
 
-µV = count x S x unit.
+    element                        meaning                    required  accepted
+    …/ecg/wav/ecgWaveformMXG       the rhythm                 yes       exactly one below a `wav`
+      sampleRate@V, @U             rate                       yes, no   a number; Hz (default), kHz
+      @S, @U                       amplitude of a count       yes       above 0; nV, uV (µV), mV
+      @INV                         count that means "none"    no        such samples become NaN
+      ecgWaveform                  one lead                   yes
+        @lead, or @label           name                       yes       standard names, any case
+        @S, @U, @INV               as above, for this lead    no        as above
+        @asizeVT                   samples                    no        the count found
+        @V                         samples                    yes       integers separated by blanks
+
+µV = count x S x unit. The ecgWaveformMXG below medianTemplate holds mean beats and is never read.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ecgprep.errors import RecordError, describe
-from ecgprep.readers.fields import collect_leads, count, number, parse_numbers, same_count
+from ecgprep.readers.fields import (
+    Microvolts,
+    check_count,
+    collect_leads,
+    exactly_one,
+    number,
+    parse_numbers,
+    positive,
+    unit_factor,
+)
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
 
@@ -29,48 +39,44 @@ HZ_PER_UNIT = {"Hz": 1.0, "kHz": 1e3}
 
 
 def read(root: Element) -> Recording:
-    """Read the rhythm. Raises RecordError with a named reason for anything the table above does not allow."""
+    """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
     groups = [group for wav in root.iter("{*}wav") for group in wav.findall("{*}ecgWaveformMXG")]
-    if not groups:
-        raise RecordError(
-            "no_rhythm", "no ecgWaveformMXG below wav (a median template is not read in its place)"
-        )
-    if len(groups) > 1:
-        raise RecordError(
-            "bad_waveform",
-            f"{len(groups)} ecgWaveformMXG below wav; which one is meant is not said",
-        )
-    group = groups[0]
-    rate = group.find("{*}sampleRate")
-    unit = "Hz" if rate is None else (rate.get("U") or "Hz").strip()
-    if rate is None or unit not in HZ_PER_UNIT:
-        raise RecordError(
-            "bad_rate",
-            f"sampleRate must be given in Hz or kHz; found {describe(None if rate is None else unit)}",
-        )
-    rate_hz = number(rate.get("V"), "sampleRate", "bad_rate") * HZ_PER_UNIT[unit]
-    waveforms = (
+    group = exactly_one(groups, "ecgWaveformMXG below wav", "median templates")
+    rate_hz = _rate_hz(group)
+
+    def lead_uv(waveform: Element, name: str) -> Microvolts:
+        return _lead_uv(waveform, group, name)
+
+    labelled = [
         (waveform.get("lead") or waveform.get("label"), waveform)
         for waveform in group.findall("{*}ecgWaveform")
-    )
-    return Recording(
-        collect_leads(waveforms, lambda waveform, name: _lead_uv(waveform, group, name)),
-        rate_hz,
-        DIALECT,
-    )
+    ]
+    return Recording(collect_leads(labelled, lead_uv), rate_hz, DIALECT)
 
 
-def _lead_uv(waveform: Element, group: Element, name: str) -> NDArray[np.float64]:
-    scale, unit, missing = (waveform.get(key) or group.get(key) for key in ("S", "U", "INV"))
-    if unit is None or unit.strip() not in UV_PER_UNIT:
-        raise RecordError(
-            "bad_units", f"lead {name}: unit must be uV, mV or nV; found {describe(unit)}"
-        )
-    uv_per_count = number(scale, f"lead {name}: S", "bad_units") * UV_PER_UNIT[unit.strip()]
-    if uv_per_count <= 0:
-        raise RecordError("bad_units", f"lead {name}: S must be above 0")
+def _rate_hz(group: Element) -> float:
+    rate = group.find("{*}sampleRate")
+    unit = None if rate is None else (rate.get("U") or "Hz").strip()
+    hz = unit_factor(unit, HZ_PER_UNIT, "the unit of sampleRate", "bad_rate")
+    value = None if rate is None else rate.get("V")
+    return number(value, "sampleRate", "bad_rate") * hz
+
+
+def _lead_uv(waveform: Element, group: Element, name: str) -> Microvolts:
+    """Decode one lead; an attribute that it lacks stands in the group."""
+    unit = _attribute("U", waveform, group)
+    scale = _attribute("S", waveform, group)
+    missing = _attribute("INV", waveform, group)
+    stripped = None if unit is None else unit.strip()
+    uv = unit_factor(stripped, UV_PER_UNIT, f"lead {name}: unit", "bad_units")
+    uv_per_count = positive(scale, f"lead {name}: S", "bad_units") * uv
     counts = parse_numbers(waveform.get("V"), " ", f"lead {name}")
-    same_count(len(counts), count(waveform.get("asizeVT"), "asizeVT"), f"lead {name}, samples")
+    check_count(len(counts), waveform.get("asizeVT"), "asizeVT", f"lead {name}, samples")
     if missing is not None:
         counts[counts == number(missing, f"lead {name}: INV", "bad_waveform")] = np.nan
     return counts * uv_per_count
+
+
+def _attribute(key: str, waveform: Element, group: Element) -> str | None:
+    text: str | None = waveform.get(key) or group.get(key)
+    return text

@@ -1,26 +1,36 @@
 """Schiller SEMA `com.xiriuz.sema.xml.schillerEDI.SchillerEDI`.
 
-    element                                          meaning                   required   accepted
-    eventdata/event/wavedata                         waveforms of one kind     yes        exactly one of type ECG_RHYTHMS (ECG_AVERAGES are
-                                                                                          mean beats: never read)
-      type (child or attribute)                      kind                      yes        ECG_RHYTHMS
-      resolution/samplerate/value, exponent          rate, Hz                  yes, no    a number; exponent 1 or 0 or absent
-      resolution/yres/unitperbit, units              amplitude of a count      yes        UV, MV, NV
-      channel/name                                   lead                      yes        standard names, any case
-      channel/datastype                              encoding                  no         COMMASEPARATE
-      channel/samplecount                            samples                   no         the count found
-      channel/data                                   samples                   yes        comma-separated integers, any white space
+    element                              meaning                required  accepted
+    eventdata/event/wavedata             waveforms of one kind  yes       exactly one of ECG_RHYTHMS
+      type (child or attribute)          kind                   yes       ECG_RHYTHMS
+      resolution/samplerate/value        rate, Hz               yes       a number
+      resolution/samplerate/exponent                            no        1 or 0
+      resolution/yres/unitperbit, units  amplitude of a count   yes       above 0; NV, UV, MV
+      channel/name                       lead                   yes       standard names, any case
+      channel/datastype                  encoding               no        COMMASEPARATE
+      channel/samplecount                samples                no        the count found
+      channel/data                       samples                yes       integers, comma-separated
 
-µV = count x unitperbit x unit. `exponent` is 1 in the only vendor file that is public; what another would mean is not known, so it is refused.
+µV = count x unitperbit x unit. Wavedata of type ECG_AVERAGES are mean beats and are never read.
+`exponent` is 1 in the only vendor file that is public. What another value would mean is not known,
+so it is refused.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ecgprep.errors import RecordError, describe
-from ecgprep.readers.fields import collect_leads, count, number, parse_numbers, same_count, text_of
+from ecgprep.readers.fields import (
+    Microvolts,
+    check_count,
+    collect_leads,
+    count,
+    exactly_one,
+    number,
+    parse_numbers,
+    positive,
+    text_of,
+    unit_factor,
+)
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
 
@@ -29,67 +39,56 @@ UV_PER_UNIT = {"NV": 1e-3, "UV": 1.0, "MV": 1e3}
 
 
 def read(root: Element) -> Recording:
-    """Read the rhythm. Raises RecordError with a named reason for anything the table above does not allow."""
+    """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
     wavedata = _rhythm(root)
-    rate = wavedata.find("{*}resolution/{*}samplerate")
-    scale = wavedata.find("{*}resolution/{*}yres")
-    if rate is None or count(text_of(rate, "{*}exponent"), "samplerate/exponent") not in (
-        None,
-        0,
-        1,
-    ):
-        raise RecordError("bad_rate", "samplerate must be given, with exponent 1")
-    rate_hz = number(text_of(rate, "{*}value"), "samplerate/value", "bad_rate")
-    unit = "" if scale is None else (text_of(scale, "{*}units") or "").upper()
-    if scale is None or unit not in UV_PER_UNIT:
-        raise RecordError(
-            "bad_units",
-            f"yres/units must be one of {', '.join(UV_PER_UNIT)}; found {describe(unit)}",
-        )
-    uv_per_count = (
-        number(text_of(scale, "{*}unitperbit"), "yres/unitperbit", "bad_units") * UV_PER_UNIT[unit]
-    )
-    if uv_per_count <= 0:
-        raise RecordError("bad_units", "yres/unitperbit must be above 0")
-    channels = (
-        (text_of(channel, "{*}name"), channel) for channel in wavedata.findall("{*}channel")
-    )  # annotations below have names too
-    return Recording(
-        collect_leads(channels, lambda channel, name: _counts(channel, name) * uv_per_count),
-        rate_hz,
-        DIALECT,
-    )
+    rate_hz = _rate_hz(wavedata)
+    uv_per_count = _uv_per_count(wavedata)
+
+    def lead_uv(channel: Element, name: str) -> Microvolts:
+        return _counts(channel, name) * uv_per_count
+
+    channels = wavedata.findall("{*}channel")
+    # The name of the channel itself: annotations below it have names, too.
+    labelled = [(text_of(channel, "{*}name"), channel) for channel in channels]
+    return Recording(collect_leads(labelled, lead_uv), rate_hz, DIALECT)
 
 
 def _rhythm(root: Element) -> Element:
-    found = []
+    rhythms = []
     for wavedata in root.findall("{*}eventdata/{*}event/{*}wavedata"):
         kind = wavedata.get("type") or text_of(wavedata, "{*}type") or ""
         if kind.strip().upper() == "ECG_RHYTHMS":
-            found.append(wavedata)
-    if not found:
-        raise RecordError(
-            "no_rhythm", "no wavedata of type ECG_RHYTHMS (averages are not read in its place)"
-        )
-    if len(found) > 1:
-        raise RecordError(
-            "bad_waveform",
-            f"{len(found)} wavedata of type ECG_RHYTHMS; which one is meant is not said",
-        )
-    return found[0]
+            rhythms.append(wavedata)
+    return exactly_one(rhythms, "wavedata of type ECG_RHYTHMS", "averages")
 
 
-def _counts(channel: Element, name: str) -> NDArray[np.float64]:
+def _rate_hz(wavedata: Element) -> float:
+    rate = wavedata.find("{*}resolution/{*}samplerate")
+    if rate is None:
+        raise RecordError("bad_rate", "samplerate is missing; it must be given")
+    exponent = count(text_of(rate, "{*}exponent"), "samplerate/exponent")
+    if exponent not in (None, 0, 1):
+        raise RecordError("bad_rate", "samplerate/exponent must be 0 or 1")
+    return number(text_of(rate, "{*}value"), "samplerate/value", "bad_rate")
+
+
+def _uv_per_count(wavedata: Element) -> float:
+    scale = wavedata.find("{*}resolution/{*}yres")
+    if scale is None:
+        raise RecordError("bad_units", "yres is missing; it must be given")
+    unit = (text_of(scale, "{*}units") or "").upper()
+    uv = unit_factor(unit, UV_PER_UNIT, "yres/units", "bad_units")
+    return positive(text_of(scale, "{*}unitperbit"), "yres/unitperbit", "bad_units") * uv
+
+
+def _counts(channel: Element, name: str) -> Microvolts:
     encoding = text_of(channel, "{*}datastype")
     if encoding is not None and encoding.upper() != "COMMASEPARATE":
         raise RecordError(
             "bad_waveform",
             f"lead {name}: datastype must be COMMASEPARATE; found {describe(encoding)}",
         )
-    values = parse_numbers(channel.findtext("{*}data"), ",", f"lead {name}")
-    same_count(
-        len(values),
-        count(text_of(channel, "{*}samplecount"), "samplecount"),
-        f"lead {name}, samples",
-    )
-    return values
+    counts = parse_numbers(channel.findtext("{*}data"), ",", f"lead {name}")
+    declared = text_of(channel, "{*}samplecount")
+    check_count(len(counts), declared, "samplecount", f"lead {name}, samples")
+    return counts

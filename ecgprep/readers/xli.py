@@ -1,11 +1,14 @@
-"""XLI, the compression of Philips ECG files: LZW with fixed 10-bit codes over second differences.
+"""XLI, the compression of Philips ECG files: LZW with fixed 10-bit codes of second differences.
 
-    chunk:    [size u32 LE][u16, 1 in every file][start i16 LE][size bytes of codes, 10 bits each, most significant bit first]
-    decoded:  [high bytes of all w][low bytes of all w], w signed 16 bit
-    samples:  x0 = w0, x1 = w1, x_n = 2 x_(n-1) - x_(n-2) - d_n  with  d_2 = start, d_n = w_(n-1) - 64;  all modulo 2^16
+    chunk:    [size u32 LE][u16, 1 in every file][start i16 LE][size bytes of codes]
+    codes:    10 bits each, most significant bit first
+    decoded:  [high bytes of all w][low bytes of all w], w signed 16-bit
+    samples:  x0 = w0,  x1 = w1,  x_n = 2 x_(n-1) - x_(n-2) - d_n
+              with d_2 = start and d_n = w_(n-1) - 64, all modulo 2^16
 
-There are always 16 chunks; those beyond the declared leads are zeros or uninitialised memory and must not be decoded. A chunk can expand
-600 times, so decoding stops at the number of bytes that the leads must have.
+There are always 16 chunks. Those beyond the declared leads are zeros or uninitialised memory and
+must not be decoded. A chunk can expand 600 times, so decoding stops at the number of bytes that the
+leads must have.
 """
 
 from __future__ import annotations
@@ -18,97 +21,121 @@ from numpy.typing import NDArray
 from ecgprep.errors import RecordError
 
 _HEADER = struct.Struct("<IHh")
-_N_BYTES = 256
+_CODE_BITS = 10
+_N_LITERALS = 256
+"""Codes below stand for one byte each; the codes above are added while decoding."""
 _LAST_CODE = 1022
-"""The table holds codes up to here; 1023 never stands for a string."""
+"""The table ends here; 1023 never stands for a string."""
+_MEANINGLESS = b""
+"""What code 1023 decodes to. It may only stand in the padding."""
 
 
 def decode_chunks(data: bytes, n_chunks: int, n_samples: int) -> list[NDArray[np.int64]]:
     """Decode the first `n_chunks` chunks into `n_samples` counts each.
 
-    Raises RecordError `bad_waveform` when a chunk is missing, longer than the data, not decodable or of another length.
+    Raises RecordError `bad_waveform` when a chunk is missing, longer than the data, not decodable
+    or too short for its samples.
     """
-    leads, at = [], 0
-    for k in range(n_chunks):
-        if at + _HEADER.size > len(data):
+    leads = []
+    position = 0
+    for lead in range(1, n_chunks + 1):
+        if position + _HEADER.size > len(data):
             raise RecordError(
-                "bad_waveform", f"compressed data end before lead {k + 1} of {n_chunks}"
+                "bad_waveform", f"the compressed data end before lead {lead} of {n_chunks}"
             )
-        size, _, start = _HEADER.unpack_from(data, at)
-        at += _HEADER.size
-        if size > len(data) - at:
+        size, _, start = _HEADER.unpack_from(data, position)
+        position += _HEADER.size
+        n_left = len(data) - position
+        if size > n_left:
             raise RecordError(
                 "bad_waveform",
-                f"lead {k + 1}: the file declares {size:,} compressed bytes but {len(data) - at:,} are left",
+                f"lead {lead}: the file declares {size:,} compressed bytes "
+                f"but only {n_left:,} are left",
             )
-        leads.append(_integrate(_expand(data[at : at + size], 2 * n_samples, k + 1), start))
-        at += size
+        expanded = _expand(data[position : position + size], 2 * n_samples, lead)
+        leads.append(_integrate(expanded, start))
+        position += size
     return leads
 
 
-def _codes(data: bytes) -> list[int]:
+def _expand(data: bytes, n_bytes: int, lead: int) -> bytes:
+    """Undo LZW until `n_bytes` are there; what follows is padding.
+
+    Raises RecordError when there are fewer bytes or a code among them means nothing.
+    """
+    # Every code stands for at least one byte, so no more codes than bytes are ever unpacked.
+    codes = _unpack_codes(data[: n_bytes * _CODE_BITS // 8 + 5])
+    strings, table = _decode_growing(codes[: _LAST_CODE + 2 - _N_LITERALS])
+    table_is_full = len(table) > _LAST_CODE
+    if table_is_full:  # so all further codes are plain look-ups of shared strings
+        table.append(_MEANINGLESS)
+        strings += map(table.__getitem__, codes[len(strings) :])
+    lengths = np.fromiter(map(len, strings), np.int64, len(strings))
+    ends = np.cumsum(lengths)
+    n_used = int(np.searchsorted(ends, n_bytes)) + 1
+    if n_used > len(strings):
+        n_found = int(lengths.sum())
+        raise RecordError(
+            "bad_waveform",
+            f"lead {lead}: the compressed data hold {n_found:,} bytes instead of {n_bytes:,}",
+        )
+    used = strings[:n_used]
+    if _MEANINGLESS in used:
+        raise RecordError(
+            "bad_waveform", f"lead {lead}: the compressed data hold a code that means nothing"
+        )
+    return b"".join(used)[:n_bytes]
+
+
+def _unpack_codes(data: bytes) -> list[int]:
     """Unpack 10-bit codes: five bytes are four codes; a rest too short for a code is padding."""
-    padded = np.frombuffer(data + bytes(-len(data) % 5), np.uint8).reshape(-1, 5).astype(np.uint16)
-    a, b, c, d, e = padded.T
+    padded = np.frombuffer(data + bytes(-len(data) % 5), np.uint8).reshape(-1, 5)
+    b0, b1, b2, b3, b4 = padded.astype(np.uint16).T
+    # aaaaaaaa aabbbbbb bbbbcccc ccccccdd dddddddd
     quads = np.stack(
-        [a << 2 | b >> 6, (b & 63) << 4 | c >> 4, (c & 15) << 6 | d >> 2, (d & 3) << 8 | e], axis=1
+        [
+            b0 << 2 | b1 >> 6,
+            (b1 & 63) << 4 | b2 >> 4,
+            (b2 & 15) << 6 | b3 >> 2,
+            (b3 & 3) << 8 | b4,
+        ],
+        axis=1,
     )
-    codes: list[int] = quads.ravel()[: len(data) * 8 // 10].tolist()
+    n_codes = len(data) * 8 // _CODE_BITS
+    codes: list[int] = quads.ravel()[:n_codes].tolist()
     return codes
 
 
-def _expand(data: bytes, n_bytes: int, lead: int) -> bytes:
-    """Undo LZW until `n_bytes` are there; what follows is padding. Raises RecordError for a code that means nothing or too few bytes."""
-    codes = _codes(
-        data[: n_bytes * 10 // 8 + 5]
-    )  # every code stands for a byte or more: no bomb gets further than this
-    pieces, table = _grow(codes[: _LAST_CODE + 2 - _N_BYTES])
-    if (
-        len(table) > _LAST_CODE
-    ):  # the table is full, so the rest are plain look-ups of shared strings
-        table.append(b"")  # code 1023: may stand in the padding only
-        pieces += map(table.__getitem__, codes[len(pieces) :])
-    ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
-    used = int(np.searchsorted(ends, n_bytes)) + 1
-    if used > len(pieces):
-        raise RecordError(
-            "bad_waveform",
-            f"lead {lead}: compressed data hold {int(ends[-1]) if len(ends) else 0:,} bytes instead of {n_bytes:,}",
-        )
-    if not all(pieces[:used]):
-        raise RecordError(
-            "bad_waveform", f"lead {lead}: compressed data hold a code that means nothing"
-        )
-    return b"".join(pieces[:used])[:n_bytes]
+def _decode_growing(codes: list[int]) -> tuple[list[bytes], list[bytes]]:
+    """Decode the codes that add to the table, and return (their strings, the table).
 
-
-def _grow(codes: list[int]) -> tuple[list[bytes], list[bytes]]:
-    """Decode the first codes, each of which but the first adds a string to the table: the string before and its own first byte.
-
-    Ends at a code that means nothing: it is padding where enough was decoded before, which the caller counts.
+    Every code but the first adds one string: the string before it, and its own first byte. Decoding
+    ends at a code that means nothing. That is padding where enough was decoded before; the caller
+    counts.
     """
-    table = [bytes((i,)) for i in range(_N_BYTES)]
-    pieces: list[bytes] = []
+    table = [bytes((byte,)) for byte in range(_N_LITERALS)]
+    strings: list[bytes] = []
     previous = b""
     for code in codes:
         if code < len(table):
-            piece = table[code]
-        elif previous and code == len(table):
-            piece = previous + previous[:1]
+            string = table[code]
+        elif previous and code == len(table):  # the string that this very code adds
+            string = previous + previous[:1]
         else:
             break
         if previous:
-            table.append(previous + piece[:1])
-        pieces.append(piece)
-        previous = piece
-    return pieces, table
+            table.append(previous + string[:1])
+        strings.append(string)
+        previous = string
+    return strings, table
 
 
 def _integrate(expanded: bytes, start: int) -> NDArray[np.int64]:
-    """Sum the second differences up, twice, and wrap to 16 bits as the C code of the format does."""
+    """Sum the second differences twice and wrap to 16 bits, as the C code of the format does."""
     n = len(expanded) // 2
     halves = np.frombuffer(expanded, np.uint8).astype(np.int64)
-    w = (halves[:n] << 8 | halves[n:]).astype(np.int16).astype(np.int64)
+    high, low = halves[:n], halves[n:]
+    w = (high << 8 | low).astype(np.int16).astype(np.int64)
     x = w.copy()
     if n > 2:
         d = np.concatenate([[start], w[2:-1] - 64])
