@@ -27,7 +27,7 @@ _N_LITERALS = 256
 _LAST_CODE = 1022
 """The table ends here; 1023 never stands for a string."""
 _MEANINGLESS = b""
-"""What code 1023 decodes to. It may only stand in the padding."""
+"""What code 1023 decodes to: an empty string. It may only stand in the padding."""
 
 
 def decode_chunks(data: bytes, n_chunks: int, n_samples: int) -> list[NDArray[np.int64]]:
@@ -79,12 +79,11 @@ def _expand(data: bytes, n_bytes: int, lead: int) -> bytes:
             "bad_waveform",
             f"lead {lead}: the compressed data hold {n_found:,} bytes instead of {n_bytes:,}",
         )
-    used = strings[:n_used]
-    if _MEANINGLESS in used:
+    if not lengths[:n_used].all():
         raise RecordError(
             "bad_waveform", f"lead {lead}: the compressed data hold a code that means nothing"
         )
-    return b"".join(used)[:n_bytes]
+    return b"".join(strings[:n_used])[:n_bytes]
 
 
 def _unpack_codes(data: bytes) -> list[int]:
