@@ -23,7 +23,7 @@ from ecgfit.training.runner import train
 from ecgprep.errors import EcgError, InputError
 from ecgprep.files.atomic import write_json
 from ecgprep.leads import LEADS, TWELVE_LEADS
-from ecgprep.simulation.simulator import Heart, _beats, simulate
+from ecgprep.simulation.simulator import Heart, draw_beats, simulate
 
 EIGHT = [TWELVE_LEADS.index(lead) for lead in LEADS]
 ALL = np.ones(8, np.bool_)
@@ -32,7 +32,7 @@ ALL = np.ones(8, np.bool_)
 def known_beats(seed: int, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a recording (8, L) and its R peaks in samples, those whose QRS is whole."""
     heart = Heart.draw(np.random.default_rng(seed), seed % 2)
-    peaks = rate_hz * np.array(_beats(heart, np.random.default_rng(seed + 1000))[0])
+    peaks = rate_hz * np.array(draw_beats(heart, np.random.default_rng(seed + 1000))[0])
     uv = simulate(heart, rate_hz, np.random.default_rng(seed + 1000))[EIGHT].astype(np.int16)
     return uv, peaks[(peaks > 0.1 * rate_hz) & (peaks < 9.9 * rate_hz)]
 

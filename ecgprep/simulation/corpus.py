@@ -1,4 +1,7 @@
-"""A labelled corpus of simulated ECGs in vendor XML: what `ecgprep synth` writes, `make demo` runs on and the tests start from."""
+"""A labelled corpus of simulated ECGs in vendor XML.
+
+`ecgprep synth` writes it, `make demo` runs on it, and the tests start from it.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,17 @@ from ecgprep.leads import TWELVE_LEADS
 from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import VENDORS
 
+HEADER = ("patient_id", "path_xml", "label", "age", "sex")
 DIALECT_SHARES = {"muse": 0.5, "aecg": 0.3, "cardiosoft": 0.2}
-
-
 RATE_SHARES = {500: 0.7, 250: 0.3}
-
-
 RECORDINGS_SHARES = {1: 0.6, 2: 0.3, 3: 0.1}
-
-
-Choice = TypeVar("Choice", int, str)
-
-
+"""Shares of patients with one, two and three recordings."""
 ELECTRODE_OFF_SHARE = 0.02
 """Share of recordings in which one chest electrode is off: its lead is flat."""
+
+Choice = TypeVar("Choice", int, str)
+ManifestRow = tuple[str, str, int, int, int]
+"""One row under HEADER."""
 
 
 def write_corpus(
@@ -42,32 +42,36 @@ def write_corpus(
     dialects: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[int, int]:
-    """Write OUT/xml/*.xml and OUT/manifest.csv; return the numbers of files and of positive patients.
+    """Write OUT/xml/*.xml and OUT/manifest.csv.
 
-    A patient depends on (seed, its number) alone: a larger corpus starts with the smaller one. Labels depend on nothing but the
-    heart: not on dialect, rate or number of recordings. `dialects` are written in equal shares instead of the usual ones.
-    Raises TargetExists.
+    A patient depends on (seed, its number) alone, so a larger corpus starts with the smaller one.
+    Labels depend on nothing but the heart: not on dialect, rate or number of recordings.
+    `dialects`, if given, are written in equal shares instead of the usual ones. `progress` is
+    called with the numbers of patients written and wanted.
+
+    Returns the numbers of files and of positive patients. Raises TargetExists, and NoSpace when the
+    disk is full.
     """
-    refuse_inside_store(out / "manifest.csv")
-    if (out / "manifest.csv").exists() and not replace:
+    manifest = out / "manifest.csv"
+    refuse_inside_store(manifest)
+    if manifest.exists() and not replace:
         raise TargetExists(
-            f"{out} holds a corpus already. Use --replace to write into it, or another folder."
+            f"{out} already holds a corpus. Use --replace to write into it, or another folder."
         )
     (out / "xml").mkdir(parents=True, exist_ok=True)
     shares = {name: 1 / len(dialects) for name in dialects} or DIALECT_SHARES
-    rows: list[list[str | int]] = []
+    rows: list[ManifestRow] = []
     n_positive = 0
     for number in range(patients):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number])))
-        rows += _write_patient(out, number, prevalence, shares, generator)
-        n_positive += int(rows[-1][2])
+        label, patient_rows = _write_patient(out, number, prevalence, shares, generator)
+        rows += patient_rows
+        n_positive += label
         if progress:
             progress(number + 1, patients)
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows(
-        [["patient_id", "path_xml", "label", "age", "sex"], *rows]
-    )
-    write_file(out / "manifest.csv", buffer.getvalue().encode())
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
+    write_file(manifest, text.getvalue().encode())
     return len(rows), n_positive
 
 
@@ -77,25 +81,33 @@ def _write_patient(
     prevalence: float,
     shares: dict[str, float],
     generator: np.random.Generator,
-) -> list[list[str | int]]:
-    """Write the recordings of one patient and return their manifest rows."""
+) -> tuple[int, list[ManifestRow]]:
+    """Write the recordings of one patient and return (label, manifest rows)."""
     label = int(generator.random() < prevalence)
-    severity = float(
-        np.clip(generator.normal(1.1, 0.6) if label else generator.normal(0, 0.5), 0, 3)
-    )
+    mean, spread = (1.1, 0.6) if label else (0, 0.5)
+    severity = float(np.clip(generator.normal(mean, spread), 0, 3))
     heart = Heart.draw(generator, severity)
     age, sex = int(generator.integers(35, 85)), int(generator.integers(0, 2))
-    rows: list[list[str | int]] = []
+    patient = f"S{number + 1:06d}"
+    rows = []
     for k in range(_choose(RECORDINGS_SHARES, generator)):
-        rate_hz = _choose(RATE_SHARES, generator)
-        dialect = _choose(shares, generator)
-        uv = simulate(heart, rate_hz, generator)
-        if generator.random() < ELECTRODE_OFF_SHARE:
-            uv[TWELVE_LEADS.index(f"V{generator.integers(1, 7)}")] = 0
         name = f"xml/{number + 1:06d}_{k + 1}.xml"
-        _write(out / name, VENDORS[dialect](uv, rate_hz, f"S{number + 1:06d}"))
-        rows.append([f"S{number + 1:06d}", name, label, age, sex])
-    return rows
+        _write(out / name, _vendor_file(heart, patient, shares, generator))
+        rows.append((patient, name, label, age, sex))
+    return label, rows
+
+
+def _vendor_file(
+    heart: Heart, patient: str, shares: dict[str, float], generator: np.random.Generator
+) -> bytes:
+    """Simulate one recording and return it in a dialect drawn from `shares`."""
+    rate_hz = _choose(RATE_SHARES, generator)
+    dialect = _choose(shares, generator)
+    uv = simulate(heart, rate_hz, generator)
+    if generator.random() < ELECTRODE_OFF_SHARE:
+        chest_lead = f"V{generator.integers(1, 7)}"
+        uv[TWELVE_LEADS.index(chest_lead)] = 0
+    return VENDORS[dialect](uv, rate_hz, patient)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -109,4 +121,6 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _choose(shares: dict[Choice, float], generator: np.random.Generator) -> Choice:
-    return list(shares)[int(generator.choice(len(shares), p=list(shares.values())))]
+    """Draw one of the keys with the probabilities that are its values."""
+    choices = list(shares)
+    return choices[int(generator.choice(len(choices), p=list(shares.values())))]
