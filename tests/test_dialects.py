@@ -16,7 +16,7 @@ from ecgprep.errors import RecordError
 from ecgprep.leads import TWELVE_LEADS
 from ecgprep.readers import NOT_SUPPORTED, read_bytes, read_recording
 from ecgprep.readers.xli import decode_chunks
-from ecgprep.simulation.philips import VERSIONS, _compress, _lzw, philips
+from ecgprep.simulation.philips import VERSIONS, compress, lzw, philips
 from ecgprep.simulation.vendors import aecg, cardiosoft, full_disclosure, sapphire, schiller
 
 PHILIPS = [
@@ -125,7 +125,7 @@ def test_philips_plain_numbers_offset_and_resolution(uv):
 
 def test_undeclared_chunks_are_never_decoded(uv):
     counts = np.rint(uv / 5).astype(np.int64)
-    good = _compress(counts)
+    good = compress(counts)
     at = 0
     for _ in range(12):
         at += 8 + struct.unpack_from("<I", good, at)[0]
@@ -140,14 +140,14 @@ def test_xli_wraps_like_the_c_code_and_round_trips():
     generator = np.random.default_rng(0)
     x = generator.integers(-32768, 32767, (12, 700))
     x[2:6] = 0
-    decoded = decode_chunks(_compress(x), 12, 700)
+    decoded = decode_chunks(compress(x), 12, 700)
     for k in (0, 1, 6, 11):
         np.testing.assert_array_equal(decoded[k], x[k])
 
 
 def test_xli_bomb_stops_at_the_expected_bytes():
     """Codes that stand for 15 MB: decoding ends soon after the 10,000 bytes that the lead must have."""
-    payload = _lzw(bytes(15_000_000))
+    payload = lzw(bytes(15_000_000))
     assert len(payload) < 50_000
     tracemalloc.start()
     try:

@@ -1,7 +1,7 @@
-"""Write 12-lead signals as vendor XML, after the vendors' files and independently of the readers.
+"""Write 12-lead signals as vendor XML, modelled on the vendors' files, not on the readers.
 
-Every writer takes `uv`, (12, n) whole µV in the order of TWELVE_LEADS, the sampling rate, and a code that stands in the invented
-demographic fields, which are there to be dropped by whoever reads the file.
+Every writer takes `uv`, (12, n) whole µV in the order of TWELVE_LEADS, the sampling rate, and a
+code. The code stands in the invented demographic fields, which a reader of the file must drop.
 """
 
 from __future__ import annotations
@@ -14,156 +14,212 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.leads import TWELVE_LEADS
+from ecgprep.leads import LEADS, TWELVE_LEADS
 from ecgprep.simulation.philips import philips
 
 MUSE_UV_PER_COUNT = 4.88
-
-
 CARDIOSOFT_UV_PER_COUNT = 5
-
-
-EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-
 
 Signal = NDArray[np.int64]
 
+_LATIN_1 = '<?xml version="1.0" encoding="ISO-8859-1"?>\n'
+_UTF_8 = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
-def muse(uv: Signal, rate_hz: int, code: str, leads: Sequence[str] = EIGHT) -> bytes:
-    """GE MUSE: a median and a rhythm waveform, Base64 counts of 4.88 µV, checksums, ISO-8859-1."""
+
+def _of(uv: Signal, lead: str) -> Signal:
+    samples: Signal = uv[TWELVE_LEADS.index(lead)]
+    return samples
+
+
+def _joined(separator: str, numbers: NDArray[np.int64]) -> str:
+    return separator.join(map(str, numbers.tolist()))
+
+
+def muse(uv: Signal, rate_hz: int, code: str, leads: Sequence[str] = LEADS) -> bytes:
+    """Write GE MUSE: a median and a rhythm waveform in Base64, checksums, ISO-8859-1."""
     code = escape(code)
-    body = "".join(
-        _muse_waveform(
-            kind, uv if kind == "Rhythm" else uv[:, : int(1.2 * rate_hz)], rate_hz, leads
-        )
-        for kind in ("Median", "Rhythm")
-    )
+    median = _muse_waveform("Median", uv[:, : int(1.2 * rate_hz)], rate_hz, leads)
+    rhythm = _muse_waveform("Rhythm", uv, rate_hz, leads)
     return (
-        '<?xml version="1.0" encoding="ISO-8859-1"?>\n<!DOCTYPE RestingECG SYSTEM "restecg.dtd">\n<RestingECG>\n'
-        f"<PatientDemographics><PatientID>{code}</PatientID><PatientLastName>Synthétique {code}</PatientLastName></PatientDemographics>\n"
-        "<TestDemographics><DataType>RESTING</DataType><AcquisitionDate>01-01-2000</AcquisitionDate></TestDemographics>\n"
-        f"{body}</RestingECG>\n"
+        f'{_LATIN_1}<!DOCTYPE RestingECG SYSTEM "restecg.dtd">\n<RestingECG>\n'
+        f"<PatientDemographics><PatientID>{code}</PatientID>"
+        f"<PatientLastName>Synthétique {code}</PatientLastName></PatientDemographics>\n"
+        "<TestDemographics><DataType>RESTING</DataType>"
+        "<AcquisitionDate>01-01-2000</AcquisitionDate></TestDemographics>\n"
+        f"{median}{rhythm}</RestingECG>\n"
     ).encode("iso-8859-1")
 
 
 def _muse_waveform(kind: str, uv: Signal, rate_hz: int, leads: Sequence[str]) -> str:
-    parts = [
-        f"<Waveform>\n<WaveformType>{kind}</WaveformType>\n<NumberofLeads>{len(leads)}</NumberofLeads>\n"
-        f"<SampleType>CONTINUOUS_SAMPLES</SampleType>\n<SampleBase>{rate_hz}</SampleBase>\n<SampleExponent>0</SampleExponent>\n"
-    ]
-    for lead in leads:
-        data = np.rint(uv[TWELVE_LEADS.index(lead)] / MUSE_UV_PER_COUNT).astype("<i2").tobytes()
-        parts.append(
-            f"<LeadData>\n<LeadByteCountTotal>{len(data)}</LeadByteCountTotal>\n<LeadTimeOffset>0</LeadTimeOffset>\n"
-            f"<LeadSampleCountTotal>{len(data) // 2}</LeadSampleCountTotal>\n"
-            f"<LeadAmplitudeUnitsPerBit>{MUSE_UV_PER_COUNT}</LeadAmplitudeUnitsPerBit>\n<LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits>\n"
-            f"<LeadID>{lead}</LeadID>\n<FirstSampleBaseline>0</FirstSampleBaseline>\n"
-            f"<LeadSampleSize>2</LeadSampleSize>\n<LeadDataCRC32>{zlib.crc32(data)}</LeadDataCRC32>\n"
-            f"<WaveFormData>\n{base64.encodebytes(data).decode()}</WaveFormData>\n</LeadData>\n"
-        )
-    return "".join(parts) + "</Waveform>\n"
+    lead_data = "".join(_muse_lead(lead, _of(uv, lead)) for lead in leads)
+    return (
+        f"<Waveform>\n<WaveformType>{kind}</WaveformType>\n"
+        f"<NumberofLeads>{len(leads)}</NumberofLeads>\n"
+        "<SampleType>CONTINUOUS_SAMPLES</SampleType>\n"
+        f"<SampleBase>{rate_hz}</SampleBase>\n<SampleExponent>0</SampleExponent>\n"
+        f"{lead_data}</Waveform>\n"
+    )
+
+
+def _muse_lead(lead: str, uv: Signal) -> str:
+    data = np.rint(uv / MUSE_UV_PER_COUNT).astype("<i2").tobytes()
+    return (
+        f"<LeadData>\n<LeadByteCountTotal>{len(data)}</LeadByteCountTotal>\n"
+        "<LeadTimeOffset>0</LeadTimeOffset>\n"
+        f"<LeadSampleCountTotal>{len(data) // 2}</LeadSampleCountTotal>\n"
+        f"<LeadAmplitudeUnitsPerBit>{MUSE_UV_PER_COUNT}</LeadAmplitudeUnitsPerBit>\n"
+        "<LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits>\n"
+        f"<LeadID>{lead}</LeadID>\n<FirstSampleBaseline>0</FirstSampleBaseline>\n"
+        "<LeadSampleSize>2</LeadSampleSize>\n"
+        f"<LeadDataCRC32>{zlib.crc32(data)}</LeadDataCRC32>\n"
+        f"<WaveFormData>\n{base64.encodebytes(data).decode()}</WaveFormData>\n</LeadData>\n"
+    )
 
 
 def aecg(uv: Signal, rate_hz: int, code: str, leads: Sequence[str] = TWELVE_LEADS) -> bytes:
-    """HL7 aECG: decimal digits of 1 µV, UTF-8."""
-    sequences = "".join(
-        f'<component><sequence><code code="MDC_ECG_LEAD_{lead.upper()}" codeSystem="2.16.840.1.113883.6.24"/><value xsi:type="SLIST_PQ">'
-        f'<origin value="0" unit="uV"/><scale value="1" unit="uV"/><digits>{" ".join(map(str, uv[TWELVE_LEADS.index(lead)].tolist()))}</digits>'
-        "</value></sequence></component>\n"
-        for lead in leads
-    )
+    """Write HL7 aECG: digits of 1 µV, UTF-8."""
+    sequences = "".join(_aecg_sequence(lead, _of(uv, lead)) for lead in leads)
     return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        '<AnnotatedECG xmlns="urn:hl7-org:v3" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n'
-        f'<componentOf><timepointEvent><componentOf><subjectAssignment><subject><trialSubject><id extension="{escape(code)}"/></trialSubject>'
+        f'{_UTF_8}<AnnotatedECG xmlns="urn:hl7-org:v3" '
+        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n'
+        "<componentOf><timepointEvent><componentOf><subjectAssignment><subject><trialSubject>"
+        f'<id extension="{escape(code)}"/></trialSubject>'
         "</subject></subjectAssignment></componentOf></timepointEvent></componentOf>\n"
-        '<component><series><code code="RHYTHM" codeSystem="2.16.840.1.113883.5.4"/><component><sequenceSet>\n'
-        '<component><sequence><code code="TIME_ABSOLUTE" codeSystem="2.16.840.1.113883.5.4"/><value xsi:type="GLIST_TS">'
-        f'<head value="20000101000000.000"/><increment value="{1 / rate_hz:g}" unit="s"/></value></sequence></component>\n'
+        '<component><series><code code="RHYTHM" codeSystem="2.16.840.1.113883.5.4"/>'
+        "<component><sequenceSet>\n"
+        '<component><sequence><code code="TIME_ABSOLUTE" codeSystem="2.16.840.1.113883.5.4"/>'
+        '<value xsi:type="GLIST_TS"><head value="20000101000000.000"/>'
+        f'<increment value="{1 / rate_hz:g}" unit="s"/></value></sequence></component>\n'
         f"{sequences}</sequenceSet></component></series></component>\n</AnnotatedECG>\n"
     ).encode()
 
 
+def _aecg_sequence(lead: str, uv: Signal) -> str:
+    return (
+        f'<component><sequence><code code="MDC_ECG_LEAD_{lead.upper()}" '
+        'codeSystem="2.16.840.1.113883.6.24"/><value xsi:type="SLIST_PQ">'
+        '<origin value="0" unit="uV"/><scale value="1" unit="uV"/>'
+        f"<digits>{_joined(' ', uv)}</digits></value></sequence></component>\n"
+    )
+
+
 def cardiosoft(uv: Signal, rate_hz: int, code: str, leads: Sequence[str] = TWELVE_LEADS) -> bytes:
-    """GE CardioSoft: comma-separated counts of 5 µV, ISO-8859-1, with median samples that a reader must not take."""
+    """Write GE CardioSoft: comma-separated counts of 5 µV, ISO-8859-1.
+
+    Median samples come first; a reader must not take them.
+    """
+    code = escape(code)
     counts = np.rint(uv / CARDIOSOFT_UV_PER_COUNT).astype(int)
-    head = (
+    n_leads_and_rate = (
         f'<NumberOfLeads>{len(leads)}</NumberOfLeads><SampleRate units="Hz">{rate_hz}</SampleRate>'
     )
     resolution = f'<Resolution units="uVperLsb">{CARDIOSOFT_UV_PER_COUNT}</Resolution>'
-    data = "".join(
-        f'<WaveformData lead="{lead}">\n{_comma_lines(counts[TWELVE_LEADS.index(lead)])}\n</WaveformData>\n'
-        for lead in leads
-    )
+    waveforms = "".join(_cardiosoft_lead(lead, _of(counts, lead)) for lead in leads)
     return (
-        '<?xml version="1.0" encoding="ISO-8859-1"?>\n<CardiologyXML>\n<ObservationType>RestECG</ObservationType>\n'
-        f"<PatientInfo><PID>{escape(code)}</PID><Name><FamilyName>Müller {escape(code)}</FamilyName></Name></PatientInfo>\n"
-        f"<RestingECGMeasurements><MedianSamples>{head}<ChannelSampleCountTotal>4</ChannelSampleCountTotal>{resolution}"
+        f"{_LATIN_1}<CardiologyXML>\n<ObservationType>RestECG</ObservationType>\n"
+        f"<PatientInfo><PID>{code}</PID><Name><FamilyName>Müller {code}</FamilyName></Name>"
+        f"</PatientInfo>\n<RestingECGMeasurements><MedianSamples>{n_leads_and_rate}"
+        f"<ChannelSampleCountTotal>4</ChannelSampleCountTotal>{resolution}"
         '<WaveformData lead="I">1,2,3,4</WaveformData></MedianSamples></RestingECGMeasurements>\n'
-        f"<StripData>{head}<ChannelSampleCountTotal>{uv.shape[1]}</ChannelSampleCountTotal>{resolution}\n{data}</StripData>\n</CardiologyXML>\n"
+        f"<StripData>{n_leads_and_rate}"
+        f"<ChannelSampleCountTotal>{uv.shape[1]}</ChannelSampleCountTotal>{resolution}\n"
+        f"{waveforms}</StripData>\n</CardiologyXML>\n"
     ).encode("iso-8859-1")
 
 
+def _cardiosoft_lead(lead: str, counts: Signal) -> str:
+    return f'<WaveformData lead="{lead}">\n{_comma_lines(counts)}\n</WaveformData>\n'
+
+
 def _comma_lines(counts: Signal) -> str:
-    return ",\n".join(
-        "\t\t" + ",".join(map(str, row.tolist()))
-        for row in np.array_split(counts, max(1, len(counts) // 20))
-    )
+    """Join with commas in lines of about 20 numbers, each indented."""
+    rows = np.array_split(counts, max(1, len(counts) // 20))
+    return ",\n".join("\t\t" + _joined(",", row) for row in rows)
 
 
 def full_disclosure(uv: Signal, rate_hz: int, code: str) -> bytes:
-    """GE CardioSoft without a strip: blocks of one second, lead after lead, of as many whole seconds as there are."""
-    seconds = uv.shape[1] // rate_hz
-    counts = np.rint(uv[:, : seconds * rate_hz] / CARDIOSOFT_UV_PER_COUNT).astype(int)
-    blocks = counts.reshape(len(TWELVE_LEADS), seconds, rate_hz).transpose(1, 0, 2).ravel()
+    """Write GE CardioSoft without a strip: blocks of one second, lead after lead.
+
+    A last second that is not whole is left out.
+    """
+    n_leads = len(TWELVE_LEADS)
+    n_seconds = uv.shape[1] // rate_hz
+    counts = np.rint(uv[:, : n_seconds * rate_hz] / CARDIOSOFT_UV_PER_COUNT).astype(int)
+    blocks = counts.reshape(n_leads, n_seconds, rate_hz).transpose(1, 0, 2).ravel()
     return (
-        '<?xml version="1.0" encoding="ISO8859-1"?>\n<CardiologyXML>\n<ObservationType>RestECG</ObservationType>\n'
-        f"<PatientInfo><PID>{escape(code)}</PID></PatientInfo>\n<FullDisclosure><NumberOfChannels>{len(TWELVE_LEADS)}</NumberOfChannels>"
-        f'<SampleRate units="Hz">{rate_hz}</SampleRate><Resolution units="uVperLsb">{CARDIOSOFT_UV_PER_COUNT}</Resolution>'
-        f"<LeadOrder>{','.join(TWELVE_LEADS)}</LeadOrder>\n<FullDisclosureData>{_comma_lines(blocks)}</FullDisclosureData></FullDisclosure>\n"
+        '<?xml version="1.0" encoding="ISO8859-1"?>\n<CardiologyXML>\n'
+        "<ObservationType>RestECG</ObservationType>\n"
+        f"<PatientInfo><PID>{escape(code)}</PID></PatientInfo>\n"
+        f"<FullDisclosure><NumberOfChannels>{n_leads}</NumberOfChannels>"
+        f'<SampleRate units="Hz">{rate_hz}</SampleRate>'
+        f'<Resolution units="uVperLsb">{CARDIOSOFT_UV_PER_COUNT}</Resolution>'
+        f"<LeadOrder>{','.join(TWELVE_LEADS)}</LeadOrder>\n"
+        f"<FullDisclosureData>{_comma_lines(blocks)}</FullDisclosureData></FullDisclosure>\n"
         "</CardiologyXML>\n"
     ).encode("iso-8859-1")
 
 
 def schiller(uv: Signal, rate_hz: int, code: str) -> bytes:
-    """Schiller SEMA: averages first, then rhythms, 1 µV, upper-case lead names, a UTF-8 mark and doubled line breaks."""
+    """Write Schiller SEMA: averages first, then rhythms of 1 µV.
 
-    def wavedata(kind: str, signal: Signal) -> str:
-        channels = "".join(
-            f"<channel><annotation_lead><name>P</name></annotation_lead><name>{lead.upper()}</name><datastype>COMMASEPARATE</datastype>"
-            f"<samplecount>{len(row)}</samplecount><data>{','.join(map(str, row.tolist()))}</data></channel>\n\n"
-            for lead, row in zip(TWELVE_LEADS, signal, strict=True)
-        )
-        return (
-            f"<wavedata><type>{kind}</type><resolution><samplerate><exponent>1</exponent><value>{rate_hz}</value></samplerate>"
-            f"<yres><unitperbit>1.0</unitperbit><units>UV</units></yres></resolution>\n\n{channels}</wavedata>\n\n"
-        )
-
+    Lead names are in upper case; there are a UTF-8 mark and doubled line breaks.
+    """
     root = "com.xiriuz.sema.xml.schillerEDI.SchillerEDI"
+    averages = _schiller_wavedata("ECG_AVERAGES", uv[:, :580], rate_hz)
+    rhythms = _schiller_wavedata("ECG_RHYTHMS", uv, rate_hz)
     return (
-        f'\ufeff<?xml version="1.0" encoding="UTF-8"?>\n\n<{root}>\n\n<patdata><id>{escape(code)}</id><lastname>Müller</lastname></patdata>\n\n'
-        f"<eventdata><event>{wavedata('ECG_AVERAGES', uv[:, :580])}{wavedata('ECG_RHYTHMS', uv)}</event></eventdata>\n\n</{root}>\n"
+        f"\ufeff{_UTF_8}\n<{root}>\n\n"
+        f"<patdata><id>{escape(code)}</id><lastname>Müller</lastname></patdata>\n\n"
+        f"<eventdata><event>{averages}{rhythms}</event></eventdata>\n\n</{root}>\n"
     ).encode()
+
+
+def _schiller_wavedata(kind: str, uv: Signal, rate_hz: int) -> str:
+    channels = "".join(_schiller_channel(lead, _of(uv, lead)) for lead in TWELVE_LEADS)
+    return (
+        f"<wavedata><type>{kind}</type><resolution><samplerate><exponent>1</exponent>"
+        f"<value>{rate_hz}</value></samplerate><yres><unitperbit>1.0</unitperbit>"
+        f"<units>UV</units></yres></resolution>\n\n{channels}</wavedata>\n\n"
+    )
+
+
+def _schiller_channel(lead: str, uv: Signal) -> str:
+    return (
+        "<channel><annotation_lead><name>P</name></annotation_lead>"
+        f"<name>{lead.upper()}</name><datastype>COMMASEPARATE</datastype>"
+        f"<samplecount>{len(uv)}</samplecount><data>{_joined(',', uv)}</data></channel>\n\n"
+    )
 
 
 def sapphire(uv: Signal, rate_hz: int, code: str) -> bytes:
-    """GE "sapphire" DCAR: counts of 4.88 µV as text in attributes, and a median template that a reader must not take."""
+    """Write GE "sapphire" DCAR: counts of 4.88 µV as text in attributes.
 
-    def group(signal: Signal) -> str:
-        waveforms = "".join(
-            f'<ecgWaveform lead="{lead}" label="{lead}" asizeVT="{len(row)}" VT="xs:short" V="{" ".join(map(str, row.tolist()))}"/>\n'
-            for lead, row in zip(TWELVE_LEADS, signal, strict=True)
-        )
-        return f'<ecgWaveformMXG U="uV" S="{MUSE_UV_PER_COUNT}" INV="-32768"><sampleRate V="{rate_hz}" U="Hz"/>\n{waveforms}</ecgWaveformMXG>'
-
+    A median template comes first; a reader must not take it.
+    """
     counts = np.rint(uv / MUSE_UV_PER_COUNT).astype(int)
+    median, rhythm = _sapphire_group(counts[:, :600], rate_hz), _sapphire_group(counts, rate_hz)
     return (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<sapphire xmlns="urn:ge:sapphire:dcar_1"><dcarRecord><patientInfo>'
+        f'{_UTF_8}<sapphire xmlns="urn:ge:sapphire:dcar_1"><dcarRecord><patientInfo>'
         f'<identifier><id V="{escape(code)}"/></identifier>'
         "<visit><order><ecgResting><params><ecg>"
-        f"<var><medianTemplate>{group(counts[:, :600])}</medianTemplate></var><wav>{group(counts)}</wav>"
+        f"<var><medianTemplate>{median}</medianTemplate></var><wav>{rhythm}</wav>"
         "</ecg></params></ecgResting></order></visit></patientInfo></dcarRecord></sapphire>\n"
     ).encode()
+
+
+def _sapphire_group(counts: Signal, rate_hz: int) -> str:
+    waveforms = "".join(_sapphire_waveform(lead, _of(counts, lead)) for lead in TWELVE_LEADS)
+    return (
+        f'<ecgWaveformMXG U="uV" S="{MUSE_UV_PER_COUNT}" INV="-32768">'
+        f'<sampleRate V="{rate_hz}" U="Hz"/>\n{waveforms}</ecgWaveformMXG>'
+    )
+
+
+def _sapphire_waveform(lead: str, counts: Signal) -> str:
+    return (
+        f'<ecgWaveform lead="{lead}" label="{lead}" asizeVT="{len(counts)}" VT="xs:short" '
+        f'V="{_joined(" ", counts)}"/>\n'
+    )
 
 
 VENDORS: dict[str, Callable[[Signal, int, str], bytes]] = {
