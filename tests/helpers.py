@@ -1,0 +1,126 @@
+"""Plain functions that tests share: `from helpers import ...`."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ecgprep.building.plan import BuildSettings, default_registry
+from ecgprep.building.run import build_store
+from ecgprep.patients.manifest import read_manifest
+from ecgprep.store.reader import Store
+
+if TYPE_CHECKING:
+    from ecgfit.config import TrainConfig
+    from ecgfit.run import Run
+
+DEVICE = os.environ.setdefault("ECG_DEVICE", "cpu")
+QUICK = {"epochs": 3, "batch": 16, "threads": 1, "amp": "off"}
+DECIDED = ("norm_stats.json", "calibration.json", "threshold.json")
+"""What training decides besides weights."""
+
+
+def quick(**settings: object) -> TrainConfig:
+    """Return a config of a few short epochs."""
+    from ecgfit.config import make_config
+
+    return make_config(QUICK | settings, "test")
+
+
+def trained(store: Store, outdir: Path, **settings: object) -> Run:
+    """Train a small network for two epochs, unless told otherwise, and evaluate it on test."""
+    from ecgfit.evaluation.evaluate import evaluate_run
+    from ecgfit.run import Run
+    from ecgfit.training.runner import train
+
+    config = quick(**({"epochs": 2, "model_args": "width=0.5"} | settings))
+    train(config, store, outdir, say=silent)
+    run = Run(outdir)
+    evaluate_run(run, store, "test")
+    return run
+
+
+def copy_run(run: Run, target: Path) -> Run:
+    """Copy a run to a folder that is not there yet, for a test to write into."""
+    from ecgfit.run import Run
+
+    shutil.copytree(run.path, target)
+    return Run(target)
+
+
+def silent(line: str) -> None:
+    """Take a line of progress and show nothing."""
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Say whether two runs have the same best weights, to the bit."""
+    from ecgfit.checkpoint import load_checkpoint
+
+    a, b = (load_checkpoint(path / "checkpoints/best.pt")["model"] for path in (one, other))
+    return a.keys() == b.keys() and all(
+        a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in a
+    )
+
+
+def same_results(one: Path, other: Path) -> bool:
+    """Say whether two runs have the same weights, decisions, metrics and curves, to the byte.
+
+    The members of an ensemble are compared as well. Results on test are not: training makes none.
+    """
+    names = _result_files(one)
+    if names != _result_files(other):
+        return False
+    weights = sorted(path.parent.parent.relative_to(one) for path in one.rglob("best.pt"))
+    same_files = all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+    return same_files and all(same_weights(one / name, other / name) for name in weights)
+
+
+def _result_files(run: Path) -> list[str]:
+    files = [path for path in run.rglob("*") if path.suffix in (".json", ".csv")]
+    return sorted(str(path.relative_to(run)) for path in files if not path.stem.endswith("_test"))
+
+
+def changed_store(store: Store, target: Path, **arrays: np.ndarray) -> Store:
+    """Copy a store that has one chunk, with other values in some of its arrays."""
+    shutil.copytree(store.path, target)
+    for name, values in arrays.items():
+        assert values.dtype == store.array(name).dtype
+        axes = "/".join(["0"] * values.ndim)
+        stored = np.fromfile(target / name / "c" / axes, values.dtype)
+        assert np.array_equal(
+            stored[: values.size], store.array(name)[:].ravel(), equal_nan=values.dtype.kind == "f"
+        )
+        stored[: values.size] = values.ravel()
+        stored.tofile(target / name / "c" / axes)
+    return Store(target)
+
+
+def build(
+    manifest: Path,
+    target: Path,
+    settings: BuildSettings | None = None,
+    covariates: tuple[str, ...] = (),
+    **options: object,
+) -> Store:
+    """Build a store with a registry beside it."""
+    settings = settings or BuildSettings()
+    rows = read_manifest(
+        manifest,
+        covariates=covariates,
+        unlabelled=settings.unlabelled,
+        group_by=settings.plan.by_column,
+    )
+    options.setdefault("registry_path", default_registry(target.with_suffix(".csv")))
+    return build_store(rows, target, settings, **options)  # type: ignore[arg-type]
+
+
+def write_manifest(path: Path, rows: list[tuple[str, str, object]]) -> Path:
+    """Write a manifest of (patient, path, label) rows."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("patient_id", "path_xml", "label"), *rows])
+    return path
