@@ -1,0 +1,51 @@
+"""Helpers for tests about vendor files: break one thing, compare with arrays of other readers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecgprep.conform import Conformity, Row, conform
+from ecgprep.errors import RecordError
+from ecgprep.readers import read_bytes, read_recording
+from ecgprep.simulation.vendors import VENDORS, full_disclosure
+
+WRITERS = {**VENDORS, "full_disclosure": full_disclosure}
+"""Every writer of the simulation: the dialects, and CardioSoft without a strip."""
+
+
+def reason_of(data: bytes) -> str:
+    """Return the reason for which a file is refused; fail when it is read."""
+    with pytest.raises(RecordError) as caught:
+        read_bytes(data)
+    return caught.value.reason
+
+
+def read_or_refuse(data: bytes) -> Row | None:
+    """Read and conform a file, or return None for RecordError. Any other exception is a fault."""
+    try:
+        return conform(read_bytes(data), Conformity())
+    except RecordError:
+        return None
+
+
+def replaced(data: bytes, old: str, new: str, count: int = 1) -> bytes:
+    """Replace a pattern in a valid file, and make sure that it was there."""
+    changed, n = re.subn(old.encode(), new.encode(), data, count=count, flags=re.DOTALL)
+    assert n
+    return changed
+
+
+def assert_equals_reference(samples: Path, file: str) -> None:
+    """Compare a real file with the arrays on which independent readers agree."""
+    folder = samples / "data" / "xml"
+    recording = read_recording(folder / file)
+    with np.load(folder / "reference_uv.npz") as reference:
+        keys = [key for key in reference if key.startswith(f"{file}::")]
+        expected = {key.split("::")[1]: reference[key] for key in keys}
+    assert set(recording.leads_uv) == set(expected)
+    for lead, uv in expected.items():
+        np.testing.assert_allclose(recording.leads_uv[lead], uv, rtol=0, atol=1e-3)
