@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgprep.conform import Conformity, Row, conform
+from ecgprep.conform import Conformity, conform
 from ecgprep.errors import RecordError
 from ecgprep.readers import read_bytes, read_recording
 from ecgprep.simulation.vendors import VENDORS, full_disclosure
@@ -24,12 +24,16 @@ def reason_of(data: bytes) -> str:
     return caught.value.reason
 
 
-def read_or_refuse(data: bytes) -> Row | None:
-    """Read and conform a file, or return None for RecordError. Any other exception is a fault."""
+def reason_of_reading(data: bytes) -> str:
+    """Read and conform a file; return `ok` or the reason for which it is refused.
+
+    Any exception but RecordError is a fault of a reader and fails the test.
+    """
     try:
-        return conform(read_bytes(data), Conformity())
-    except RecordError:
-        return None
+        conform(read_bytes(data), Conformity())
+    except RecordError as error:
+        return error.reason
+    return "ok"
 
 
 def replaced(data: bytes, old: str, new: str, count: int = 1) -> bytes:
