@@ -239,7 +239,7 @@ def resample(signal: NDArray[np.float64], rate_hz: float, to_hz: float) -> NDArr
     from scipy.signal import upfirdn  # 0.2 s, and only needed for recordings at other rates
 
     up, down = ratio.numerator, ratio.denominator
-    taps, delay = _low_pass(up, down)
+    taps, delay = low_pass(up, down)
     filtered = upfirdn(taps, signal, up, down, axis=1, mode="edge")
     first = delay // down
     n_out = round(signal.shape[1] * to_hz / rate_hz)
@@ -247,7 +247,7 @@ def resample(signal: NDArray[np.float64], rate_hz: float, to_hz: float) -> NDArr
 
 
 @functools.lru_cache(maxsize=32)
-def _low_pass(up: int, down: int) -> tuple[NDArray[np.float64], int]:
+def low_pass(up: int, down: int) -> tuple[NDArray[np.float64], int]:
     """Design the filter at the upsampled rate and return (taps, delay in its samples).
 
     Leading zeros make the delay a multiple of `down`, so the output starts at sample 0.

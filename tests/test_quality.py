@@ -1,16 +1,16 @@
-"""Quality flags: each defect that is put into a clean recording raises its flag, on its lead, and no other."""
+"""Quality flags: a defect put into a clean recording raises its flag, on its lead, and no other."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import build, write_manifest
+from helpers import build, write_manifest
 
 from ecgprep.building.parts import read_one
 from ecgprep.building.plan import BuildSettings
 from ecgprep.conform import Conformity, conform
 from ecgprep.errors import STATUSES, InputError
-from ecgprep.leads import LEADS
+from ecgprep.leads import LEADS, TWELVE_LEADS
 from ecgprep.patients.registry import SplitPlan
 from ecgprep.quality import BIT, FLAGS, quality_flags, spectrum
 from ecgprep.recording import Recording
@@ -18,7 +18,6 @@ from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import muse
 from ecgprep.store.format import QUALITY_FLAGS
 
-NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 TIME = np.arange(5000) / 500
 
 
@@ -28,19 +27,19 @@ def flags_of(
     """Return flag -> leads that have it."""
     recording = Recording(leads, rate_hz, "muse", off)
     row = conform(recording, Conformity())
-    flags = quality_flags(
-        recording, row, spectrum(row.waveform, row.valid_span, row.lead_mask, 500), 500
-    )
-    return {
-        name: where
-        for name in FLAGS
-        if (where := {lead for lead, bits in zip(LEADS, flags, strict=True) if bits & BIT[name]})
-    }
+    bins = spectrum(row.waveform, row.valid_span, row.lead_mask, 500)
+    flags = quality_flags(recording, row, bins, 500)
+    found: dict[str, set[str]] = {}
+    for lead, bits in zip(LEADS, flags, strict=True):
+        for name in FLAGS:
+            if bits & BIT[name]:
+                found.setdefault(name, set()).add(lead)
+    return found
 
 
 @pytest.fixture
 def clean(uv) -> dict[str, np.ndarray]:
-    leads = dict(zip(NAMES, uv.astype(np.float64), strict=True))
+    leads = dict(zip(TWELVE_LEADS, uv.astype(np.float64), strict=True))
     assert flags_of(leads) == {}
     return leads
 
@@ -103,7 +102,7 @@ def test_einthoven(clean):
 
 
 def test_exchanged_arms(clean):
-    """Left and right arm exchanged: I is turned over, II and III change places (Batchvarov et al., Europace 2007)."""
+    """Exchanged arms invert I and swap II with III (Batchvarov et al., Europace 2007)."""
     swapped = clean | {
         "I": -clean["I"],
         "II": clean["III"],
@@ -121,9 +120,8 @@ def test_a_missing_lead_has_no_flag_of_the_signal(clean):
 
 def test_lead_off_comes_from_a_muse_file(tmp_path, uv):
     median, rhythm, leads = muse(uv, 500, "X").partition(b"Rhythm")
-    leads = leads.replace(b"</LeadID>", b"</LeadID><LeadOff>TRUE</LeadOff>", 1).replace(
-        b"</LeadID>\n", b"</LeadID><LeadOff>FALSE</LeadOff>\n"
-    )
+    leads = leads.replace(b"</LeadID>", b"</LeadID><LeadOff>TRUE</LeadOff>", 1)
+    leads = leads.replace(b"</LeadID>\n", b"</LeadID><LeadOff>FALSE</LeadOff>\n")
     (tmp_path / "x.xml").write_bytes(median + rhythm + leads)
     outcome = read_one(tmp_path, "x.xml", Conformity())
     assert [bits & BIT["lead_off"] for bits in outcome.quality] == [BIT["lead_off"], *[0] * 7]
@@ -152,24 +150,13 @@ def test_flags_are_stored_and_exclude_only_when_asked(tmp_path):
     assert set(store.array("status")) == {0}
     flat = np.asarray(store.array("quality")) & BIT["flat"] > 0
     assert np.argwhere(flat).tolist() == [[2, LEADS.index("V3")]]
-    other = build(
-        manifest,
-        tmp_path / "o.zarr",
-        BuildSettings(plan=plan, exclude_quality=("flat",)),
-        max_rejected=0.5,
-    )
-    assert [STATUSES[code] for code in other.array("status")] == [
-        "ok",
-        "ok",
-        "quality",
-        "ok",
-        "ok",
-        "ok",
-    ]
+    strict = BuildSettings(plan=plan, exclude_quality=("flat",))
+    other = build(manifest, tmp_path / "o.zarr", strict, max_rejected=0.5)
+    statuses = [STATUSES[code] for code in other.array("status")]
+    assert statuses == ["ok", "ok", "quality", "ok", "ok", "ok"]
     assert (other.array("quality") == store.array("quality")).all()
-    assert (
-        "4,quality,flat in V3 (--exclude-quality)" in (tmp_path / "o.zarr.rejects.csv").read_text()
-    )
+    rejects = (tmp_path / "o.zarr.rejects.csv").read_text()
+    assert "4,quality,flat in V3 (--exclude-quality)" in rejects
 
 
 def test_unknown_flag_is_refused():
@@ -179,7 +166,7 @@ def test_unknown_flag_is_refused():
 
 def test_ordinary_real_recordings_stay_unflagged(samples):
     uv = np.load(samples / "data" / "ptbxl" / "waveforms_500hz_uv.npz")["uv"].astype(np.float64)
-    found = [flags_of(dict(zip(NAMES, x, strict=True))) for x in uv]
+    found = [flags_of(dict(zip(TWELVE_LEADS, x, strict=True))) for x in uv]
     assert sum(bool(flags) for flags in found) < 0.3 * len(found)
     for name in ("flat", "clipped", "lead_off", "einthoven", "arm_reversal", "mains_hum"):
         assert sum(name in flags for flags in found) <= 0.02 * len(found)

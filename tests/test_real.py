@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import build
+from helpers import build
 
 from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import STATUSES
@@ -40,30 +40,27 @@ def test_every_defect_has_its_expected_status(real, real_store):
         row_of = {row["path_xml"]: i for i, row in enumerate(csv.DictReader(file))}
     with (real / "defects.csv").open() as file:
         defects = list(csv.DictReader(file))
-    status = real_store.array("status")
-    assert {d["defect"]: STATUSES[status[row_of[d["path_xml"]]]] for d in defects} == {
-        d["defect"]: d["expected_status"] for d in defects
-    }
-    rebuilt = row_of["xml/defect_lead_I_missing_III_present.xml"]
-    assert real_store.array("lead_mask")[rebuilt].all()
-    assert real_store.array("lead_mask")[row_of["xml/defect_lead_V3_missing.xml"]].tolist() == [
-        lead != "V3" for lead in LEADS
-    ]
-    not_ok = [i for i in range(len(status)) if status[i]]
-    assert (
-        len(not_ok) == sum(d["expected_status"] != "ok" for d in defects) + 2
-    )  # the originals of the exact copy and of the re-export
+    status = [STATUSES[code] for code in real_store.array("status")]
+    for defect in defects:
+        found = status[row_of[defect["path_xml"]]]
+        assert found == defect["expected_status"], defect["defect"]
+    lead_mask = real_store.array("lead_mask")
+    assert lead_mask[row_of["xml/defect_lead_I_missing_III_present.xml"]].all()
+    without_v3 = lead_mask[row_of["xml/defect_lead_V3_missing.xml"]]
+    assert without_v3.tolist() == [lead != "V3" for lead in LEADS]
+    n_defects = sum(defect["expected_status"] != "ok" for defect in defects)
+    n_originals = 2  # of the exact copy and of the re-export
+    assert sum(name != "ok" for name in status) == n_defects + n_originals
 
 
 def test_readers_return_the_truth(real):
     with np.load(real / "truth_uv.npz") as truth:
         for name in truth.files:
             recording = read_recording(real / "xml" / f"{name}.xml")
+            expected = dict(zip(TWELVE_LEADS, truth[name], strict=True))
             for lead, uv in recording.leads_uv.items():
-                assert (
-                    np.abs(uv - truth[name][TWELVE_LEADS.index(lead)]).max()
-                    <= TOLERANCE_UV[recording.dialect]
-                )
+                error_uv = np.abs(uv - expected[lead]).max()
+                assert error_uv <= TOLERANCE_UV[recording.dialect]
 
 
 def test_recordings_at_500_hz_are_stored_within_half_a_microvolt_of_what_was_read(real, real_store):
@@ -82,24 +79,13 @@ def test_recordings_at_500_hz_are_stored_within_half_a_microvolt_of_what_was_rea
 @pytest.mark.timeout(1800)
 def test_a_plain_cnn_passes_0_90(make_real_corpus, tmp_path):
     corpus = make_real_corpus("--task", "ABNORM", "--defects")
-    for arguments in (
-        [
-            "ecgprep.cli",
-            "build",
-            corpus / "manifest.csv",
-            "s.zarr",
-            "--registry",
-            "r.csv",
-            "--jobs",
-            "2",
-        ],
-        ["ecgfit.cli", "train", "--store", "s.zarr", "--outdir", "r"],
-    ):
-        subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=tmp_path, check=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "ecgfit.cli", "eval", "--store", "s.zarr", "--run", "r", "--json"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-    assert json.loads(done.stdout)["metrics"]["auroc"]["value"] > 0.90
+
+    def run(command: str) -> bytes:
+        arguments = [sys.executable, "-m", *command.split()]
+        return subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True).stdout
+
+    manifest = corpus / "manifest.csv"
+    run(f"ecgprep.cli build {manifest} s.zarr --registry r.csv --jobs 2")
+    run("ecgfit.cli train --store s.zarr --outdir r")
+    result = json.loads(run("ecgfit.cli eval --store s.zarr --run r --json"))
+    assert result["metrics"]["auroc"]["value"] > 0.90

@@ -39,22 +39,10 @@ from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import VENDORS, full_disclosure
 
 CORPUS = Path(__file__).parent / "corpus"
-NUMBERS = b"0 -1 1 500 32768 1.5 nan inf 1e308 1_0 0x10 -".split() + [b"9" * 30, b"1 2", b"1,2"]
-WORDS = [
-    b"",
-    b" ",
-    b"=",
-    b"AAAA",
-    b"uV",
-    b"mV",
-    "µV".encode(),
-    b"RHYTHM",
-    b"True",
-    b"XLI",
-    b"Plain",
-]
-MARKUP = [b"<x/>", b"&lt;", b"&#0;", b"<![CDATA[1]]>", b"<!-- -->", b"\xff"]
-TOKENS = NUMBERS + WORDS + MARKUP
+NUMBERS = b"0 -1 1 500 32768 1.5 nan inf 1e308 1_0 0x10 - 1,2".split()
+WORDS = "= AAAA uV mV µV RHYTHM True XLI Plain".encode().split()
+MARKUP = [b"<x/>", b"&lt;", b"&#0;", b"<![CDATA[1]]>", b"<!-- -->"]
+TOKENS = [b"", b" ", b"1 2", b"9" * 30, b"\xff", *NUMBERS, *WORDS, *MARKUP]
 _FIELD = re.compile(rb'(?<=>)[^<]*(?=<)|(?<=")[^"<>]*(?=")')
 _TAG = re.compile(rb"<[^<>]*>")
 
