@@ -1,4 +1,4 @@
-"""What the benchmarks work on: simulated MUSE files at 500 Hz, all different, written once per run into a temporary folder; large stores of zeros."""
+"""What the benchmarks work on: simulated MUSE files at 500 Hz, and large stores of zeros."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ from ecgprep.store.reader import Store
 
 
 def write_muse_corpus(folder: Path, n_files: int) -> Path:
-    """Write `n_files` recordings of as many patients and return the manifest."""
+    """Write `n_files` different recordings of as many patients and return the manifest."""
     (folder / "xml").mkdir(parents=True)
     generator = np.random.default_rng(0)
     rows: list[tuple[str, str, str | int]] = [("patient_id", "path_xml", "label")]
     for i in range(n_files):
-        (folder / "xml" / f"{i}.xml").write_bytes(
-            muse(simulate(Heart.draw(generator, i % 2), 500, generator), 500, f"B{i}")
-        )
-        rows.append((f"B{i}", f"xml/{i}.xml", i % 2))
-    with (folder / "manifest.csv").open("w", newline="") as file:
+        label = i % 2
+        uv = simulate(Heart.draw(generator, label), 500, generator)
+        (folder / "xml" / f"{i}.xml").write_bytes(muse(uv, 500, f"B{i}"))
+        rows.append((f"B{i}", f"xml/{i}.xml", label))
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    return folder / "manifest.csv"
+    return manifest
 
 
 def sparse_store(path: Path, n_records: int, n_samples: int) -> Store:
-    """Write a store of zeros, all status `ok` and train, that takes no room on disk: holes where the values would be."""
+    """Write a store of zeros, all status `ok` and train.
+
+    It takes no room on disk: its files have holes where the values would be.
+    """
     layout = Layout(n_records, n_samples)
     for name in ARRAYS:
         (path / name).mkdir(parents=True)
@@ -47,23 +51,28 @@ def sparse_store(path: Path, n_records: int, n_samples: int) -> Store:
         "lead_names": list(LEADS),
         "sample_rate_hz": 500.0,
         "n_samples": n_samples,
+        "covariate_names": [],
+        "settings": {},
+        "software": {},
+        "content_sha256": "",
     }
-    attributes |= {"covariate_names": [], "settings": {}, "software": {}, "content_sha256": ""}
-    (path / "zarr.json").write_text(
-        json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes})
-    )
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    (path / "zarr.json").write_text(json.dumps(group))
     return Store(path)
 
 
 def fill(store: Store, name: str, values: NDArray[Any]) -> None:
     """Write one array of a store of `sparse_store`, whole."""
     (file,) = store.layout.chunk_files(name)
-    assert (values.shape, values.dtype) == (store.layout.shape(name), np.dtype(ARRAYS[name].dtype))
+    assert values.shape == store.layout.shape(name)
+    assert values.dtype == np.dtype(ARRAYS[name].dtype)
     with (store.path / file).open("r+b") as out:
         out.write(values.tobytes())
 
 
 def anonymous_mb() -> float:
-    """Memory of this process that is not backed by a file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
+    """Return how much memory of this process is not backed by a file."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1e3
+    raise RuntimeError("/proc/self/status has no RssAnon: this needs Linux 4.5 or later")

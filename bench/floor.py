@@ -1,4 +1,4 @@
-"""The floor of the loader's benchmarks: what copying the same rows from memory takes, in C."""
+"""The floor of the loader's benchmarks: how long C takes to copy the same rows from memory."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ void gather(const char *from, const int64_t *rows, int64_t n, int64_t size, char
 
 
 def memcpy_gather(folder: Path) -> tuple[str, Gather]:
-    """Return the floor and its name: a loop of memcpy, or numpy where there is no C compiler."""
+    """Return the floor and its name: a loop of memcpy, or numpy where there is no C compiler.
+
+    The compiled library is kept in `folder`.
+    """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        return 'np.take(mode="clip"), for want of a C compiler', lambda source, rows, out: np.take(
-            source, rows, axis=0, out=out, mode="clip"
-        )
+        return 'np.take(mode="clip"), for want of a C compiler', _take
     library = folder / "floor.so"
     if not library.exists():
-        (folder / "floor.c").write_text(SOURCE)
-        subprocess.run(
-            [compiler, "-O2", "-shared", "-fPIC", folder / "floor.c", "-o", library], check=True
-        )
+        source = folder / "floor.c"
+        source.write_text(SOURCE)
+        command = [compiler, "-O2", "-shared", "-fPIC", str(source), "-o", str(library)]
+        subprocess.run(command, check=True)
     function = ctypes.CDLL(str(library)).gather
-    function.argtypes, function.restype = (
-        [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p],
-        None,
-    )
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [pointer, pointer, number, number, pointer]
+    function.restype = None
 
     def gather(source: NDArray[np.int16], rows: NDArray[np.int64], out: NDArray[np.int16]) -> None:
         assert out.shape == (len(rows), *source.shape[1:])
@@ -50,3 +50,7 @@ def memcpy_gather(folder: Path) -> tuple[str, Gather]:
         function(source.ctypes.data, rows.ctypes.data, len(rows), source[0].nbytes, out.ctypes.data)
 
     return "a loop of memcpy in C", gather
+
+
+def _take(source: NDArray[np.int16], rows: NDArray[np.int64], out: NDArray[np.int16]) -> None:
+    np.take(source, rows, axis=0, out=out, mode="clip")
