@@ -101,10 +101,9 @@ def _leads_off(parts: list[dict[str, str]]) -> frozenset[str]:
     """Name the leads whose electrode was off according to the cart."""
     off = set()
     for part in parts:
-        name = canonical_lead(part.get("LeadID", ""))
-        if name is not None and part.get("LeadOff", "").strip().upper() == "TRUE":
-            off.add(name)
-    return frozenset(off)
+        if part.get("LeadOff", "").strip().upper() == "TRUE":
+            off.add(canonical_lead(part.get("LeadID", "")))
+    return frozenset(name for name in off if name is not None)
 
 
 def _lead_uv(part: dict[str, str], name: str) -> NDArray[np.float64]:
@@ -135,11 +134,9 @@ def _decode(part: dict[str, str], name: str) -> bytes:
             "not a whole number of 16-bit samples",
         )
     _check_crc(data, part.get("LeadDataCRC32"), name)
-    for tag, found, unit in (
-        ("LeadByteCountTotal", len(data), "bytes"),
-        ("LeadSampleCountTotal", len(data) // 2, "samples"),
-    ):
-        check_count(found, part.get(tag), tag, f"lead {name}, {unit}")
+    n_bytes, n_samples = part.get("LeadByteCountTotal"), part.get("LeadSampleCountTotal")
+    check_count(len(data), n_bytes, "LeadByteCountTotal", f"lead {name}, bytes")
+    check_count(len(data) // 2, n_samples, "LeadSampleCountTotal", f"lead {name}, samples")
     return data
 
 
