@@ -103,8 +103,8 @@ TOLERATED = {
 }
 """What the door reads although defusedxml refuses it; no other difference is known.
 
-Real files need the first three and the last two. The others are harmless: the prolog is skipped,
-not parsed.
+docs/formats.md promises the first three and the last two. The others are harmless: the prolog is
+skipped, not parsed.
 """
 
 
