@@ -16,7 +16,7 @@ from conftest import build, write_manifest
 from ecgprep.building.plan import BuildSettings
 from ecgprep.drawing import draw_svg
 from ecgprep.patients.registry import SplitPlan
-from ecgprep.reports.disclosure import Counts
+from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.reports.html import report_content, write_report
 from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import muse
@@ -86,7 +86,7 @@ def test_splits_and_tables_are_those_of_the_store(messy):
 
 
 def test_small_counts_are_hidden_unless_asked_for(messy):
-    assert [Counts(False)(n) for n in (0, 1, 9, 10, 1234)] == ["0", "<10", "<10", "10", "1,234"]
+    assert [CountFormatter(False)(n) for n in (0, 1, 9, 10, 1234)] == ["0", "<10", "<10", "10", "1,234"]
     hidden = json.dumps(
         [report_content(messy, 0)[key] for key in ("flow", "splits", "tables", "quality")]
     )

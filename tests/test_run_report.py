@@ -38,7 +38,7 @@ from ecgfit.training.runner import train
 from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import InputError, StoreError
 from ecgprep.patients.registry import SplitPlan
-from ecgprep.reports.disclosure import Counts
+from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.store.reader import Store
 
 HOSTILE = '<img src=x onerror=alert(1)>$x_{1}$"&'
@@ -217,13 +217,13 @@ def test_no_small_count_is_shown(run, own_store):
 def test_a_small_class_is_not_the_rest_of_what_is_shown(run, cells, shown):
     """The number of patients is shown, so that of the other class must not be: neither as a total, nor as a sum, nor in a sentence."""
     confusion = dict(zip(("tp", "fp", "fn", "tn"), cells, strict=True))
-    rows = _confusion({"confusion": confusion}, Counts(exact=False))
+    rows = _confusion({"confusion": confusion}, CountFormatter(exact=False))
     assert [
         row[key] for row in rows for key in ("called_positive", "called_negative", "total")
     ] == shown
     main = Evaluation.load(run, "test")
     main.metrics.update(n_patients=sum(cells), n_positive=cells[0] + cells[2])
-    text = _summary(run, main, Counts(exact=False))
+    text = _summary(run, main, CountFormatter(exact=False))
     assert f"({sum(cells)} patients, {shown[2]} of them positive)" in text
 
 
@@ -239,13 +239,13 @@ def test_a_small_class_is_not_the_rest_of_what_is_shown(run, cells, shown):
     ],
 )
 def test_what_would_give_a_small_count_away_is_withheld(counts, shown):
-    assert list(Counts(exact=False).parts(counts).values()) == shown
-    assert list(Counts(exact=True).parts(counts).values()) == [f"{n:,}" for n in counts.values()]
+    assert list(CountFormatter(exact=False).parts(counts).values()) == shown
+    assert list(CountFormatter(exact=True).parts(counts).values()) == [f"{n:,}" for n in counts.values()]
 
 
 def test_table_one_is_that_of_the_store(run, own_store):
     rows = {
-        row["label"]: row["cells"] for row in table_one(own_store, run, Counts(exact=True))["rows"]
+        row["label"]: row["cells"] for row in table_one(own_store, run, CountFormatter(exact=True))["rows"]
     }
     split, patient, label = (
         np.array(own_store.array(name)) for name in ("split", "patient", "label")
@@ -459,7 +459,7 @@ def test_recordings_left_out_do_not_follow_from_the_recordings_used(own_store, c
     assert not any(re.search(rf"\b{len(trained)}\b", text) for text in texts)
     exact = {
         row["label"]: row["cells"]
-        for row in table_one(lacking, Run(copied.path), Counts(exact=True))["rows"]
+        for row in table_one(lacking, Run(copied.path), CountFormatter(exact=True))["rows"]
     }
     assert exact["Left out: recordings that lack a lead"] == ["3", "0", "1"]
 

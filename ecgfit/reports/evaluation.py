@@ -15,7 +15,7 @@ from ecgfit.inference.predictions import Aggregate, Predictions
 from ecgfit.run import Run
 from ecgfit.run_files import DECIDED
 from ecgprep.errors import InputError
-from ecgprep.reports.disclosure import Counts
+from ecgprep.reports.disclosure import CountFormatter
 
 N_MISTAKES = 3
 """Of each kind, of as many patients."""
@@ -127,7 +127,7 @@ def _with_interval(entry: Mapping[str, Any]) -> str:
     return number(entry["value"]) + (f" ({inside})" if inside else "")
 
 
-def excluded_in_words(excluded: Mapping[str, Any] | None, show: Counts) -> str:
+def excluded_in_words(excluded: Mapping[str, Any] | None, show: CountFormatter) -> str:
     """Say what was left out of an evaluation, empty where nothing was."""
     if not excluded or not excluded["n_records"]:
         return ""

@@ -2,7 +2,7 @@
 
 What a reader of the paper asks for (TRIPOD+AI; Van Calster 2025): discrimination, calibration, net benefit and the probabilities of each class,
 with intervals and in subgroups, what was chosen on which data, and the mistakes themselves. Every number is that of the run's metrics_*.json;
-curves are drawn from its predictions_*.csv. Counts from 1 to 9 are shown as "<10" unless asked for exactly, and with the store's ECGs in it the
+curves are drawn from its predictions_*.csv. CountFormatter from 1 to 9 are shown as "<10" unless asked for exactly, and with the store's ECGs in it the
 file is health data.
 """
 
@@ -46,7 +46,7 @@ from ecgfit.run_files import CURVES, THRESHOLD
 from ecgprep.files.atomic import PRIVATE
 from ecgprep.files.output import write_output
 from ecgprep.leads import LEADS
-from ecgprep.reports.disclosure import HIDDEN, Counts
+from ecgprep.reports.disclosure import HIDDEN, CountFormatter
 from ecgprep.store.reader import Store
 
 MARK = b'<meta name="generator" content="ecgfit report">'
@@ -102,7 +102,7 @@ def report_content(
     """Collect everything the report shows; counts are text, so that the template cannot show a small one by mistake."""
     if store is not None:
         run.check_store(store)
-    show = Counts(exact)
+    show = CountFormatter(exact)
     main = Evaluation.load(run, split)
     others = sorted(
         path.stem.removeprefix("metrics_") for path in run.path.glob("metrics_external_*.json")
@@ -142,7 +142,7 @@ def report_content(
     }
 
 
-def _summary(run: Run, evaluation: Evaluation, show: Counts) -> str:
+def _summary(run: Run, evaluation: Evaluation, show: CountFormatter) -> str:
     """Say the main results in a paragraph."""
     m = evaluation.metrics
     n, positive = m["n_patients"], m["n_positive"]
@@ -294,7 +294,7 @@ def _table_row(
     }
 
 
-def _sections(run: Run, evaluation: Evaluation, show: Counts) -> dict[str, Any]:
+def _sections(run: Run, evaluation: Evaluation, show: CountFormatter) -> dict[str, Any]:
     """Return figures and tables of one evaluation."""
     m = evaluation.metrics
     probability = evaluation.probability(run)
@@ -390,7 +390,7 @@ def _figures(
     return [{"title": title, "caption": caption, "svg": svg} for title, caption, svg in shown]
 
 
-def _confusion(m: dict[str, Any], show: Counts) -> list[dict[str, str]]:
+def _confusion(m: dict[str, Any], show: CountFormatter) -> list[dict[str, str]]:
     """Return both classes with their calls; the two cells of a class, and the two classes, hide one another, since their sums are known."""
     rows, c = [], m["confusion"]
     totals = show.parts({"positive": c["tp"] + c["fn"], "negative": c["fp"] + c["tn"]})

@@ -22,12 +22,16 @@ from ecgfit.reports.checklist import (
 from ecgfit.reports.evaluation import Evaluation
 from ecgfit.run import Run
 from ecgfit.run_files import THRESHOLD
-from ecgprep.reports.disclosure import Counts
+from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.store.reader import Store
 
 
 def _facts(
-    run: Run, main: Evaluation, show: Counts, store: Store | None, externals: Sequence[Evaluation]
+    run: Run,
+    main: Evaluation,
+    show: CountFormatter,
+    store: Store | None,
+    externals: Sequence[Evaluation],
 ) -> Facts:
     n, positive = main.metrics["n_patients"], main.metrics["n_positive"]
     classes = show.parts({"positive": positive, "negative": n - positive})

@@ -14,12 +14,12 @@ from ecgfit.reports.checklist import (
     split_name,
 )
 from ecgfit.run import Run
-from ecgprep.reports.disclosure import HIDDEN, Counts
+from ecgprep.reports.disclosure import HIDDEN, CountFormatter
 from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
 
 
-def table_one(store: Store, run: Run, show: Counts) -> dict[str, Any]:
+def table_one(store: Store, run: Run, show: CountFormatter) -> dict[str, Any]:
     """Describe the splits: labelled recordings that the run can use, and of how many patients; covariates are those of a patient's first one.
 
     Of what the run leaves out there is a line, and no total: how few lack a lead would be the difference to those that trained it.
@@ -49,7 +49,7 @@ def _classes(
     store: Store,
     rows: Sequence[NDArray[np.int64]],
     first: Sequence[NDArray[np.int64]],
-    show: Counts,
+    show: CountFormatter,
 ) -> list[dict[str, Any]]:
     """Return lines of positive patients, recordings and positive recordings."""
     label, patient = store.array("label"), store.array("patient")
@@ -70,7 +70,7 @@ def _classes(
     ]
 
 
-def _n_percent(show: Counts, n: int, total: int) -> str:
+def _n_percent(show: CountFormatter, n: int, total: int) -> str:
     """Return n (%), hidden where n or the rest is small."""
     text = show.parts({"n": n, "rest": total - n})["n"]
     share = show.share(n, total)
@@ -78,7 +78,7 @@ def _n_percent(show: Counts, n: int, total: int) -> str:
 
 
 def _covariate(
-    name: str, values: Sequence[NDArray[np.float32]], show: Counts
+    name: str, values: Sequence[NDArray[np.float32]], show: CountFormatter
 ) -> list[dict[str, Any]]:
     """Return the lines of a covariate: by value where there are few, else median [quartiles]; and how many lack it."""
     known = [own[~np.isnan(own)] for own in values]
@@ -109,7 +109,7 @@ def _covariate(
     )
 
 
-def _quartiles(values: NDArray[np.float32], show: Counts) -> str:
+def _quartiles(values: NDArray[np.float32], show: CountFormatter) -> str:
     if not len(values) or show.hides(len(values)):
         return HIDDEN
     return "{1:g} [{0:g}, {2:g}]".format(
@@ -118,7 +118,7 @@ def _quartiles(values: NDArray[np.float32], show: Counts) -> str:
 
 
 def _levels(
-    names: Iterable[str], counts: Sequence[Mapping[str, int]], show: Counts
+    names: Iterable[str], counts: Sequence[Mapping[str, int]], show: CountFormatter
 ) -> list[dict[str, Any]]:
     """Return a line for each of several counts that add up to all."""
     shown = [show.parts(own) for own in counts]
@@ -135,7 +135,7 @@ def _levels(
 
 
 def _leads_and_rates(
-    store: Store, rows: Sequence[NDArray[np.int64]], show: Counts, *, leads: bool
+    store: Store, rows: Sequence[NDArray[np.int64]], show: CountFormatter, *, leads: bool
 ) -> list[dict[str, Any]]:
     """Return lines of the sampling rates, and before them of missing `leads`, which only a run has that keeps such recordings."""
     whole = [store.array("lead_mask")[own].all(axis=1) for own in rows]

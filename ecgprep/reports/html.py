@@ -1,7 +1,7 @@
 """The report of a store: one HTML file that opens offline. Needs jinja2 (extra `report`); the ECGs are drawn as SVG.
 
 What a reader of the paper asks for (TRIPOD+AI item 20a, STARD flow diagram): who was left out and why, what the splits hold, where
-recordings come from and whether that alone predicts the label, what is wrong with them, and what they look like. Counts below 10 are shown
+recordings come from and whether that alone predicts the label, what is wrong with them, and what they look like. CountFormatter below 10 are shown
 as "<10" unless asked for exactly; the ECGs make the file health data all the same.
 """
 
@@ -20,7 +20,7 @@ from ecgprep.files.atomic import PRIVATE
 from ecgprep.files.output import write_output
 from ecgprep.leads import LEADS
 from ecgprep.patients.confounding import WARN_ABOVE, probe_origin
-from ecgprep.reports.disclosure import Counts
+from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
 from ecgprep.store.record import read_build_record
@@ -51,7 +51,7 @@ def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[
     record = read_build_record(store.path)
     if record is not None and record["content_sha256"] != store.content_sha256:
         record = None
-    summary, count = summarise(store), Counts(exact)
+    summary, count = summarise(store), CountFormatter(exact)
     probe = probe_origin(store, None if record is None else record["dialects"])
     return {
         "name": store.path.name,
@@ -73,7 +73,7 @@ def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[
     }
 
 
-def _flow(summary: dict[str, Any], count: Counts) -> list[dict[str, Any]]:
+def _flow(summary: dict[str, Any], count: CountFormatter) -> list[dict[str, Any]]:
     """Return the boxes of the flow diagram: what is left, and what was taken out beside it."""
     status = summary["status"]
     failed = {name: n for name, n in status.items() if name != "ok" and name not in _EXCLUDED_LATER}
@@ -108,7 +108,7 @@ def _flow(summary: dict[str, Any], count: Counts) -> list[dict[str, Any]]:
     ]
 
 
-def _splits(summary: dict[str, Any], count: Counts) -> list[dict[str, str]]:
+def _splits(summary: dict[str, Any], count: CountFormatter) -> list[dict[str, str]]:
     total = sum(split["patients"] for split in summary["splits"].values())
     return [
         {
@@ -123,7 +123,9 @@ def _splits(summary: dict[str, Any], count: Counts) -> list[dict[str, str]]:
     ]
 
 
-def _tables(store: Store, record: dict[str, Any] | None, count: Counts) -> list[dict[str, Any]]:
+def _tables(
+    store: Store, record: dict[str, Any] | None, count: CountFormatter
+) -> list[dict[str, Any]]:
     """Tables of counts over the recordings used: label, source rate, dialect, leads, padding; each by label."""
     ok = np.asarray(store.array("status")) == STATUS_CODE["ok"]
     label = np.asarray(store.array("label"))[ok]
@@ -155,7 +157,7 @@ def _tables(store: Store, record: dict[str, Any] | None, count: Counts) -> list[
 
 
 def _by_label(
-    values: list[str], label: NDArray[np.int8], count: Counts
+    values: list[str], label: NDArray[np.int8], count: CountFormatter
 ) -> list[tuple[str, str, str]]:
     array = np.array(values)
     names, n = np.unique(array, return_counts=True)
@@ -165,11 +167,13 @@ def _by_label(
     ]
 
 
-def _pair(which: NDArray[np.bool_], label: NDArray[np.int8], count: Counts) -> tuple[str, str]:
+def _pair(
+    which: NDArray[np.bool_], label: NDArray[np.int8], count: CountFormatter
+) -> tuple[str, str]:
     return count(int(which.sum())), count(int((which & (label == 1)).sum()))
 
 
-def _quality(store: Store, count: Counts) -> list[dict[str, Any]]:
+def _quality(store: Store, count: CountFormatter) -> list[dict[str, Any]]:
     """Count usable recordings and leads by flag."""
     ok = np.asarray(store.array("status")) == STATUS_CODE["ok"]
     bits = np.asarray(store.array("quality"))[ok]
