@@ -121,7 +121,8 @@ def _splits(summary: dict[str, Any], show: CountFormatter) -> list[dict[str, str
 
 def _is_used(store: Store) -> NDArray[np.bool_]:
     """Say of each row whether it is used, (n_rows,)."""
-    return np.asarray(store.array("status")) == STATUS_CODE["ok"]
+    is_used: NDArray[np.bool_] = np.asarray(store.array("status")) == STATUS_CODE["ok"]
+    return is_used
 
 
 def _tables(store: Store, dialects: list[str] | None, show: CountFormatter) -> list[dict[str, Any]]:
