@@ -44,7 +44,7 @@ def test_counts_from_1_to_9_are_small():
         ({"a": 0, "b": 1234}, ["0", "1,234"]),
         ({"a": 9, "b": 9, "c": 57}, ["<10", "<10", "–"]),
         ({"a": 3, "b": 10}, ["–", "–"]),
-        # Were "c" shown, "b" could be 12 at most, since the smallest is hidden first: "a" is 8 or 9.
+        # Were "c" shown, "b" could be at most 12 (the smallest is hidden first): "a" is 8 or 9.
         ({"a": 8, "b": 12, "c": 12}, ["<10", "–", "–"]),
     ],
 )
