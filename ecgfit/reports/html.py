@@ -67,8 +67,8 @@ def report_content(
         run.check_store(store)
     show = CountFormatter(exact)
     main = EvaluatedSplit.load(run, split)
-    externals = _other_externals(run, main)
-    columns = _columns(run, main)
+    externals = other_externals(run, main)
+    columns = shown_splits(run, main)
     facts = gather_facts(run, main, show, store, externals)
     flattering = [column.title for column in columns if column.name in _FLATTERING]
     settings = run.shown_settings()
@@ -93,7 +93,7 @@ def report_content(
     }
 
 
-def _columns(run: Run, main: EvaluatedSplit) -> list[EvaluatedSplit]:
+def shown_splits(run: Run, main: EvaluatedSplit) -> list[EvaluatedSplit]:
     """Return the splits of the table of metrics, the reported one among them or last."""
     columns = []
     for name in _SHOWN_BESIDE:
@@ -106,7 +106,7 @@ def _columns(run: Run, main: EvaluatedSplit) -> list[EvaluatedSplit]:
     return columns
 
 
-def _other_externals(run: Run, main: EvaluatedSplit) -> list[EvaluatedSplit]:
+def other_externals(run: Run, main: EvaluatedSplit) -> list[EvaluatedSplit]:
     """Return the external stores beside the reported split, with the run's own aggregation only."""
     found = []
     for path in sorted(run.path.glob("metrics_external_*.json")):
