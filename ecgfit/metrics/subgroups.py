@@ -60,17 +60,11 @@ def subgroups(
         counts = {name: _count(label, cluster, here) for name, here in members.items()}
         result[grouping] = withhold_small_groups(counts)
         for name, group in result[grouping].items():
-            if group["suppressed"] is not None:
-                continue
-            here = members[name]
-            group["metrics"] = _subgroup_metrics(
-                label[here],
-                probability[here],
-                each_threshold[here],
-                seed,
-                n_bootstrap,
-                None if cluster is None else cluster[here],
-            )
+            if group["suppressed"] is None:
+                here = members[name]
+                patient = None if cluster is None else cluster[here]
+                own = (label[here], probability[here], each_threshold[here])
+                group["metrics"] = _subgroup_metrics(*own, seed, n_bootstrap, patient)
     return result
 
 

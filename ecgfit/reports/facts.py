@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,16 +94,15 @@ def gather_facts(
     records = run.recorded.get("records") or {}
     groupings = _compared_groupings(main)
     weights = run.recorded.get("class_weights")
-    method = run.calibration.method
     return Facts(
         config=run.config,
         recorded=run.recorded,
         run_name=run.path.resolve().name,
         n_members=len(run.members),
         threshold=threshold_facts(run),
-        calibration=None if method == "none" else _CALIBRATIONS.get(method, method),
+        calibration=_calibration_in_words(run.calibration.method),
         calibration_note=run.calibration.to_json().get("note") or "",
-        class_weights=list(weights) if isinstance(weights, list | tuple) else None,
+        class_weights=weights if isinstance(weights, list) else None,
         seen=_training_input(run),
         records={split_name(name): show(count) for name, count in records.items()},
         split=main.title,
@@ -112,10 +111,8 @@ def gather_facts(
         aggregation=main.metrics["aggregation"],
         n_patients=show(n),
         n_positive=classes["positive"],
-        groupings=[name.replace("_", " ") for name in groupings],
-        covariate_groupings=[
-            name.replace("_", " ") for name in groupings if name not in _NOT_COVARIATES
-        ],
+        groupings=_readable(groupings),
+        covariate_groupings=_readable(name for name in groupings if name not in _NOT_COVARIATES),
         n_other_external=len(externals),
         n_unsearched=sum(_is_unsearched(evaluated) for evaluated in [*externals, main]),
         has_store=store is not None,
@@ -137,6 +134,14 @@ def threshold_facts(run: Run) -> ThresholdFacts:
     )
 
 
+def _calibration_in_words(method: str) -> str | None:
+    return None if method == "none" else _CALIBRATIONS.get(method, method)
+
+
+def _readable(names: Iterable[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]
+
+
 def _compared_groupings(main: EvaluatedSplit) -> list[str]:
     """Return the groupings in which at least two groups have metrics."""
     compared = []
@@ -156,7 +161,7 @@ def _is_unsearched(evaluated: EvaluatedSplit) -> bool:
 def _training_input(run: Run) -> TrainingInput:
     """Describe the train recordings without values of a patient: rates, leads, length."""
     seen = [member.stats.seen for member in run.members]
-    rates = {rate for own in seen for rate in own.rates_hz}
+    rates = set().union(*(own.rates_hz for own in seen))
     shortest = min(own.shortest_samples for own in seen)
     return TrainingInput(
         rates_hz=sorted(rates),

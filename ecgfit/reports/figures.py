@@ -162,7 +162,8 @@ def roc(curve: dict[str, list[Any]], sensitivity: float | None, specificity: flo
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "--", color=QUIET, linewidth=1, label="chance")
     axes.plot(curve["false_positive_rate"], curve["sensitivity"], color=MODEL, label="model")
-    _point(axes, None if specificity is None else 1 - specificity, sensitivity)
+    false_positive_rate = None if specificity is None else 1 - specificity
+    _point(axes, false_positive_rate, sensitivity)
     _unit_square(axes, "1 − specificity", "sensitivity")
     axes.legend(loc="lower right")
     return figure
@@ -199,19 +200,12 @@ def calibration(curve: dict[str, Any], histogram: dict[str, list[Any]]) -> Any:
     axes.plot(
         curve["smooth"]["predicted"], curve["smooth"]["observed"], color=MODEL, label="smooth curve"
     )
-    for k, found in enumerate(curve["bins"]):
-        low, high = found["ci95"]
-        at = found["mean_predicted"]
+    for entry in curve["bins"]:
+        at, (low, high) = entry["mean_predicted"], entry["ci95"]
         axes.plot([at, at], [low, high], color=POSITIVE, linewidth=1, clip_on=False)
-        axes.plot(
-            at,
-            found["observed"],
-            "o",
-            color=POSITIVE,
-            markersize=4,
-            clip_on=False,
-            label="tenths, 95 % interval" if k == 0 else None,
-        )
+        axes.plot(at, entry["observed"], "o", color=POSITIVE, markersize=4, clip_on=False)
+    if curve["bins"]:
+        axes.lines[-1].set_label("tenths, 95 % interval")
     _unit_square(axes, "", "observed share of positives")
     axes.legend(loc="upper left")
     _bars(below, histogram)

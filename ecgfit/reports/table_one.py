@@ -114,9 +114,11 @@ def _covariate(name: str, values: Sequence[Series[float]], show: CountFormatter)
 
     A line says how many patients lack it, where any do.
     """
-    levels = sorted({level for own in values for level in own.dropna().unique().tolist()})
-    any_missing = any(own.isna().any() for own in values)
-    missing_line = [_MISSING] if any_missing else []
+    import pandas as pd
+
+    every = pd.concat(values)
+    levels = sorted(every.dropna().unique().tolist())
+    missing_line = [_MISSING] if every.isna().any() else []
     if len(levels) <= MOST_CATEGORIES:
         names = [f"{level:g}" for level in levels]
         counts = [_by_level(own, levels) for own in values]
@@ -159,7 +161,9 @@ def _leads(recordings: Sequence[DataFrame], show: CountFormatter) -> list[Line]:
 
 def _rates(recordings: Sequence[DataFrame], show: CountFormatter) -> list[Line]:
     """Count recordings by the sampling rate of their source."""
-    rates = sorted({rate for part in recordings for rate in part["rate_hz"].unique().tolist()})
+    import pandas as pd
+
+    rates = sorted(pd.concat([part["rate_hz"] for part in recordings]).unique().tolist())
     names = [f"{rate:g} Hz" for rate in rates]
     counts = []
     for part in recordings:

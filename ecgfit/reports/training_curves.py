@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 from ecgfit.reports import figures
@@ -40,10 +41,13 @@ def _read_curves(path: Path) -> list[dict[str, float]] | None:
     """Return the rows of curves.csv; None where it is missing or damaged."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        rows = [{key: float(value) for key, value in line.items()} for line in lines]
+            rows = [_numbers(line) for line in csv.DictReader(file)]
     except (OSError, ValueError, TypeError, AttributeError, csv.Error):
         return None
     if not rows or not rows[0].keys() >= _COLUMNS:
         return None
     return rows
+
+
+def _numbers(line: Mapping[str, str]) -> dict[str, float]:
+    return {name: float(value) for name, value in line.items()}
