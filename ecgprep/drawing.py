@@ -99,8 +99,7 @@ def svg_ecg(
         baseline_mm = line_mm / 2 - place.baseline_mv * MM_PER_MV
         colour = "#b00020" if LEADS[place.lead] in marked else "#222"
         parts.append(
-            f'<text x="1" y="{baseline_mm - 6:g}" font-size="4" fill="{colour}">'
-            f"{place.name}</text>"
+            f'<text x="1" y="{baseline_mm - 6:g}" font-size="4" fill="{colour}">{place.name}</text>'
         )
         if place.is_present:
             parts.append(_svg_path(waveform_uv[place.lead], valid_span, rate_hz, baseline_mm))

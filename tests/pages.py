@@ -17,8 +17,11 @@ _OPTIONS = (
 )
 _LINKS = ("href", "src", "xlink:href", "data", "action")
 _WITHOUT_END = ("meta", "link", "br")
-_OWN_REQUESTS = r"(data|chrome|about|https?://[\w.-]*(google|gvt1)\b)"
-"""Requests that Chromium makes by itself."""
+_OWN_REQUESTS = (
+    r"(data|chrome|about):|https?://([\w-]+\.)*(google|gvt1)\.com/"
+    r"|https?://update\.googleapis\.com/"
+)
+"""Requests that Chromium makes by itself, for its clock, accounts and updates."""
 
 
 class Page(HTMLParser):
