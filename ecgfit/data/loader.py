@@ -134,7 +134,7 @@ class Batches(IterableDataset[Batch]):
     def _announced(self, order: list[NDArray[np.int64]]) -> Generator[None, None, None]:
         """Tell the disk of one batch after the other; it makes us wait when it has enough to do."""
         for all_rows in order:
-            self.store.announce(all_rows[self._share(len(all_rows))])
+            self.store.prefetch(all_rows[self._share(len(all_rows))])
             yield
 
     def _made(
