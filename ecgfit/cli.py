@@ -343,15 +343,15 @@ def predict(
     try:
         from ecgfit.inference.files import MARKS, predict_files, predict_store, write_predictions
         from ecgfit.run import Run
+        from ecgfit.run_files import RESERVED
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
     from ecgprep.store.reader import Store
 
     target = None
     if output not in (None, STDOUT):
-        target = check_output(
-            output, MARKS, [*files, *([covariates] if covariates else [])], overwrite
-        )
+        inputs = [*files, covariates] if covariates else files
+        target = check_output(output, MARKS, inputs, overwrite, RESERVED)
     run = Run(run_dir)
     if store is None:
         table = predict_files(run, files, covariates, lambda line: click.echo(line, err=True))
@@ -408,9 +408,10 @@ def export(run_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     try:
         from ecgfit.inference.export import MARKS, TOLERANCE, export_run
         from ecgfit.run import Run
+        from ecgfit.run_files import RESERVED
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
-    target = check_output(output, MARKS, overwrite=overwrite)
+    target = check_output(output, MARKS, overwrite=overwrite, reserved=RESERVED)
     written = export_run(Run(run_dir), target)
     if as_json:
         click.echo(json.dumps(written, indent=2))
@@ -517,14 +518,14 @@ def report(
     try:
         from ecgfit.reports.html import MARK, write_run_report
         from ecgfit.run import Run
-        from ecgfit.run_files import REPORT
+        from ecgfit.run_files import REPORT, RESERVED
     except ImportError as error:
         raise EcgError(_NEEDS_EXTRA) from error
     from ecgprep.store.reader import Store
 
     out = output or run_dir / REPORT
     run, opened = Run(run_dir), None if store is None else Store(store)
-    target = check_output(out, [MARK], overwrite=overwrite)
+    target = check_output(out, [MARK], overwrite=overwrite, reserved=RESERVED)
     try:
         write_run_report(run, target, opened, split, exact_counts)
     except ImportError as error:

@@ -16,6 +16,7 @@ import yaml
 from ecgfit.config import RECORDED, TrainConfig
 from ecgprep.errors import StoreError
 from ecgprep.files.atomic import PARTIAL, write_file
+from ecgprep.files.output import ReservedNames
 
 CONFIG, NORM_STATS, CALIBRATION, THRESHOLD, CURVES = (
     "config.yaml",
@@ -75,6 +76,19 @@ _ROWS = r"(train|val|test|all|oof|external_[0-9a-f]{12})"
 _RESULT = re.compile(
     rf"metrics_{_ROWS}(_(mean|max|first|last|none))?\.json|predictions_{_ROWS}\.csv"
 )
+
+
+_STEMS = "|".join(Path(name).stem for name in (CONFIG, NORM_STATS, CALIBRATION, THRESHOLD, CURVES))
+
+
+RESERVED = ReservedNames(
+    files=re.compile(
+        rf"({_STEMS})\.\w+|metrics_.*\.json|events\.out\..*"
+        r"|predictions_(train|val|test|all|oof|external_.*)\.csv"
+    ),
+    folders=frozenset({Path(BEST).parts[0], MEMBERS, EXPLAIN}),
+)
+"""Names in a run folder under which no other result may be written."""
 
 
 def config_values(path: Path) -> dict[str, Any]:

@@ -28,9 +28,10 @@ from ecgfit.run import Run
 from ecgprep.conform import Conformity, Row, conform
 from ecgprep.errors import InputError, RecordError
 from ecgprep.files.atomic import PRIVATE
+from ecgprep.files.csv_header import check_header
 from ecgprep.files.output import write_output
 from ecgprep.leads import LEADS
-from ecgprep.patients.manifest import covariate_value
+from ecgprep.patients.covariates import covariate_value
 from ecgprep.readers import read_recording
 from ecgprep.store.reader import Store
 
@@ -257,7 +258,7 @@ def read_covariates(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.fl
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            _check_header(header, ("file", *names), path.name)
+            check_header(header, ("file", *names), f"{path.name}, line 1")
             known: dict[str, NDArray[np.float32]] = {}
             for cells in reader:
                 if not any(
@@ -282,29 +283,6 @@ def read_covariates(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.fl
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{path.name} is not a CSV file in UTF-8.") from None
     return known
-
-
-def _check_header(header: Sequence[str], needed: Sequence[str], where: str) -> None:
-    """Refuse a header that lacks a column or has one of them twice, and say what it has: without a header those would be values."""
-    needs = f"it needs {','.join(needed)}"
-    if absent := [name for name in needed if name not in header]:
-        found = (
-            f"it has {len(header)} columns"
-            if "file" not in header
-            else f"it has {', '.join(header)}"
-        )
-        hint = (
-            " Is it separated by semicolons or tabs? Commas are read."
-            if len(header) == 1 and {";", "\t"} & {*header[0]}
-            else ""
-        )
-        raise InputError(
-            f"{where}: column {', '.join(absent)} is missing; {needs}, and {found}.{hint}"
-        )
-    if doubled := [name for name in needed if header.count(name) > 1]:
-        raise InputError(
-            f"{where}: column {', '.join(doubled)} is there twice; {needs}, each once."
-        )
 
 
 def _value(text: str, name: str, where: str) -> float:
