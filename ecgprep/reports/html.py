@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ecgprep.drawing import PAPER_SVG, svg_ecg
 from ecgprep.errors import STATUS_CODE, STATUSES
 from ecgprep.leads import LEADS
-from ecgprep.patients.confounding import WARN_ABOVE, probe_origin
+from ecgprep.patients.confounding import WARN_ABOVE, probe_confounding
 from ecgprep.reports.disclosure import HIDDEN, CountFormatter
 from ecgprep.reports.page import write_page
 from ecgprep.store.format import SPLITS
@@ -61,7 +61,7 @@ def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[
     dialects = None if record is None else record["dialects"]
     duplicates = [] if record is None else _duplicates(store, record["copies"], exact)
     summary, show = summarise(store), CountFormatter(exact)
-    probe = probe_origin(store, dialects)
+    probe = probe_confounding(store, dialects)
     return {
         "name": store.path.name,
         "hidden": not exact,
