@@ -124,3 +124,10 @@ def write_manifest(path: Path, rows: list[tuple[str, str, object]]) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("patient_id", "path_xml", "label"), *rows])
     return path
+
+
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    """Flip one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
