@@ -131,3 +131,18 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1 << bit
     path.write_bytes(data)
+
+
+def cohort(n: int, prevalence: float, seed: int = 0, first: int = 0) -> dict[str, list[int]]:
+    """Draw the labels of n patients with one to five recordings each: patient id -> labels."""
+    generator = np.random.default_rng(seed)
+    return {
+        f"P{first + i}": [int(generator.random() < prevalence)] * int(generator.integers(1, 6))
+        for i in range(n)
+    }
+
+
+def sites(labels: dict[str, list[int]], n: int, seed: int = 0) -> dict[str, set[str]]:
+    """Draw one of n sites for each patient: patient id -> values of the column."""
+    generator = np.random.default_rng(seed)
+    return {patient: {f"site{generator.integers(n)}"} for patient in labels}

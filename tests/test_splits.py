@@ -1,9 +1,10 @@
-"""Splits: by patient, balanced, frozen by the registry, and never silently different."""
+"""Splits: by patient, balanced, frozen, and never silently different."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import cohort, sites
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,21 +12,10 @@ from ecgprep.errors import InputError
 from ecgprep.patients.registry import (
     Registry,
     SplitPlan,
-    load_registry,
-    parse_ratios,
-    save_registry,
 )
 from ecgprep.patients.splits import assign
 
 RATIOS = (0.7, 0.15, 0.15)
-
-
-def cohort(n: int, prevalence: float, seed: int = 0, first: int = 0) -> dict[str, list[int]]:
-    generator = np.random.default_rng(seed)
-    return {
-        f"P{first + i}": [int(generator.random() < prevalence)] * int(generator.integers(1, 6))
-        for i in range(n)
-    }
 
 
 def shares(registry: Registry) -> np.ndarray:
@@ -72,39 +62,6 @@ def test_old_patients_stay_and_new_ones_go_where_they_are_needed(tmp_path_factor
     assert np.abs(shares(new) - RATIOS).max() * (n + more) <= 4
 
 
-def test_registry_survives_the_file_and_is_private(tmp_path):
-    labels = {'P"1,\n': [1], "Ümit": [0], "00123": [1], "123": [0], "-1": [1], "x": [0]}
-    registry = assign(Registry(tmp_path / "m.registry.csv", SplitPlan((40, 30, 30), 7)), labels)
-    save_registry(registry)
-    assert (tmp_path / "m.registry.csv").stat().st_mode & 0o777 == 0o600
-    loaded = load_registry(registry.path, registry.plan)
-    assert (loaded.number, loaded.split) == (registry.number, registry.split)
-
-
-@pytest.mark.parametrize("plan", [SplitPlan(seed=43), SplitPlan((80, 10, 10))])
-def test_another_plan_than_the_registry_records_is_refused(tmp_path, plan):
-    save_registry(assign(Registry(tmp_path / "r.csv", SplitPlan()), cohort(50, 0.4)))
-    with pytest.raises(InputError, match=r"--registry NEW\.csv"):
-        load_registry(tmp_path / "r.csv", plan)
-
-
-@pytest.mark.parametrize("damage", ["", "nonsense\n", "cut", "twice", "split"])
-def test_damaged_registry_is_refused(tmp_path, damage):
-    path = tmp_path / "r.csv"
-    save_registry(assign(Registry(path, SplitPlan()), cohort(50, 0.4)))
-    text = path.read_text()
-    lines = text.splitlines(keepends=True)
-    number = lines[3].split(",")[1]
-    broken = {
-        "cut": text[:-4],
-        "twice": text + f"Q,{number},test\n",
-        "split": text.replace("train", "trial", 1),
-    }
-    path.write_text(broken.get(damage, damage))
-    with pytest.raises(InputError, match="damaged"):
-        load_registry(path, SplitPlan())
-
-
 @pytest.mark.parametrize(("positive", "negative"), [(0, 50), (50, 0), (2, 50), (50, 2), (1, 1)])
 def test_a_split_without_a_class_is_refused_with_the_counts(tmp_path, positive, negative):
     labels = {f"P{i}": [int(i < positive)] for i in range(positive + negative)}
@@ -134,17 +91,6 @@ def test_everything_can_go_to_test(tmp_path):
         Registry(tmp_path / "r.csv", SplitPlan((0, 0, 100))), {"P1": [-1], "P2": [-1]}
     )
     assert set(registry.split.values()) == {2}
-
-
-@pytest.mark.parametrize("text", ["70/30", "70/15/16", "-10/60/50", "a/b/c", "", "nan/50/50"])
-def test_ratios_must_add_up(text):
-    with pytest.raises(InputError, match="add up to 100"):
-        SplitPlan(parse_ratios(text))
-
-
-def sites(labels: dict[str, list[int]], n: int, seed: int = 0) -> dict[str, set[str]]:
-    generator = np.random.default_rng(seed)
-    return {patient: {f"site{generator.integers(n)}"} for patient in labels}
 
 
 @pytest.mark.parametrize(("n", "off"), [(3, 0.4), (5, 0.25), (20, 0.03)])
@@ -228,46 +174,9 @@ def test_a_listed_patient_who_was_trained_on_is_refused_without_a_name(tmp_path)
     assert trained not in str(caught.value)
 
 
-def test_both_ways_to_choose_the_tested_are_refused():
-    with pytest.raises(InputError, match="Use one of them"):
-        SplitPlan(by_column="site", fixed_test=True)
-
-
-def test_registry_of_another_kind_of_split_is_refused(tmp_path):
-    labels = cohort(50, 0.4)
-    save_registry(with_test_list(tmp_path / "r.csv", labels, frozenset(list(labels)[:9])))
-    with pytest.raises(InputError, match="with a test list"):
-        load_registry(tmp_path / "r.csv", SplitPlan())
-
-
-def test_the_registry_remembers_the_sites_of_earlier_manifests(tmp_path):
-    path, plan = tmp_path / "r.csv", SplitPlan(by_column="site")
-    labels = cohort(100, 0.4)
-    groups = sites(labels, 5)
-    save_registry(assign(Registry(path, plan), labels, groups))
-    assert path.stat().st_mode & 0o777 == 0o600
-    old = load_registry(path, plan)
-    others = {f"N{i}": [i % 2] for i in range(50)}
-    site_of = {patient: site for patient, (site,) in sites(others, 5, seed=1).items()}
-    new = assign(old, others, sites(others, 5, seed=1))
-    split_of = {site: old.split[patient] for patient in labels for site in groups[patient]}
-    for patient in others:
-        assert new.split[patient] == split_of[site_of[patient]]
-
-
 def test_a_tested_patient_who_is_taken_off_the_list_is_refused(tmp_path):
     labels = cohort(60, 0.4)
     registry = with_test_list(tmp_path / "r.csv", labels, frozenset(list(labels)[:20]))
     message = "has 5 patients of this manifest in test who are not on the list"
     with pytest.raises(InputError, match=message):
         assign(registry, labels, test_patients=frozenset(list(labels)[:15]))
-
-
-def test_registry_that_a_spreadsheet_saved_is_read(tmp_path):
-    """Excel writes a byte-order mark and CRLF."""
-    path, plan = tmp_path / "r.csv", SplitPlan()
-    saved = assign(Registry(path, plan), cohort(50, 0.4))
-    save_registry(saved)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    loaded = load_registry(path, plan)
-    assert (loaded.number, loaded.split) == (saved.number, saved.split)

@@ -155,7 +155,7 @@ def _is_described(
     span: NDArray[np.int32],
     moments: NDArray[np.int64],
 ) -> bool:
-    """Say whether mask, span and moments of a row describe its waveform (8, L)."""
+    """Return whether mask, span and moments of a row describe its waveform (8, L)."""
     first, last = span
     if not 0 <= first <= last <= waveform.shape[1]:
         return False
