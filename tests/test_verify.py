@@ -24,7 +24,8 @@ def copy(tiny_store, tmp_path) -> Path:
 
 def test_intact_store_has_no_faults(store):
     result = check_store(store.path)
-    assert (result.faults, result.bad_rows) == ((), ())
+    assert result.intact
+    assert (result.faults, result.bad_rows, result.stray_files) == ((), (), ())
 
 
 @pytest.mark.parametrize("row", [0, 7, 40])
@@ -56,7 +57,9 @@ def test_a_new_store_that_is_damaged_says_what_to_do(copy):
 )
 def test_flipped_bit_of_a_small_array_is_found(copy, name):
     flip(copy / name, 3)
-    assert "its files do not match content_sha256" in check_store(copy).faults
+    result = check_store(copy)
+    assert "its files do not match content_sha256" in result.faults
+    assert result.advice == "Restore it from a copy, or build it again."
 
 
 def test_equal_json_in_other_bytes_is_found(copy):
@@ -119,7 +122,9 @@ def test_every_byte_of_the_metadata_and_many_of_the_data(tmp_path):
 def test_files_that_do_not_belong_are_named(copy):
     (copy / ".DS_Store").write_bytes(b"")
     (copy / "label/notes.txt").write_text("Jane Doe")
-    (fault,) = check_store(copy).faults
+    result = check_store(copy)
+    (fault,) = result.faults
+    assert result.advice == "Delete the files that do not belong."
     assert fault.startswith("2 files do not belong to a store: .DS_Store, label/notes.txt (")
     assert ".DS_Store, may be deleted; if no other fault is listed, nothing else is wrong" in fault
 
