@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ecgprep.files.output import STDOUT, check_output
 
 if TYPE_CHECKING:
     from ecgfit.config import TrainConfig
+    from ecgfit.metrics.results import Comparison, SplitMetrics
     from ecgfit.run import Run
 
 _NEEDS_EXTRA = (
@@ -570,7 +572,7 @@ def is_first_process() -> bool:
 
 def run_evaluation(
     store: Path, run_dir: Path | None, split: str, *, trained_on: Path | None = None, **how: Any
-) -> tuple[Run, dict[str, Any]]:
+) -> tuple[Run, SplitMetrics]:
     """Evaluate a run, or the newest of this store."""
     try:
         from ecgfit.evaluation.evaluate import evaluate_run
@@ -587,7 +589,7 @@ def run_evaluation(
     )
 
 
-def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
+def print_metrics(run: Run, metrics: Mapping[str, Any], as_json: bool) -> None:
     """Print metrics as a table for people or as JSON for programs."""
     if as_json:
         click.echo(json.dumps({"run": str(run.path), **metrics}, indent=2))
@@ -630,7 +632,7 @@ def print_metrics(run: Run, metrics: dict[str, Any], as_json: bool) -> None:
     click.echo(f"run folder: {run.path}")
 
 
-def _remarks(metrics: dict[str, Any]) -> list[str]:
+def _remarks(metrics: Mapping[str, Any]) -> list[str]:
     """Return what must be known to read the metrics."""
     found = [f"note: {metrics['note']}"] if metrics["note"] else []
     out = metrics["excluded"]
@@ -653,7 +655,7 @@ def _remarks(metrics: dict[str, Any]) -> list[str]:
     return found
 
 
-def _lead_table(removal: dict[str, Any]) -> Any:
+def _lead_table(removal: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table(title="without one lead")
@@ -670,7 +672,7 @@ def _lead_table(removal: dict[str, Any]) -> Any:
     return table
 
 
-def _interval(entry: dict[str, Any], sign: str = "") -> str:
+def _interval(entry: Mapping[str, Any], sign: str = "") -> str:
     """Return an interval, or why there is none of any width."""
     low, high = entry["ci95"] or (0, 0)
     return f"{low:{sign}.3f} to {high:{sign}.3f}" if low < high else str(entry.get("reason", ""))
@@ -680,7 +682,7 @@ def _number(value: float | None, sign: str = "") -> str:
     return "undefined" if value is None else f"{value:{sign}.3f}"
 
 
-def print_comparison(result: dict[str, Any]) -> None:
+def print_comparison(result: Comparison) -> None:
     """Print a table for each run but the first, against the first."""
     from rich.console import Console
     from rich.table import Table

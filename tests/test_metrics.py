@@ -1,4 +1,4 @@
-"""Metrics equal scikit-learn's and statsmodels', also under resampling weights; intervals are those of a plain bootstrap."""
+"""Metrics equal scikit-learn's and statsmodels'; intervals are those of a plain bootstrap."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ecgfit.metrics.definitions import (
 )
 from ecgfit.metrics.delong import delong, delong_interval, delong_test
 from ecgfit.metrics.paired import paired_difference
-from ecgfit.metrics.summary import evaluate
+from ecgfit.metrics.summary import compute_metrics
 
 
 def sample(seed: int, n: int = 200, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -89,31 +89,41 @@ def test_weighted_metrics_equal_scikit_learn_with_sample_weight(seed, ties):
 
 
 def test_one_class_is_undefined_and_never_a_number():
-    result = evaluate(np.ones(10, np.int64), np.linspace(0.1, 0.9, 10), 0.5, seed=0, n_bootstrap=50)
+    result = compute_metrics(
+        np.ones(10, np.int64), np.linspace(0.1, 0.9, 10), 0.5, seed=0, n_bootstrap=50
+    )
     assert result["metrics"]["auroc"]["value"] is None
     assert result["metrics"]["specificity"]["value"] is None
     assert result["metrics"]["sensitivity"]["value"] == 0.5
 
 
+def auroc_of_pairs(label: np.ndarray, score: np.ndarray) -> float:
+    """Return the share of pairs in which the positive scores higher; ties count half."""
+    positive, negative = score[label == 1], score[label == 0]
+    above = positive[:, None] > negative
+    equal = positive[:, None] == negative
+    return (above + equal / 2).mean()
+
+
 def test_interval_is_that_of_a_plain_bootstrap():
     label, score = sample(3, 150)
-    result = evaluate(label, score, 0.5, seed=1)["metrics"]
+    assert auroc_of_pairs(label, score) == pytest.approx(sk.roc_auc_score(label, score))
+    result = compute_metrics(label, score, 0.5, seed=1)["metrics"]
     generator = np.random.default_rng(7)
     replicates = []
     while len(replicates) < 2000:
         rows = generator.integers(0, 150, 150)
         if 0 < label[rows].sum() < 150:
-            replicates.append(sk.roc_auc_score(label[rows], score[rows]))
-    np.testing.assert_allclose(
-        result["auroc"]["ci95"], np.quantile(replicates, [0.025, 0.975]), atol=0.012
-    )
+            replicates.append(auroc_of_pairs(label[rows], score[rows]))
+    expected = np.quantile(replicates, [0.025, 0.975])
+    np.testing.assert_allclose(result["auroc"]["ci95"], expected, atol=0.012)
 
 
 def test_interval_does_not_depend_on_how_much_is_computed_at_once(monkeypatch):
     label, score = sample(3, 150)
-    whole = evaluate(label, score, 0.5, seed=1, n_bootstrap=300)
-    monkeypatch.setattr("ecgfit.metrics.definitions._CELLS_AT_ONCE", 150 * 7)
-    assert evaluate(label, score, 0.5, seed=1, n_bootstrap=300) == whole
+    whole = compute_metrics(label, score, 0.5, seed=1, n_bootstrap=300)
+    monkeypatch.setattr("ecgfit.metrics.bootstrap.CELLS_AT_ONCE", 150 * 7)
+    assert compute_metrics(label, score, 0.5, seed=1, n_bootstrap=300) == whole
 
 
 def simulated(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -124,30 +134,23 @@ def simulated(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
     return label, 1 / (1 + np.exp(-(2 * truth - 0.5)))
 
 
+def logistic_by_statsmodels(label: np.ndarray, design: np.ndarray, **options: object) -> np.ndarray:
+    model = sm.GLM(label, design, sm.families.Binomial(), **options)
+    return model.fit(tol=1e-12).params
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_calibration_slope_and_intercept_equal_statsmodels_under_weights(seed):
     label, p = simulated(seed, 150)
-    weight = (
-        np.random.default_rng(seed).multinomial(150, np.full(150, 1 / 150), size=3).astype(float)
-    )
+    draws = np.random.default_rng(seed).multinomial(150, np.full(150, 1 / 150), size=3)
+    weight = draws.astype(float)
     ours = calibration_metrics(label, p, weight)
     x = np.log(p / (1 - p))
     for i, w in enumerate(weight):
-        slope = (
-            sm.GLM(label, sm.add_constant(x), sm.families.Binomial(), freq_weights=w)
-            .fit(tol=1e-12)
-            .params[1]
-        )
-        intercept = (
-            sm.GLM(label, np.ones(150), sm.families.Binomial(), freq_weights=w, offset=x)
-            .fit(tol=1e-12)
-            .params[0]
-        )
-        np.testing.assert_allclose(
-            [ours["calibration_slope"][i], ours["calibration_intercept"][i]],
-            [slope, intercept],
-            rtol=1e-7,
-        )
+        _, slope = logistic_by_statsmodels(label, sm.add_constant(x), freq_weights=w)
+        (intercept,) = logistic_by_statsmodels(label, np.ones(150), freq_weights=w, offset=x)
+        assert ours["calibration_slope"][i] == pytest.approx(slope, rel=1e-7)
+        assert ours["calibration_intercept"][i] == pytest.approx(intercept, rel=1e-7)
         assert ours["observed_expected"][i] == pytest.approx((w @ label) / (w @ p))
 
 
@@ -168,7 +171,7 @@ def test_calibration_of_true_probabilities_is_slope_1_and_intercept_0():
 )
 def test_a_slope_without_a_finite_answer_is_none_and_the_intercept_is_not(p):
     label = np.array([0, 0, 0, 1, 1])
-    result = evaluate(label, np.array(p), 0.5, seed=0, n_bootstrap=20)["metrics"]
+    result = compute_metrics(label, np.array(p), 0.5, seed=0, n_bootstrap=20)["metrics"]
     assert result["calibration_slope"] == {
         "value": None,
         "ci95": None,
@@ -181,30 +184,34 @@ def test_a_slope_without_a_finite_answer_is_none_and_the_intercept_is_not(p):
 def test_calibration_copes_with_probabilities_of_exactly_0_and_1():
     label = np.array([0, 1, 0, 1, 1, 0, 1, 0])
     p = np.array([0, 0, 0, 1, 1, 1, 1, 0.5])
-    values = calibration_metrics(label, p, np.ones((1, 8)))
-    x = np.log(np.clip(p, 1e-7, 1 - 1e-7) / (1 - np.clip(p, 1e-7, 1 - 1e-7)))
-    by_statsmodels = (
-        sm.GLM(label, sm.add_constant(x), sm.families.Binomial()).fit(tol=1e-12).params[1]
-    )
-    assert values["calibration_slope"][0] == pytest.approx(by_statsmodels, rel=1e-6)
+    slope = calibration_metrics(label, p, np.ones((1, 8)))["calibration_slope"][0]
+    clipped = np.clip(p, 1e-7, 1 - 1e-7)
+    x = np.log(clipped / (1 - clipped))
+    _, expected = logistic_by_statsmodels(label, sm.add_constant(x))
+    assert slope == pytest.approx(expected, rel=1e-6)
+
+
+def ece_by_loop(label: np.ndarray, p: np.ndarray, index: np.ndarray, w: np.ndarray) -> float:
+    total = 0.0
+    for k in range(10):
+        inside = (index == k) & (w > 0)
+        if inside.any():
+            observed = np.average(label[inside], weights=w[inside])
+            predicted = np.average(p[inside], weights=w[inside])
+            total += w[inside].sum() / w.sum() * abs(observed - predicted)
+    return total
 
 
 def test_ece_is_that_of_a_loop_over_bins_fixed_from_the_whole_sample():
     label, p = simulated(1, 203)
     p = np.round(p, 2)
-    weight = np.random.default_rng(1).multinomial(203, np.full(203, 1 / 203), size=5).astype(float)
+    draws = np.random.default_rng(1).multinomial(203, np.full(203, 1 / 203), size=5)
+    weight = draws.astype(float)
     index = equal_mass_bins(p)
     assert all(len(set(index[p == value])) == 1 for value in p)
     assert np.bincount(index).max() <= 30
-    for w, ours in zip(weight, calibration_metrics(label, p, weight)["ece"], strict=True):
-        bins = [(index == b) & (w > 0) for b in range(10) if w[index == b].sum()]
-        gaps = [
-            w[b].sum()
-            / w.sum()
-            * abs(np.average(label[b], weights=w[b]) - np.average(p[b], weights=w[b]))
-            for b in bins
-        ]
-        assert ours == pytest.approx(sum(gaps))
+    found = calibration_metrics(label, p, weight)["ece"]
+    assert found == pytest.approx([ece_by_loop(label, p, index, w) for w in weight])
 
 
 def test_net_benefit_is_that_of_the_formula_and_undefined_beyond_1():
@@ -220,8 +227,8 @@ def test_net_benefit_is_that_of_the_formula_and_undefined_beyond_1():
 
 def test_evaluate_names_every_metric_in_order_and_why_some_are_undefined():
     label, p = simulated(3)
-    assert tuple(evaluate(label, p, 0.3, 0, n_bootstrap=20)["metrics"]) == METRICS
-    nobody = evaluate(label, p, 0.9999, 0, n_bootstrap=20)["metrics"]
+    assert tuple(compute_metrics(label, p, 0.3, 0, n_bootstrap=20)["metrics"]) == METRICS
+    nobody = compute_metrics(label, p, 0.9999, 0, n_bootstrap=20)["metrics"]
     assert nobody["ppv"] == {
         "value": None,
         "ci95": None,
@@ -231,61 +238,66 @@ def test_evaluate_names_every_metric_in_order_and_why_some_are_undefined():
 
 
 @pytest.mark.parametrize(
-    ("label", "p"),
+    ("label", "p", "message"),
     [
-        ([], []),
-        ([0, 1], [0.1]),
-        ([0, 2], [0.1, 0.2]),
-        ([0, 1], [0.1, 1.2]),
-        ([0, 1], [0.1, np.nan]),
+        ([], [], "both must have the same length and at least one entry"),
+        ([0, 1], [0.1], "both must have the same length and at least one entry"),
+        ([0, 2], [0.1, 0.2], r"label holds \[2\]; only 0 and 1 are allowed"),
+        ([0, 1], [0.1, 1.2], r"values that are not numbers within \[0, 1\]"),
+        ([0, 1], [0.1, np.nan], r"values that are not numbers within \[0, 1\]"),
     ],
 )
-def test_evaluate_refuses_what_is_no_label_or_probability(label, p):
-    with pytest.raises(ValueError, match="must be of one length|only 0 and 1|outside"):
-        evaluate(np.array(label, np.int64), np.array(p, float), 0.5, 0)
+def test_labels_and_probabilities_out_of_range_are_refused(label, p, message):
+    with pytest.raises(ValueError, match=message):
+        compute_metrics(np.array(label, np.int64), np.array(p, float), 0.5, 0)
+
+
+def rows_drawn(weight: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Return the rows of the drawn patients, each as often as drawn; refuse half a patient."""
+    rows, n_drawn = [], 0
+    for patient in np.unique(cluster):
+        own = np.flatnonzero(cluster == patient)
+        (times,) = set(weight[own].astype(int))  # all of a patient's recordings, equally often
+        rows.append(np.repeat(own, times))
+        n_drawn += times
+    assert n_drawn == len(np.unique(cluster))
+    return np.concatenate(rows)
 
 
 def test_cluster_bootstrap_is_that_of_a_naive_loop_over_the_same_draws():
     label, p = simulated(4, 120)
     cluster = np.random.default_rng(1).integers(100, 140, 120)
-    patients = np.unique(cluster)
-    ours = evaluate(label, p, 0.3, seed=9, n_bootstrap=200, cluster=cluster)
-    weights = np.concatenate(list(bootstrap_weights(120, 9, 200, cluster)))
+    ours = compute_metrics(label, p, 0.3, seed=9, n_bootstrap=200, cluster=cluster)
     expected = []
-    for w in weights:
-        times = [set(w[cluster == c]) for c in patients]
-        assert all(
-            len(t) == 1 for t in times
-        )  # all of a patient's recordings, or none, equally often
-        assert sum(t.pop() for t in times) == len(patients)
-        rows = np.concatenate(
-            [np.repeat(np.flatnonzero(cluster == c), int(w[cluster == c][0])) for c in patients]
-        )
+    for weight in np.concatenate(list(bootstrap_weights(120, 9, 200, cluster))):
+        rows = rows_drawn(weight, cluster)
         expected.append(sk.roc_auc_score(label[rows], p[rows]))
-    np.testing.assert_allclose(
-        ours["metrics"]["auroc"]["ci95"], np.quantile(expected, [0.025, 0.975])
-    )
-    assert (ours["n_patients"], ours["n_items"]) == (len(patients), 120)
-    assert (
-        ours["n_positive"]
-        == len(set(cluster[label == 1]))
-        < ours["n_positive_items"]
-        == label.sum()
-    )
+    interval = ours["metrics"]["auroc"]["ci95"]
+    np.testing.assert_allclose(interval, np.quantile(expected, [0.025, 0.975]))
     assert ours["delong"]["auroc"] is None
+
+
+def test_clusters_are_counted_as_patients_and_entries_as_items():
+    label, p = simulated(4, 120)
+    cluster = np.random.default_rng(1).integers(100, 140, 120)
+    found = compute_metrics(label, p, 0.3, seed=9, n_bootstrap=20, cluster=cluster)
+    assert (found["n_patients"], found["n_items"]) == (len(np.unique(cluster)), 120)
+    assert found["n_positive"] == len(np.unique(cluster[label == 1]))
+    assert found["n_positive"] < found["n_positive_items"] == label.sum()
+
+
+def auroc_interval(*arguments: object, **options: object) -> list[float]:
+    found = compute_metrics(*arguments, 0.3, 0, n_bootstrap=500, **options)
+    return found["metrics"]["auroc"]["ci95"]
 
 
 def test_cluster_intervals_are_wider_when_recordings_repeat_each_other():
     label, p = simulated(5, 100)
     five = np.repeat(np.arange(100), 5)
-    repeated = evaluate(label[five], p[five], 0.3, 0, n_bootstrap=500, cluster=five)["metrics"][
-        "auroc"
-    ]["ci95"]
-    blind = evaluate(label[five], p[five], 0.3, 0, n_bootstrap=500)["metrics"]["auroc"]["ci95"]
+    repeated = auroc_interval(label[five], p[five], cluster=five)
+    blind = auroc_interval(label[five], p[five])
     assert repeated[1] - repeated[0] > 1.8 * (blind[1] - blind[0])  # sqrt(5) = 2.2
-    assert repeated == pytest.approx(
-        evaluate(label, p, 0.3, 0, n_bootstrap=500)["metrics"]["auroc"]["ci95"]
-    )
+    assert repeated == pytest.approx(auroc_interval(label, p))
 
 
 def test_labels_simulated_with_the_same_seed_do_not_share_the_draws():
@@ -347,19 +359,17 @@ def test_delong_is_undefined_with_one_class_and_its_interval_at_1():
 def test_paired_difference_uses_the_same_resamples_for_both():
     label, a = simulated(6)
     b = np.clip(a + 0.15 * (label - 0.4), 0, 1)
-    result = paired_difference(label, a, b, 0.3, 0.25, seed=4, n_bootstrap=300)
-    weights = np.concatenate(list(bootstrap_weights(300, 4, 300)))
-    differences = [
-        sk.roc_auc_score(label, b, sample_weight=w) - sk.roc_auc_score(label, a, sample_weight=w)
-        for w in weights
-    ]
+    result = paired_difference(label, a, b, 0.3, 0.25, seed=4, n_bootstrap=100)
+    differences = []
+    for w in np.concatenate(list(bootstrap_weights(300, 4, 100))):
+        auroc_a = sk.roc_auc_score(label, a, sample_weight=w)
+        differences.append(sk.roc_auc_score(label, b, sample_weight=w) - auroc_a)
     auroc = result["metrics"]["auroc"]
     np.testing.assert_allclose(auroc["ci95"], np.quantile(differences, [0.025, 0.975]))
-    assert auroc["difference"] == pytest.approx(
-        sk.roc_auc_score(label, b) - sk.roc_auc_score(label, a)
-    )
+    expected = sk.roc_auc_score(label, b) - sk.roc_auc_score(label, a)
+    assert auroc["difference"] == pytest.approx(expected)
     assert auroc["difference"] == auroc["value_b"] - auroc["value_a"] > 0
-    assert auroc["p"] == 2 / 301  # no replicate at or below 0: the smallest p that 300 can show
+    assert auroc["p"] == 2 / 101  # no replicate at or below 0: the smallest p that 100 can show
     assert result["delong"]["p"] < 0.01
     assert result["metrics"]["sensitivity"]["value_b"] == sk.recall_score(label, b >= 0.25)
 
@@ -397,31 +407,28 @@ def test_false_alarms_of_the_paired_test_are_rare():
 
 def test_an_interval_is_wilsons_where_no_resample_differs():
     label, p = np.repeat([0, 1], [40, 5]), np.r_[np.linspace(0.1, 0.6, 40), np.full(5, 0.9)]
-    found = evaluate(label, p, 0.5, 0, 200)["metrics"]
+    found = compute_metrics(label, p, 0.5, 0, 200)["metrics"]
     low, high = proportion_confint(5, 5, method="wilson")
     assert found["sensitivity"]["value"] == 1
     assert found["sensitivity"]["ci95"] == pytest.approx([low, high], abs=1e-9)
     assert "Wilson" in found["sensitivity"]["reason"]
     assert found["auroc"]["value"] == found["auroc"]["ci95"][1] == 1
     assert "Newcombe" in found["auroc"]["reason"]
-    low = found[
-        "auroc"
-    ][
-        "ci95"
-    ][
-        0
-    ]  # there the distance to 1 is 1.96 standard errors, after Hanley and McNeil with equal class sizes
+    # At the lower end the distance to 1 is 1.96 standard errors, after Hanley and McNeil with
+    # equal class sizes.
+    low = found["auroc"]["ci95"][0]
     q1, q2, size = low / (2 - low), 2 * low**2 / (1 + low), 22.5
     error = np.sqrt((low * (1 - low) + (size - 1) * (q1 - low**2 + q2 - low**2)) / (40 * 5))
     assert (1 - low) / error == pytest.approx(1.96, abs=0.01)
     assert "reason" not in found["specificity"]
-    recordings = evaluate(label, p, 0.5, 0, 200, cluster=np.r_[np.arange(40), 40, 40, 41, 41, 42])[
-        "metrics"
-    ]["sensitivity"]
-    assert (recordings["value"], recordings["ci95"]) == (
-        1,
-        [1, 1],
-    )  # five recordings of three patients are not independent
+
+
+def test_an_interval_without_width_stays_where_recordings_are_not_independent():
+    label, p = np.repeat([0, 1], [40, 5]), np.r_[np.linspace(0.1, 0.6, 40), np.full(5, 0.9)]
+    cluster = np.r_[np.arange(40), 40, 40, 41, 41, 42]  # five recordings of three patients
+    found = compute_metrics(label, p, 0.5, 0, 200, cluster=cluster)["metrics"]["sensitivity"]
+    assert (found["value"], found["ci95"]) == (1, [1, 1])
+    assert found["reason"] == "no true interval: every resample gives the same"
 
 
 def test_net_benefits_at_two_thresholds_are_not_compared():

@@ -35,7 +35,9 @@ def test_each_is_of_another_patient_and_shows_the_recording_that_misled_most(eva
     records = evaluated.records
     patient_of = dict(zip(records.rows.tolist(), records.patient.tolist(), strict=True))
     assert len({patient_of[one.row] for one in every}) == len(every)
-    probability, _ = records.judge(evaluated.run.calibration, evaluated.run.threshold)
+    probability, _ = records.probability_and_threshold(
+        evaluated.run.calibration, evaluated.run.threshold
+    )
     for one in every:
         own = probability[records.patient == patient_of[one.row]]
         worst = own.max() if one.kind == "false positive" else own.min()

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from ecgfit.metrics.subgroups import count_baseline, subgroups
-from ecgfit.metrics.summary import evaluate
+from ecgfit.metrics.summary import compute_metrics
 
 
 def simulated(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def test_metrics_of_a_group_are_those_of_its_patients_alone():
     here = sex == "F"
     auroc = result["F"]["metrics"]["auroc"]
     assert auroc["value"] == pytest.approx(sk.roc_auc_score(label[here], p[here]))
-    alone = evaluate(label[here], p[here], 0.3, 2, n_bootstrap=100)["metrics"]["auroc"]
+    alone = compute_metrics(label[here], p[here], 0.3, 2, n_bootstrap=100)["metrics"]["auroc"]
     assert auroc == alone
     assert result["M"]["n"] == (sex == "M").sum()
 

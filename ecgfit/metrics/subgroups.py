@@ -13,11 +13,11 @@ from ecgfit.metrics.definitions import (
     Columns,
     Floats,
     Ints,
-    check,
+    check_labels_and_probabilities,
     curve_metrics,
     threshold_metrics,
 )
-from ecgfit.metrics.summary import filled
+from ecgfit.metrics.summary import with_score_intervals
 from ecgprep.reports.disclosure import FEWEST_VALUES, SMALLEST_COUNT, groups_to_withhold
 
 SUBGROUP_METRICS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
@@ -46,9 +46,9 @@ def subgroups(
     groups are withheld. `threshold` is one for all, or (n,). `cluster` (n,) holds the patient of
     each entry where entries are recordings.
 
-    Raises ValueError as `evaluate` does, and for a grouping of another length.
+    Raises ValueError as `compute_metrics` does, and for a grouping of another length.
     """
-    check(label, probability)
+    check_labels_and_probabilities(label, probability)
     each_threshold = np.broadcast_to(threshold, label.shape)
     result = {}
     for grouping, names in groups.items():
@@ -119,7 +119,7 @@ def _subgroup_metrics(
         return {name: values[name] for name in SUBGROUP_METRICS}
 
     intervals = with_intervals(compute, len(label), seed, n_bootstrap, cluster)
-    return filled(intervals, label, probability >= threshold, cluster)
+    return with_score_intervals(intervals, label, probability >= threshold, cluster)
 
 
 def count_baseline(

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgfit.evaluation.evaluate import is_of
+from ecgfit.evaluation.split_metrics import metrics_match
 from ecgfit.inference.predictions import UNCALIBRATED, Aggregate, Predictions
 from ecgfit.reports.wording import split_name
 from ecgfit.run import Run
@@ -48,7 +48,7 @@ class EvaluatedSplit:
                 f"{run.path}: {file_name} has another threshold than the run: it is of an earlier "
                 f"training. {_evaluate_again(run, name)}"
             )
-        if not is_of(metrics, records, run.calibration, run.threshold):
+        if not metrics_match(metrics, records, run.calibration, run.threshold):
             raise InputError(
                 f"{run.path}: {file_name} and its predictions are not of one evaluation. "
                 f"{_evaluate_again(run, name)}"
@@ -68,7 +68,7 @@ class EvaluatedSplit:
     @cached_property
     def probability(self) -> NDArray[np.float64]:
         """The probability of each item, (n_items,)."""
-        return self.items.judge(self.run.calibration, self.run.threshold)[0]
+        return self.items.probability_and_threshold(self.run.calibration, self.run.threshold)[0]
 
     @property
     def is_by_recording(self) -> bool:
@@ -97,11 +97,11 @@ class EvaluatedSplit:
             Predictions.load(member.path / "predictions_oof.csv", member.calibration)
             for member in self.run.members
         ]
-        return Predictions.joined(parts).labelled().by_patient(self._aggregation)
+        return Predictions.concatenate(parts).labelled().by_patient(self._aggregation)
 
     def probability_before(self) -> NDArray[np.float64]:
         """Return the probability of each item before calibration, (n_items,)."""
-        return UNCALIBRATED.apply(self.uncalibrated().difference())
+        return UNCALIBRATED.apply(self.uncalibrated().logit_difference())
 
     def entry(self, metric: str) -> dict[str, Any]:
         """Return a metric with its interval."""

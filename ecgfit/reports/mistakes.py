@@ -42,8 +42,8 @@ def worst_mistakes(evaluated: EvaluatedSplit, n: int = N_MISTAKES) -> list[Mista
 
 def _of_one_kind(evaluated: EvaluatedSplit, kind: str, *, true_label: int, n: int) -> list[Mistake]:
     run, items, records = evaluated.run, evaluated.items, evaluated.records
-    probability, threshold = items.judge(run.calibration, run.threshold)
-    of_recording, _ = records.judge(run.calibration, run.threshold)
+    probability, threshold = items.probability_and_threshold(run.calibration, run.threshold)
+    of_recording, _ = records.probability_and_threshold(run.calibration, run.threshold)
     sign = 1.0 if true_label == 1 else -1.0  # the most confident has the smallest sign * p
 
     called = (probability >= threshold).astype(np.int64)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ecgfit.data.rows import usable_rows
-from ecgfit.evaluation.evaluate import MOST_CATEGORIES
+from ecgfit.evaluation.groups import MOST_CATEGORIES
 from ecgfit.reports.wording import split_name
 from ecgfit.run import Run
 from ecgprep.reports.disclosure import HIDDEN, CountFormatter

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ecgfit.checkpoint import load_checkpoint
 from ecgfit.config import TrainConfig
 from ecgfit.data.rows import select_rows
-from ecgfit.evaluation.evaluate import is_of, operating_point, report
+from ecgfit.evaluation.operating_point import choose_operating_point
+from ecgfit.evaluation.split_metrics import evaluate_predictions, metrics_match
 from ecgfit.inference.predictions import Predictions
 from ecgfit.metrics.calibration import Calibration
+from ecgfit.metrics.results import OperatingPoint
 from ecgfit.run import Run
 from ecgfit.run_files import (
     BEST,
@@ -46,7 +47,7 @@ def is_whole(outdir: Path, config: TrainConfig, ensemble: Path | None = None) ->
         for name in DECIDED[: 1 + (config.fold >= 0)]:
             metrics = run.read_json(f"metrics_{name}.json")
             found = Predictions.load(outdir / f"predictions_{name}.csv", run.calibration)
-            if metrics.get("threshold") != run.threshold or not is_of(
+            if metrics.get("threshold") != run.threshold or not metrics_match(
                 metrics, found, run.calibration, run.threshold
             ):
                 return False
@@ -77,13 +78,13 @@ def _write_decisions(
     outdir: Path, config: TrainConfig, store: Store, predictions: dict[str, Predictions]
 ) -> None:
     """Let the predictions of `val` choose calibration and threshold, and write how all are judged by them."""
-    calibration, threshold = operating_point(predictions["val"], config, "val")
+    calibration, threshold = choose_operating_point(predictions["val"], config, "val")
     for name, found in predictions.items():
         found.save(outdir / f"predictions_{name}.csv", calibration)
         eligible = (
             select_rows(store, name, "mask") if config.fold < 0 else None
         )  # of a fold there is no telling: it is made of usable rows
-        metrics = report(
+        metrics = evaluate_predictions(
             found,
             name,
             store,
@@ -97,7 +98,7 @@ def _write_decisions(
     _finish(outdir, calibration, threshold)
 
 
-def _finish(outdir: Path, calibration: Calibration, threshold: dict[str, Any]) -> None:
+def _finish(outdir: Path, calibration: Calibration, threshold: OperatingPoint) -> None:
     """Write how the run is to be used; the threshold, which marks a run as finished, last."""
     write_json(outdir / CALIBRATION, calibration.to_json())
     write_json(outdir / THRESHOLD, threshold)
