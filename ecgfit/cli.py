@@ -343,7 +343,8 @@ def predict(
     if store is None and split is not None:
         raise click.UsageError("--split goes with --store.")
     try:
-        from ecgfit.inference.files import MARKS, predict_files, predict_store, write_predictions
+        from ecgfit.inference.files import count_refused, predict_files, predict_store
+        from ecgfit.inference.tables import MARKS, write_predictions
         from ecgfit.run import Run
         from ecgfit.run_files import RESERVED
     except ImportError as error:
@@ -360,7 +361,7 @@ def predict(
     else:
         table = predict_store(run, Store(store), split or "all")
     write_predictions(table, target, as_json)
-    refused = sum(row.get("status", "ok") != "ok" for row in table)
+    refused = count_refused(table)
     if refused:
         click.echo(
             f"{refused:,} of {len(table):,} files could not be used; column status says why.",
