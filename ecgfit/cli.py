@@ -455,9 +455,16 @@ def export(run_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Folder to write to.  [default: RUN/explain]",
 )
+@overwrite_option
 @json_option
 def explain(
-    run_dir: Path, store: Path, split: str, n: int, output: Path | None, as_json: bool
+    run_dir: Path,
+    store: Path,
+    split: str,
+    n: int,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Draw what RUN looks at: mean beats of true and of false positives with the part that each lead and time has in the result.
 
@@ -471,7 +478,7 @@ def explain(
     from ecgprep.store.reader import Store
 
     with status_lines("explaining") as say:
-        result = explain_run(Run(run_dir), Store(store), split, output, n, say)
+        result = explain_run(Run(run_dir), Store(store), split, output, n, say, overwrite)
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
