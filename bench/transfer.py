@@ -1,18 +1,21 @@
-"""Does transfer help a small cohort? Weights trained on one label, used for another of which few patients are labelled.
+"""Does transfer help a small cohort? Weights trained on one label are used for another.
 
-    python bench/transfer.py OUT --pretrain FOLDER --target FOLDER [--patients 150] [--split-seeds 0,1,2] [--train-args '--amp on']
+    python bench/transfer.py OUT --pretrain FOLDER --target FOLDER
+        [--patients 150] [--split-seeds 0,1,2] [--train-args '--amp on']
 
-Both folders hold a manifest.csv of the same recordings with different labels, as bench/ptbxl.py writes them. One registry of patients serves
-both: nobody who tests the target was seen in pretraining. Of the target's train patients `--patients` are kept, drawn at random; validation and
-test stay whole. Five ways, each with the defaults:
+Both folders hold a manifest.csv of the same recordings with different labels, as bench/ptbxl.py
+writes them. One registry of patients serves both, so nobody who tests the target was seen in
+pretraining. `--patients` of the target's train patients are kept, drawn at random; validation and
+test stay whole. There are five ways, each with the defaults:
 
-    probe of chance        only the head is trained, on an encoder with random weights: what a transferred encoder has to beat
-    probe of transfer      only the head is trained, on the encoder that was trained on the other label
+    probe of chance        only the head is trained, on an encoder with random weights:
+                           what a transferred encoder has to beat
+    probe of transfer      only the head is trained, on the encoder trained on the other label
     from scratch           everything is trained, from random weights
     fine-tuned             everything is trained, from the transferred weights
     fine-tuned by layer    the same, each block at 0.7 of the rate of the block after it
 
-Everything is kept in OUT; the same command goes on where it was stopped.
+Everything is kept in OUT. The same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -46,28 +49,23 @@ def ways(pretrained: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-def build(manifest: Path, root: Path, out: Path, registry: Path, split_seed: int) -> Store:
-    """Build a store on the common registry; one that is up to date is left as it is."""
-    command(
-        "-m",
-        "ecgprep.cli",
-        "build",
-        manifest,
-        out,
-        "--root",
-        root,
-        "--split-seed",
-        split_seed,
-        "--registry",
-        registry,
-    )
+def build(manifest: Path, out: Path, registry: Path, split_seed: int, root: Path) -> Store:
+    """Build a store on the common registry; one that is up to date stays as it is.
+
+    The manifest's paths are relative to `root`.
+    """
+    options = ["--root", root, "--split-seed", split_seed, "--registry", registry]
+    command("-m", "ecgprep.cli", "build", manifest, out, *options)
     return Store(out)
 
 
 def smaller_manifest(
     manifest: Path, registry: Path, n_patients: int, split_seed: int, out: Path
 ) -> Path:
-    """Write the manifest without all but `n_patients` train patients. Raises ValueError when there are not so many."""
+    """Write the manifest with only `n_patients` of its train patients.
+
+    Raises ValueError when there are fewer.
+    """
     split = load_registry(registry, SplitPlan(seed=split_seed)).split
     train = sorted(patient for patient, index in split.items() if SPLITS[index] == "train")
     if len(train) < n_patients:
@@ -77,63 +75,60 @@ def smaller_manifest(
         rows = csv.DictReader(file)
         writer = csv.DictWriter(target, rows.fieldnames or ())
         writer.writeheader()
-        writer.writerows(row for row in rows if row["patient_id"] not in left_out)
+        for row in rows:
+            if row["patient_id"] not in left_out:
+                writer.writerow(row)
     return out
 
 
 def train(store: Store, run: Path, *options: str) -> None:
     """Train unless that was done."""
     facts = {"content_sha256": store.content_sha256, "options": list(options)}
-    once(
-        stamp_of(run),
-        facts,
-        "-m",
-        "ecgfit.cli",
-        "train",
-        "--store",
-        store.path,
-        "--outdir",
-        run,
-        *options,
-        "--resume",
-        "--json",
-    )
+    words = ["train", "--store", store.path, "--outdir", run, *options, "--resume", "--json"]
+    once(stamp_of(run), facts, "-m", "ecgfit.cli", *words)
 
 
-def measure(
-    arguments: argparse.Namespace, split_seed: int
-) -> dict[str, tuple[float, float, float]]:
-    """Return for each way, on one split, the test AUROC and AUPRC, and the AUROC less that of training from scratch."""
-    out, extra = arguments.out / str(split_seed), tuple(shlex.split(arguments.train_args))
+Figures = tuple[float, float, float]
+"""Test AUROC, test AUPRC, and the AUROC less that of training from scratch."""
+
+
+def measure(arguments: argparse.Namespace, split_seed: int) -> dict[str, Figures]:
+    """Return the figures of each way on one split."""
+    out = arguments.out / str(split_seed)
     out.mkdir(parents=True, exist_ok=True)
-    registry = out / "registry.csv"
-    target = arguments.target / "manifest.csv"
-    build(
-        target, arguments.target, out / "whole.zarr", registry, split_seed
-    )  # its labels decide the split
-    source = build(
-        arguments.pretrain / "manifest.csv",
-        arguments.pretrain,
-        out / "pretrain.zarr",
-        registry,
-        split_seed,
-    )
-    few = smaller_manifest(
-        target, registry, arguments.patients, split_seed, out / f"few-{arguments.patients}.csv"
-    )
-    store = build(
-        few, arguments.target, out / f"few-{arguments.patients}.zarr", registry, split_seed
-    )
+    extra = shlex.split(arguments.train_args)
+    source, target = build_stores(arguments, out, split_seed)
     train(source, out / "pretrained", *extra)
     runs = {}
     for name, options in ways(out / "pretrained").items():
         runs[name] = out / f"{name.replace(' ', '-')}-{arguments.patients}"
-        train(store, runs[name], *options, *extra)
-    figures = {name: metrics_of(run, store, "test") for name, run in runs.items()}
-    return {name: (*figures[name], compare(run, runs[SCRATCH])[0]) for name, run in runs.items()}
+        train(target, runs[name], *options, *extra)
+    figures = {}
+    for name, run in runs.items():
+        difference, _, _ = compare(run, runs[SCRATCH])
+        figures[name] = (*metrics_of(run, target, "test"), difference)
+    return figures
 
 
-def summary(found: Sequence[dict[str, tuple[float, float, float]]]) -> str:
+def build_stores(arguments: argparse.Namespace, out: Path, split_seed: int) -> tuple[Store, Store]:
+    """Build the store to pretrain on, and the target's with few train patients."""
+    registry, manifest = out / "registry.csv", arguments.target / "manifest.csv"
+    # The whole target comes first: its labels decide the split.
+    build(manifest, out / "whole.zarr", registry, split_seed, arguments.target)
+    source = build(
+        arguments.pretrain / "manifest.csv",
+        out / "pretrain.zarr",
+        registry,
+        split_seed,
+        arguments.pretrain,
+    )
+    few = out / f"few-{arguments.patients}.csv"
+    smaller_manifest(manifest, registry, arguments.patients, split_seed, few)
+    target = build(few, few.with_suffix(".zarr"), registry, split_seed, arguments.target)
+    return source, target
+
+
+def summary(found: Sequence[dict[str, Figures]]) -> str:
     """Return means over the splits, and each split's difference, as Markdown."""
     rows = []
     for name in found[0]:
@@ -157,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--target",
         type=Path,
         required=True,
-        help="folder with manifest.csv: the label of which little is known",
+        help="folder with manifest.csv: the label that few patients have",
     )
     parser.add_argument(
         "--patients", type=int, default=150, help="train patients of the target that are kept"

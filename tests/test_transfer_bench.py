@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ecgprep.building.plan import BuildSettings
 from ecgprep.building.run import build_store
+from ecgprep.conform import Conformity
 from ecgprep.patients.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -27,28 +28,35 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_only_train_patients_are_left_out(tmp_path):
-    manifest = corpus.write_muse_corpus(tmp_path, 40)
-    build_store(
-        read_manifest(manifest),
-        tmp_path / "s.zarr",
-        BuildSettings(),
-        registry_path=tmp_path / "r.csv",
-    )
-    with (tmp_path / "r.csv").open() as file:
-        next(file)
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory) -> Path:
+    return corpus.write_muse_corpus(tmp_path_factory.mktemp("corpus"), 40)
+
+
+@pytest.fixture(scope="module")
+def registry(manifest) -> Path:
+    path = manifest.with_name("registry.csv")
+    rows = read_manifest(manifest)
+    target = manifest.with_name("s.zarr")
+    settings = BuildSettings(Conformity(100, 200), duplicates="exact")
+    build_store(rows, target, settings, registry_path=path)
+    return path
+
+
+def test_only_train_patients_are_left_out(manifest, registry, tmp_path):
+    with registry.open() as file:
+        next(file)  # the line above the header
         split = {row["patient_id"]: row["split"] for row in csv.DictReader(file)}
-    few = rows_of(
-        transfer.smaller_manifest(manifest, tmp_path / "r.csv", 9, 42, tmp_path / "few.csv")
-    )
-    kept = [split[row["patient_id"]] for row in few]
-    assert (kept.count("train"), kept.count("val"), kept.count("test")) == (
-        9,
-        *(list(split.values()).count(name) for name in ("val", "test")),
-    )
+    few = rows_of(transfer.smaller_manifest(manifest, registry, 9, 42, tmp_path / "few.csv"))
+    kept = Counter(split[row["patient_id"]] for row in few)
+    whole = Counter(split.values())
+    assert kept == {"train": 9, "val": whole["val"], "test": whole["test"]}
     assert [row for row in rows_of(manifest) if row in few] == few
+
+
+def test_more_train_patients_than_there_are_is_refused(manifest, registry, tmp_path):
     with pytest.raises(ValueError, match="there are only 28 train patients"):
-        transfer.smaller_manifest(manifest, tmp_path / "r.csv", 29, 42, tmp_path / "few.csv")
+        transfer.smaller_manifest(manifest, registry, 29, 42, tmp_path / "few.csv")
 
 
 @pytest.mark.full
@@ -59,34 +67,15 @@ def test_every_way_is_measured(tmp_path):
     with (other / "manifest.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ("patient_id", "path_xml", "label"))
         writer.writeheader()
-        writer.writerows(
-            row | {"label": str((int(row["label"]) + i // 2) % 2)}
-            for i, row in enumerate(rows_of(manifest))
-        )
-    options = [
-        "--patients",
-        "20",
-        "--split-seeds",
-        "0",
-        "--train-args",
-        "--epochs 1 --threads 1 --batch 8",
-    ]
-    command = [
-        sys.executable,
-        str(ROOT / "bench/transfer.py"),
-        "out",
-        "--pretrain",
-        str(other),
-        "--target",
-        str(tmp_path),
-        *options,
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False
-    )
+        for i, row in enumerate(rows_of(manifest)):
+            another_label = (int(row["label"]) + i // 2) % 2
+            writer.writerow(row | {"label": str(another_label)})
+    words = [sys.executable, ROOT / "bench/transfer.py", "out"]
+    words += ["--pretrain", other, "--target", tmp_path, "--patients", "20"]
+    words += ["--split-seeds", "0", "--train-args", "--epochs 1 --threads 1 --batch 8"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split(" | ")[0].removeprefix("| ").rstrip() for line in lines[2:]] == list(
-        transfer.ways(Path("x"))
-    )
-    assert all(0 <= float(line.split(" | ")[1]) <= 1 for line in lines[2:])
+    lines = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    names = [line[0].removeprefix("| ").rstrip() for line in lines]
+    assert names == list(transfer.ways(Path("x")))
+    assert all(0 <= float(line[1]) <= 1 for line in lines)
