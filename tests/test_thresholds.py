@@ -28,38 +28,58 @@ def candidates(score):
     return np.r_[(np.r_[0.0, distinct[:-1]] + distinct) / 2, (distinct[-1] + nobody) / 2]
 
 
+def counts(label, call):
+    tp, fp = (call & (label == 1)).sum(), (call & (label == 0)).sum()
+    fn, tn = (~call & (label == 1)).sum(), (~call & (label == 0)).sum()
+    return tp, fp, fn, tn
+
+
+def proportion(name, label, call):
+    """Return numerator and denominator of what a rule asks for."""
+    tp, fp, fn, tn = counts(label, call)
+    return {
+        "sensitivity": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+        "npv": (tn, tn + fn),
+    }[name]
+
+
+def merit(name, label, call, value):
+    tp, fp, fn, tn = counts(label, call)
+    return {
+        "youden": tp / (tp + fn) + tn / (tn + fp),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "net-benefit": tp - fp * value / (1 - value),
+    }[name]
+
+
 def brute_force(label, score, rule):
-    """Try every candidate with the plain formulas; None where no candidate answers."""
+    """Try every candidate with the plain formulas; None where no candidate satisfies the rule."""
     name, _, number = rule.partition("=")
     value = float(number or "nan")
-    best = None
-    for t in candidates(score):  # ascending
-        call = score >= t
-        tp, fp, fn, tn = (
-            (call & (label == 1)).sum(),
-            (call & (label == 0)).sum(),
-            (~call & (label == 1)).sum(),
-            (~call & (label == 0)).sum(),
-        )
-        if name in ("sensitivity", "specificity", "npv"):
-            top, bottom = {
-                "sensitivity": (tp, tp + fn),
-                "specificity": (tn, tn + fp),
-                "npv": (tn, tn + fn),
-            }[name]
-            if bottom and top / bottom >= value and (name != "specificity" or best is None):
-                best = (0, t)
-            continue
+    if name in ("sensitivity", "specificity", "npv"):
+        return last_that_satisfies(label, score, name, value)
+    best, best_merit = None, -np.inf
+    for threshold in candidates(score):  # ascending: of equal ones the highest is taken
+        call = score >= threshold
         if name != "net-benefit" and not call.any():
             continue
-        merit = {
-            "youden": tp / (tp + fn) + tn / (tn + fp),
-            "f1": 2 * tp / (2 * tp + fp + fn),
-            "net-benefit": tp - fp * value / (1 - value),
-        }[name]
-        if best is None or merit >= best[0] - 1e-9:
-            best = (merit, t)
-    return None if best is None else best[1]
+        of_threshold = merit(name, label, call, value)
+        if of_threshold >= best_merit - 1e-9:
+            best, best_merit = threshold, of_threshold
+    return best
+
+
+def last_that_satisfies(label, score, name, value):
+    """Return the highest threshold with that proportion, and the lowest with that specificity."""
+    satisfying = []
+    for threshold in candidates(score):
+        numerator, denominator = proportion(name, label, score >= threshold)
+        if denominator and numerator / denominator >= value:
+            satisfying.append(threshold)
+    if not satisfying:
+        return None
+    return satisfying[0] if name == "specificity" else satisfying[-1]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -132,9 +152,10 @@ def test_interval_holds_what_another_validation_set_would_choose():
     ],
 )
 def test_unknown_rules_are_refused_with_what_is_allowed(text):
-    with pytest.raises(ValueError, match="must be youden, f1, sensitivity=X"):
+    allowed = "must be youden, f1, sensitivity=X, specificity=X, npv=X, net-benefit=P or fixed=X"
+    with pytest.raises(ValueError, match=allowed):
         parse_rule(text)
-    with pytest.raises(ValueError, match="must be youden, f1"):
+    with pytest.raises(ValueError, match=allowed):
         choose_threshold(np.array([0, 1]), np.array([0.1, 0.9]), text)
 
 
@@ -167,14 +188,16 @@ def test_calling_nobody_positive_is_noted_and_does_so_even_at_probability_1():
     label, score = np.array([0, 1, 0, 0, 0]), np.array([0.2, 0.3, 0.9, 0.95, 1.0])
     result = threshold_with_interval(label, score, "specificity=0.9", seed=0, n_bootstrap=20)
     assert not (score >= result["value"]).any()
-    assert "nobody" in result["note"]
-    everyone = threshold_with_interval(
-        np.array([1, 0, 1]), np.array([0.2, 0.3, 0.9]), "sensitivity=0.9", seed=0, n_bootstrap=20
-    )
-    assert "everyone" in everyone["note"]
+    assert result["note"] == "this threshold calls nobody positive"
 
 
-def test_neighbouring_floating_point_numbers_are_still_told_apart():
+def test_calling_everyone_positive_is_noted():
+    label, score = np.array([1, 0, 1]), np.array([0.2, 0.3, 0.9])
+    result = threshold_with_interval(label, score, "sensitivity=0.9", seed=0, n_bootstrap=20)
+    assert result["note"] == "this threshold calls everyone positive"
+
+
+def test_neighbouring_floating_point_numbers_are_still_separated():
     low = 0.5
     high = np.nextafter(low, 1)
     chosen = choose_threshold(np.array([0, 1]), np.array([low, high]), "youden")
