@@ -103,10 +103,11 @@ def measure(arguments: argparse.Namespace, split_seed: int) -> dict[str, Figures
     for name, options in ways(out / "pretrained").items():
         runs[name] = out / f"{name.replace(' ', '-')}-{arguments.patients}"
         train(target, runs[name], *options, *extra)
+    metrics = {name: metrics_of(run, target, "test") for name, run in runs.items()}
     figures = {}
-    for name, run in runs.items():
+    for name, run in runs.items():  # all are evaluated now
         difference, _, _ = compare(run, runs[SCRATCH])
-        figures[name] = (*metrics_of(run, target, "test"), difference)
+        figures[name] = (*metrics[name], difference)
     return figures
 
 
