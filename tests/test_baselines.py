@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from ecgfit.data.rows import select_rows
 from ecgfit.inference.predictions import UNCALIBRATED, Predictions
-from ecgprep.leads import LEADS
+from ecgprep.leads import LEADS, TWELVE_LEADS
 from ecgprep.simulation import simulator
 from ecgprep.store.reader import Store
 
@@ -26,7 +26,7 @@ sys.path.append(str(ROOT / "bench"))
 import baselines  # noqa: E402 - bench/ is no package
 import benchmark  # noqa: E402
 
-EIGHT = [simulator.TWELVE_LEADS.index(lead) for lead in LEADS]
+EIGHT = [TWELVE_LEADS.index(lead) for lead in LEADS]
 
 
 def recording(rate_bpm: float, rate_hz: int = 500) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ def recording(rate_bpm: float, rate_hz: int = 500) -> tuple[np.ndarray, np.ndarr
     The simulator draws the beats first, so the same seed gives them.
     """
     heart = simulator.Heart(rate_bpm, 0.41, 1, 1, 1, 0, 0)
-    peaks = np.array(simulator._beats(heart, np.random.default_rng(3))[0])
+    peaks = np.array(simulator.draw_beats(heart, np.random.default_rng(3))[0])
     uv = simulator.simulate(heart, rate_hz, np.random.default_rng(3))[EIGHT].astype(np.float64)
     return uv, np.rint(peaks[(peaks > 0.05) & (peaks < 9.95)] * rate_hz).astype(int)
 
