@@ -264,6 +264,13 @@ def test_the_folder_of_another_run_is_refused_whatever_is_said(
     assert not list(other.parent.glob("explain/*"))
 
 
+def test_folders_of_a_run_s_own_files_are_refused(run, tiny_store, tmp_path):
+    copy = copy_run(run, tmp_path / "copy")
+    with pytest.raises(InputError, match="reserved for a run's own files"):
+        explain_run(copy, tiny_store, "val", out=copy.path / "members", overwrite=True)
+    assert not list(copy.path.glob("members/*.json"))
+
+
 def test_command(run, trained_run, tiny_store, tmp_path):
     out = tmp_path / "out"
     words = ["--store", str(tiny_store.path), "--split", "val", "-o", str(out)]

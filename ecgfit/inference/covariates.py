@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import InputError
-from ecgprep.patients.manifest import covariate_value
+from ecgprep.patients.covariates import covariate_value
 
 if TYPE_CHECKING:
     import pandas as pd
