@@ -80,18 +80,17 @@ def write_files(folder: Path, n: int) -> Path:
 
 def building(manifest: Path) -> Figures:
     """Build a store from files."""
-    from ecgprep.building.plan import BuildSettings
-    from ecgprep.building.run import build_store
-    from ecgprep.conform import Conformity
-    from ecgprep.patients.manifest import read_manifest
+    import ecgprep
 
-    settings = BuildSettings(Conformity(100, 1000), duplicates="exact")
+    folder = manifest.parent
     start = time.perf_counter()
-    store = build_store(
-        read_manifest(manifest),
-        manifest.parent / "s.zarr",
-        settings,
-        registry_path=manifest.parent / "r.csv",
+    store = ecgprep.build(
+        manifest,
+        folder / "s.zarr",
+        registry=folder / "r.csv",
+        hz=100,
+        length=1000,
+        duplicates="exact",
         jobs=2,
     )
     return {"us_a_row": 1e6 * (time.perf_counter() - start) / len(store)}

@@ -30,10 +30,8 @@ from corpus import anonymous_mb, fill, sparse_store, write_muse_corpus
 from floor import Gather, memcpy_gather
 from numpy.typing import NDArray
 
+import ecgprep
 from ecgfit.data.loader import Batches, ahead, make_loader
-from ecgprep.building.plan import BuildSettings
-from ecgprep.building.run import build_store
-from ecgprep.patients.manifest import read_manifest
 from ecgprep.store.format import CHUNK_RECORDS
 from ecgprep.store.reader import Store
 
@@ -259,11 +257,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        manifest = read_manifest(write_muse_corpus(folder, arguments.records))
+        manifest = write_muse_corpus(folder, arguments.records)
         path = folder / "s.zarr"
-        n_samples = build_store(
-            manifest, path, BuildSettings(), registry_path=folder / "r.csv"
-        ).n_samples
+        n_samples = ecgprep.build(manifest, path, registry=folder / "r.csv").n_samples
         floor_name, floor = memcpy_gather(folder)
         print(
             f"{arguments.records:,} records of 8 x {n_samples}; floor: {floor_name}; median [range] of {arguments.rounds} rounds"

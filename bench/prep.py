@@ -22,9 +22,8 @@ from pathlib import Path
 
 from corpus import write_muse_corpus
 
+import ecgprep
 from ecgprep.building.parts import Part, build_part, read_one
-from ecgprep.building.plan import BuildSettings
-from ecgprep.building.run import build_store
 from ecgprep.conform import Conformity
 from ecgprep.patients.manifest import read_manifest
 from ecgprep.store.format import CHUNK_RECORDS
@@ -69,13 +68,8 @@ def time_builds(folder: Path, n_files: int, rounds: int) -> None:
             )
 
     def whole_build() -> None:
-        build_store(
-            manifest,
-            folder / "s.zarr",
-            BuildSettings(),
-            registry_path=folder / "r.csv",
-            replace=True,
-        )
+        store, registry = folder / "s.zarr", folder / "r.csv"
+        ecgprep.build(manifest.path, store, registry=registry, replace=True)
 
     stages = {
         "file to row (read, conform)": read_and_conform,

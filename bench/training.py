@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+import ecgprep
 from ecgfit.compute.device import set_up
 from ecgfit.config import make_config
 from ecgfit.data.loader import Batch
@@ -43,9 +44,6 @@ from ecgfit.data.rows import select_rows
 from ecgfit.models.factory import build_model, count_macs
 from ecgfit.training.trainer import Trainer
 from ecgfit.training.transfer import train_mode
-from ecgprep.building.plan import BuildSettings
-from ecgprep.building.run import build_store
-from ecgprep.patients.manifest import read_manifest
 from ecgprep.store.reader import Store
 
 N_CHANNELS, N_SAMPLES = 8, 5000
@@ -464,8 +462,8 @@ def roofline(device: str, flop: float, n_bytes: float) -> float | None:
 
 def simulated_store(folder: Path, n_records: int) -> Store:
     """Build a store of simulated recordings."""
-    manifest = read_manifest(write_muse_corpus(folder, n_records))
-    return build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv")
+    manifest = write_muse_corpus(folder, n_records)
+    return ecgprep.build(manifest, folder / "s.zarr", registry=folder / "r.csv")
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
-"""What both commands share: their options, how they log, show progress and end."""
+"""What both commands share: options made from the API, the log, progress, and how they end."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -24,6 +26,7 @@ from ecgprep.errors import (
     NoSpace,
     RecordError,
 )
+from ecgprep.options import CHOICES, LIMITS
 
 LOGGERS = ("ecgprep", "ecgfit")
 """The libraries log under these names; a command shows what they say on stderr."""
@@ -145,6 +148,89 @@ def shown_log(level: int) -> Iterator[None]:
         for logger, level_before in zip(loggers, levels_before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level_before)
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """A comma-separated list; with `choices`, each entry is one of them, or the list is `all`."""
+
+    name = "names"
+
+    def __init__(self, choices: tuple[str, ...] = ()) -> None:
+        self.choices = choices
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split the text at commas."""
+        if isinstance(value, tuple):
+            return value
+        stripped = (name.strip() for name in value.split(","))
+        names = tuple(dict.fromkeys(name for name in stripped if name))
+        unknown = [name for name in names if name not in self.choices]
+        if self.choices and unknown and names != ("all",):
+            self.fail(
+                f"{', '.join(unknown)}: allowed are all, {', '.join(self.choices)}", param, ctx
+            )
+        return names
+
+
+def api_option(function: Callable[..., Any], name: str) -> Callable[[Any], Any]:
+    """Return the option for a parameter of an API function.
+
+    The default is that of the function's signature, the help stands in its docstring under
+    `Args:`, and what is allowed is in `ecgprep.options`. So each option is written down once.
+    """
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        help=documented_arguments(function)[name],
+        **_option_settings(name, inspect.signature(function).parameters[name]),
+    )
+
+
+def api_options(function: Callable[..., Any], *names: str) -> Callable[[Any], Any]:
+    """Return a decorator that adds an `api_option` for each name."""
+
+    def decorate(command: Any) -> Any:
+        for name in reversed(names):
+            command = api_option(function, name)(command)
+        return command
+
+    return decorate
+
+
+def _option_settings(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
+    """Choose what click is told about an option by the default that it has in Python."""
+    default = parameter.default
+    if isinstance(default, bool):
+        return {"is_flag": True}
+    if isinstance(default, tuple):
+        return {"default": "", "type": Names(CHOICES.get(name, ()))}
+    if name in CHOICES:
+        return {"default": default, "show_default": True, "type": click.Choice(CHOICES[name])}
+    if name in LIMITS:
+        return {"default": default, "show_default": True, "type": _number_type(name, default)}
+    if "Path" in str(parameter.annotation):
+        return {"type": click.Path(path_type=Path)}
+    return {"default": default, "show_default": default is not None}
+
+
+def _number_type(name: str, default: float) -> click.ParamType:  # type: ignore[type-arg]
+    low, high = LIMITS[name]
+    if isinstance(default, int):
+        return click.IntRange(int(low), None if high is None else int(high))
+    return click.FloatRange(low, high)
+
+
+def documented_arguments(function: Callable[..., Any]) -> dict[str, str]:
+    """Return what the section `Args:` of a docstring in Google style says of each parameter."""
+    text = inspect.getdoc(function) or ""
+    section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.split(r"^    (?=\w+: )", section.group(1), flags=re.MULTILINE)
+    pairs = (entry.split(": ", 1) for entry in entries if entry.strip())
+    return {name: " ".join(description.split()) for name, description in pairs}
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

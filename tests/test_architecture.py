@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    "ecgprep.errors ecgprep.leads ecgprep.ranking",
+    "ecgprep.errors ecgprep.leads ecgprep.options ecgprep.ranking",
     "ecgprep.files ecgprep.recording",
     "ecgprep.drawing ecgprep.readers ecgprep.simulation ecgprep.store",
     "ecgprep.conform ecgprep.machine ecgprep.patients",
     "ecgprep.quality",
     "ecgprep.reports",
     "ecgprep.building",
+    "ecgprep.api",
     "ecgprep.console ecgprep.cli",
     "ecgfit.compute ecgfit.metrics ecgfit.models",
     "ecgfit.config ecgfit.data",
@@ -50,6 +51,8 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+FACES = {"ecgprep", "ecgfit", "ecgprep.__main__", "ecgfit.__main__"}
+"""They lie beside the floors: they name the API for editors, and import it only when it is used."""
 MODULES = {module_name(path): path for path in SOURCES}
 
 
@@ -82,8 +85,7 @@ def circles(arrows: dict[str, set[str]]) -> list[str]:
 def test_every_room_has_a_floor():
     listed = [name for floor in FLOORS for name in floor.split()]
     assert len(listed) == len(set(listed))
-    faces = {"ecgprep", "ecgfit", "ecgprep.__main__", "ecgfit.__main__"}
-    assert {room(name) for name in MODULES} - faces == set(listed)
+    assert {room(name) for name in MODULES} - FACES == set(listed)
 
 
 def test_imports_between_rooms_go_down():
@@ -100,7 +102,7 @@ def test_imports_between_rooms_go_down():
 def test_no_modules_import_each_other_in_a_circle():
     arrows = defaultdict(set)
     for module, path in MODULES.items():
-        arrows[module] = imports(path) & MODULES.keys()
+        arrows[module] = imports(path) & (MODULES.keys() - FACES)
     assert not circles(arrows)
 
 

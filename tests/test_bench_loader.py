@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgprep.building.plan import BuildSettings
-from ecgprep.building.run import build_store
-from ecgprep.patients.manifest import read_manifest
+import ecgprep
 
 sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
@@ -32,10 +30,8 @@ INSTALLED = [
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> alternatives.Source:
     folder = tmp_path_factory.mktemp("bench")
-    manifest = read_manifest(corpus.write_muse_corpus(folder, 40))
-    store = build_store(
-        manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv"
-    )
+    manifest = corpus.write_muse_corpus(folder, 40)
+    store = ecgprep.build(manifest, folder / "s.zarr", registry=folder / "r.csv")
     (folder / "work").mkdir()
     return alternatives.Source(store, folder, folder / "work")
 

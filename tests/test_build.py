@@ -21,7 +21,7 @@ import ecgprep.files.atomic
 from ecgprep.building.ensure import ensure_store
 from ecgprep.building.executors import run_parts
 from ecgprep.building.parts import Part, build_part, load_result
-from ecgprep.building.plan import BuildSettings, default_registry
+from ecgprep.building.plan import BuildSettings, Plan, default_registry
 from ecgprep.building.record import stale_reason
 from ecgprep.conform import Conformity, conform
 from ecgprep.errors import STATUSES, InputError, NoSpace, TargetExists, TooManyRejects
@@ -274,7 +274,8 @@ def test_stale_is_told_with_its_reason(folder):
     store = build(manifest, folder / "s.zarr", LOOSE).path
 
     def reason(settings=LOOSE):
-        return stale_reason(store, read_manifest(manifest), settings, folder / "s.registry.csv")
+        rows = read_manifest(manifest)
+        return stale_reason(Plan(rows, store, settings, folder / "s.registry.csv"))
 
     assert reason() is None
     kept = (folder / "s.registry.csv").read_bytes()
@@ -314,7 +315,7 @@ def test_ensure_store_keeps_what_was_built_by_other_means(corpus, tmp_path):
     shutil.copytree(corpus, tmp_path / "c")
     manifest, store = tmp_path / "c" / "manifest.csv", tmp_path / "c" / "manifest.zarr"
     build(manifest, store, BuildSettings(exclude_quality=("flat",), duplicates="exact"))
-    with pytest.raises(TargetExists, match=r"not given here \(duplicates, exclude_quality\)"):
+    with pytest.raises(TargetExists, match=r"cannot be given here \(duplicates, exclude_quality\)"):
         ensure_store(manifest, store, BuildSettings())
     shutil.rmtree(store)
     build(manifest, store, registry_path=tmp_path / "elsewhere.csv")

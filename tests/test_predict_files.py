@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers import build, changed_store, trained
 
+import ecgprep
 from ecgfit.cli import cli
 from ecgfit.data.statistics import SeenRange
 from ecgfit.inference.covariates import covariates_of_files, read_covariates
@@ -22,16 +23,12 @@ from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.tables import records, write_predictions
 from ecgfit.inference.training_range import TrainingRange
 from ecgfit.run import Run
-from ecgprep.building.plan import BuildSettings, default_registry
-from ecgprep.building.run import build_store
+from ecgprep.building.plan import BuildSettings
 from ecgprep.conform import Conformity
 from ecgprep.errors import InputError, StoreError, TargetExists
-from ecgprep.patients.manifest import read_manifest
-from ecgprep.patients.registry import SplitPlan
 from ecgprep.store.reader import Store
 
 TINY = Conformity(100, 200)
-ALL_TEST = SplitPlan((0, 0, 100), allow_missing_class=True)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +95,7 @@ def test_real_files_give_the_bits_of_their_rows(run, samples, tmp_path):
     files = sorted((samples / "data" / "xml").rglob("*.[xX][mM][lL]"))
     lines = [f"p{i},{file.relative_to(samples)},{i % 2},60,1" for i, file in enumerate(files)]
     (tmp_path / "m.csv").write_text("\n".join(["patient_id,path_xml,label,age,sex", *lines, ""]))
-    settings = BuildSettings(TINY, ALL_TEST)
-    of_rows = predict_store(run, build_below(samples, tmp_path / "m.csv", settings))
+    of_rows = predict_store(run, build_below(samples, tmp_path / "m.csv"))
     lines = [f"{file},60,1" for file in files]
     (tmp_path / "c.csv").write_text("\n".join(["file,age,sex", *lines, ""]))
     table = predict_files(run, files, tmp_path / "c.csv")
@@ -115,12 +111,20 @@ def test_real_files_give_the_bits_of_their_rows(run, samples, tmp_path):
     }
 
 
-def build_below(root: Path, manifest: Path, settings: BuildSettings) -> Store:
+def build_below(root: Path, manifest: Path, **options: object) -> Store:
     """Build a store of a manifest whose paths are relative to `root`; any file may be refused."""
-    rows = read_manifest(manifest, root, covariates=("age", "sex"), unlabelled=settings.unlabelled)
-    registry = default_registry(manifest)
-    target = manifest.with_suffix(".zarr")
-    return build_store(rows, target, settings, registry_path=registry, max_rejected=100)
+    return ecgprep.build(
+        manifest,
+        manifest.with_suffix(".zarr"),
+        root=root,
+        covariates=["age", "sex"],
+        hz=TINY.rate_hz,
+        length=TINY.n_samples,
+        split="0/0/100",
+        allow_missing_class=True,
+        max_rejected=1.0,
+        **options,
+    )
 
 
 # Stores
@@ -167,8 +171,8 @@ def test_a_cohort_without_labels_is_predicted(run, corpus, manifest, of_rows, tm
     ]
     path = tmp_path / "unlabelled.csv"
     path.write_text("\n".join(["patient_id,path_xml,label,age,sex", *lines, ""]))
-    settings = BuildSettings(TINY, ALL_TEST, unlabelled=True, duplicates="exact")
-    table = predict_store(run, build_below(corpus, path, settings))
+    of_all = build_below(corpus, path, unlabelled=True, duplicates="exact")
+    table = predict_store(run, of_all)
     assert table["probability"].tolist() == of_rows["probability"][:12].tolist()
 
 

@@ -11,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgprep.building.plan import BuildSettings
-from ecgprep.building.run import build_store
-from ecgprep.conform import Conformity
-from ecgprep.patients.manifest import read_manifest
+import ecgprep
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "bench"))
@@ -36,10 +33,8 @@ def manifest(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def registry(manifest) -> Path:
     path = manifest.with_name("registry.csv")
-    rows = read_manifest(manifest)
     target = manifest.with_name("s.zarr")
-    settings = BuildSettings(Conformity(100, 200), duplicates="exact")
-    build_store(rows, target, settings, registry_path=path)
+    ecgprep.build(manifest, target, registry=path, hz=100, length=200, duplicates="exact")
     return path
 
 

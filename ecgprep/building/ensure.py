@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from ecgprep.building.plan import (
-    BuildSettings,
-    Progress,
-    default_registry,
-)
+from ecgprep.building.plan import BuildSettings, Plan, Progress, default_registry
 from ecgprep.building.record import NO_RECORD, OTHER_RECORD, OTHER_REGISTRY, stale_reason
 from ecgprep.building.run import build_store, recover
 from ecgprep.errors import TargetExists
 from ecgprep.patients.manifest import read_manifest
 from ecgprep.store.reader import Store
 
-_GIVEN = {"sample_rate_hz", "n_samples", "resampler", "split_seed", "covariates"}
-"""Settings by which `ensure_store` may replace a store; a store that differs in others was made on purpose, by other means."""
+_REPLACEABLE = {"sample_rate_hz", "n_samples", "resampler", "split_seed", "covariates"}
+"""Settings whose change lets `ensure_store` replace a store.
+
+A store that differs in others was made on purpose, by other means.
+"""
+
+_ABSENT = "it does not exist yet"
 
 
-_KEEP = "Train on it with `ecgfit train --store {store}`, or move it away."
+class EnsuredStore(NamedTuple):
+    """A store that is up to date, and a sentence that says whether it was built for that."""
+
+    store: Store
+    note: str
 
 
 def ensure_store(
@@ -28,50 +34,50 @@ def ensure_store(
     settings: BuildSettings,
     covariates: tuple[str, ...] = (),
     progress: Progress | None = None,
-) -> tuple[Store, str]:
-    """Return the store of a manifest, built when it is absent or stale, and a line that says which it was.
+) -> EnsuredStore:
+    """Return the store of a manifest, built if it is absent or stale.
 
-    Covariates that a store has are kept beside those asked for. Raises TargetExists for a store that was built with options that are not
-    given here, such as exclusions or a split by column, or by another registry or from files that are not known.
+    The covariates that a store has are kept beside those that are asked for.
+
+    Raises:
+        TargetExists: for a store that this function must not replace: it was built with options
+            that cannot be given here, such as exclusions or a split by column, or with another
+            registry, or from files that are not known.
     """
     recover(store)
     existed = store.exists()
     if existed:
         recorded = Store(store).attributes["settings"]
-        covariates = (
-            *recorded["covariates"],
-            *(name for name in covariates if name not in recorded["covariates"]),
-        )
-        wanted = settings.recorded(covariates)
-        if other := sorted(
-            key for key in wanted if key not in _GIVEN and recorded[key] != wanted[key]
-        ):
-            raise TargetExists(
-                f"{store} was built with options of `ecgprep build` that are not given here ({', '.join(other)}). {_KEEP.format(store=store)}"
-            )
+        covariates = tuple(dict.fromkeys([*recorded["covariates"], *covariates]))
+        _check_settings(store, recorded, settings.recorded(covariates))
     rows = read_manifest(manifest, covariates=covariates)
-    stale = (
-        stale_reason(store, rows, settings, default_registry(manifest))
-        if existed
-        else "it does not exist yet"
-    )
-    if stale is None:
-        return Store(store), f"{store} is up to date"
-    if stale in (NO_RECORD, OTHER_RECORD, OTHER_REGISTRY):
+    plan = Plan(rows, store, settings, default_registry(manifest), replace=True)
+    reason = stale_reason(plan) if existed else _ABSENT
+    if reason is None:
+        return EnsuredStore(Store(store), f"{store} is up to date")
+    if reason in (NO_RECORD, OTHER_RECORD, OTHER_REGISTRY):
         raise TargetExists(
-            f"{store} would be built again, but {stale}: its splits could change. {_KEEP.format(store=store)}"
+            f"{store} would be built again, but {reason}: its splits could change. {_keep(store)}"
         )
-    built = build_store(
-        rows,
-        store,
-        settings,
-        registry_path=default_registry(manifest),
-        replace=True,
-        progress=progress,
-    )
-    lost = (
-        "; runs that were trained on what stood there can be applied, but not evaluated on it any more"
-        if existed
-        else ""
-    )
-    return built, f"{store} was built: {stale}{lost}"
+    note = f"{store} was built: {reason}"
+    if existed:
+        note += (
+            "; runs that were trained on the store before can be applied, "
+            "but no longer evaluated on it"
+        )
+    return EnsuredStore(build_store(plan, progress=progress), note)
+
+
+def _check_settings(store: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a store that differs in what cannot be asked for here. Raises TargetExists."""
+    fixed = wanted.keys() - _REPLACEABLE
+    differing = sorted(key for key in fixed if recorded[key] != wanted[key])
+    if differing:
+        raise TargetExists(
+            f"{store} was built with options of `ecgprep build` that cannot be given here "
+            f"({', '.join(differing)}). {_keep(store)}"
+        )
+
+
+def _keep(store: Path) -> str:
+    return f"Train on it with `ecgfit train --store {store}`, or move it away."

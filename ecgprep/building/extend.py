@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,99 +11,104 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.building.executors import Isolated
+from ecgprep.building.executors import IsolatedReader
 from ecgprep.building.parts import (
     ROW_ARRAYS,
     Outcome,
     Part,
     PartResult,
-    Read,
+    ReadRow,
     build_part,
     read_row,
     save_result,
 )
-from ecgprep.building.plan import (
-    Plan,
-    software_versions,
+from ecgprep.building.plan import Plan
+from ecgprep.building.record import (
+    NO_RECORD,
+    OTHER_REGISTRY,
+    OTHER_SOFTWARE,
+    difference_of_origin,
+    has_first_rows,
+    has_same_registry,
+    stamp_from_record,
 )
-from ecgprep.building.record import _registry_agrees, _rows_sha256, _stamp
 from ecgprep.building.rows import Rows
 from ecgprep.conform import Row
 from ecgprep.errors import STATUSES, InputError
-from ecgprep.files.atomic import (
-    write_file,
-)
+from ecgprep.files.atomic import write_file
 from ecgprep.leads import LEADS
 from ecgprep.patients.duplicates import fingerprint
 from ecgprep.quality import bins_per_hz, spectrum
-from ecgprep.store.format import (
-    CHUNK_RECORDS,
-)
+from ecgprep.store.format import CHUNK_RECORDS
 from ecgprep.store.reader import Store
 from ecgprep.store.record import read_build_record
 
+_HINTS = {
+    OTHER_SOFTWARE: ", and one store cannot hold rows of both",
+    OTHER_REGISTRY: "; name it with --registry",
+}
+
 
 @dataclass(frozen=True, eq=False)
-class Standing:
-    """The rows of an existing store that a longer manifest extends: they are taken over as they are, and never read again."""
+class ExistingRows:
+    """The rows of a store that a longer manifest extends: taken as they are, never read again."""
 
     store: Store
     record: dict[str, Any]
 
     @classmethod
-    def of(cls, plan: Plan) -> Standing:
-        """Check that the manifest begins with the store's rows. Raises InputError, and StoreError when the store cannot be opened."""
-        store, record, manifest = Store(plan.store), read_build_record(plan.store), plan.manifest
-        why = None
-        if record is None or record["content_sha256"] != store.content_sha256:
-            why = "its build record is missing or not its own"
-        elif store.attributes["settings"] != plan.settings.recorded(manifest.covariate_names):
-            why = "the settings differ"
-        elif store.attributes["software"] != software_versions():
-            why = "it was built with other versions of ecgprep, numpy, scipy or lxml, and one store cannot hold rows of both"
-        elif (
-            len(manifest) < len(store)
-            or _rows_sha256(manifest, len(store)) != record["rows_sha256"]
-        ):
-            why = f"the first {len(store):,} rows of the manifest are not the ones it was built from; new rows go below the old ones"
-        elif not _registry_agrees(store, manifest, plan.settings, plan.registry_path, record):
-            why = "the registry is missing, or is not the one it was built with; name it with --registry"
-        if why or record is None:
+    def of(cls, plan: Plan) -> ExistingRows:
+        """Check that the manifest begins with the store's rows.
+
+        Raises:
+            InputError: if it does not, or if the store was built in another way.
+            StoreError: if the store cannot be opened.
+        """
+        store, record = Store(plan.store), read_build_record(plan.store)
+        reason = NO_RECORD if record is None else _why_not(store, record, plan)
+        if record is None or reason is not None:
             raise InputError(
-                f"{plan.store} cannot be extended: {why}. The store stays as it is; a new one needs another name."
+                f"{plan.store} cannot be extended: {reason}. The store stays as it is; "
+                "a new one needs another name."
             )
         return cls(store, record)
 
     def __len__(self) -> int:
         return len(self.store)
 
-    def lay_down(self, parts: Sequence[Part], careful: bool) -> list[Part]:
-        """Link full chunks into the work folder, build the part that is filled up from old rows and new files, and return all parts.
+    def holds(self, part: Part) -> bool:
+        """Say whether any row of a part is in the store."""
+        return part.first_row < len(self)
 
-        Parts with old rows get a key of their own: their rows have the statuses of the store, which no other build may take for what
-        reading gave. With `careful`, new files of the part that is filled up are read in a process that may die.
+    def prepare_parts(self, parts: Sequence[Part], isolate: bool) -> list[Part]:
+        """Make the parts that hold existing rows, and return all parts.
+
+        Full chunks are linked into the work folder. The one part that has both existing rows and
+        new files is built; with `isolate` its new files are read in a process that may die.
+
+        Parts with existing rows get a key of their own: their rows have the statuses of the store,
+        which no other build may take for what reading gave.
         """
-        mine = f"standing in {self.store.content_sha256}"
-        parts = [
-            replace(part, context=f"{part.context} {mine}") if part.first_row < len(self) else part
-            for part in parts
-        ]
-        isolated = Isolated() if careful else None
-        read_new: Read = isolated or read_row
-        try:
-            for part in parts:
-                if part.first_row >= len(self):
-                    break
-                if part.first_row + CHUNK_RECORDS <= len(self):
-                    self._link(part)
-                else:
-                    build_part(part, lambda part, i: self._read(part, i, read_new))
-        finally:
-            if isolated is not None:
-                isolated.close()
-        return parts
+        ours = f"standing in {self.store.content_sha256}"
+        prepared = []
+        for part in parts:
+            if self.holds(part):
+                part = replace(part, context=f"{part.context} {ours}")
+                self._prepare(part, isolate)
+            prepared.append(part)
+        return prepared
+
+    def _prepare(self, part: Part, isolate: bool) -> None:
+        if part.first_row + CHUNK_RECORDS <= len(self):
+            self._link(part)
+        elif isolate:
+            with contextlib.closing(IsolatedReader()) as read_new:
+                self._fill(part, read_new)
+        else:
+            self._fill(part, read_row)
 
     def _link(self, part: Part) -> None:
+        """Make a part whose rows are all in the store."""
         source = self.store.path / self.store.layout.chunk_file("waveforms", part.index)
         part.chunk.parent.mkdir(parents=True, exist_ok=True)
         part.chunk.unlink(missing_ok=True)
@@ -110,63 +116,75 @@ class Standing:
             os.link(source, part.chunk)
         except OSError:  # a file system without hard links
             write_file(part.chunk, source.read_bytes())
-        rows = slice(part.first_row, part.first_row + len(part.paths))
+        rows = part.rows
         arrays = {name: np.array(self.store.array(name)[rows]) for name in ROW_ARRAYS}
-        arrays["fingerprint"] = np.stack(
-            [self._fingerprint(row) for row in range(rows.start, rows.stop)]
+        fingerprints = [self._fingerprint(row) for row in range(rows.start, rows.stop)]
+        result = PartResult(
+            arrays=arrays | {"fingerprint": np.stack(fingerprints)},
+            stamps=[stamp_from_record(source) for source in self.record["sources"][rows]],
+            dialects=self.record["dialects"][rows],
+            messages=[""] * len(part.paths),
         )
-        save_result(
-            part,
-            PartResult(
-                arrays,
-                [_stamp(source) for source in self.record["sources"][rows]],
-                self.record["dialects"][rows],
-                [""] * len(part.paths),
-            ),
-        )
+        save_result(part, result)
 
-    def _read(self, part: Part, i: int, read_new: Read) -> Outcome:
-        """Give row i of a part that is filled up: from the store what stands, from its file what is new."""
-        row = part.first_row + i
-        return self.outcome(row) if row < len(self) else read_new(part, i)
+    def _fill(self, part: Part, read_new: ReadRow) -> None:
+        """Build a part whose first rows are in the store and whose others are new files."""
+
+        def read(part: Part, i: int) -> Outcome:
+            row = part.first_row + i
+            return self.outcome(row) if row < len(self) else read_new(part, i)
+
+        build_part(part, read)
 
     def outcome(self, row: int) -> Outcome:
         """Return a row of the store as if it had just been read."""
         arrays = {name: np.array(self.store.array(name)[row]) for name in ROW_ARRAYS}
-        waveform = self._waveform(row)
-        span = int(arrays["valid_span"][0]), int(arrays["valid_span"][1])
-        kept = Row(waveform, arrays["lead_mask"], span, arrays["moments"], float(arrays["rate_hz"]))
-        status = STATUSES[int(arrays["status"])]
+        first_sample, end_sample = arrays["valid_span"].tolist()
+        conformed = Row(
+            waveform=self._waveform(row),
+            lead_mask=arrays["lead_mask"],
+            valid_span=(first_sample, end_sample),
+            moments=arrays["moments"],
+            rate_hz=float(arrays["rate_hz"]),
+        )
         return Outcome(
-            _stamp(self.record["sources"][row]),
-            kept,
-            self.record["dialects"][row],
-            arrays["quality"],
-            self._fingerprint(row),
-            status,
+            stamp=stamp_from_record(self.record["sources"][row]),
+            row=conformed,
+            dialect=self.record["dialects"][row],
+            quality=arrays["quality"],
+            fingerprint=self._fingerprint(row),
+            status=STATUSES[int(arrays["status"])],
         )
 
     def _waveform(self, row: int) -> NDArray[np.int16]:
-        return np.asarray(
-            self.store.gather(
-                np.array([row]), np.empty((1, len(LEADS), self.store.n_samples), "<i2")
-            )[0]
-        )
+        """Return a row: (8, L) int16 µV."""
+        buffer = np.empty((1, len(LEADS), self.store.n_samples), "<i2")
+        return np.asarray(self.store.gather(np.array([row]), buffer)[0])
 
     def _fingerprint(self, row: int) -> NDArray[np.int8]:
-        bins = spectrum(
-            self._waveform(row),
-            self.store.array("valid_span")[row],
-            self.store.array("lead_mask")[row],
-            self.store.sample_rate_hz,
-        )
-        return fingerprint(bins, bins_per_hz(bins, self.store.sample_rate_hz))
+        rate_hz = self.store.sample_rate_hz
+        span, mask = self.store.array("valid_span")[row], self.store.array("lead_mask")[row]
+        bins = spectrum(self._waveform(row), span, mask, rate_hz)
+        return fingerprint(bins, bins_per_hz(bins, rate_hz))
 
     def restore(self, rows: Rows) -> None:
-        """Give the standing rows the statuses and messages they have in the store, and freeze them."""
+        """Give the existing rows the statuses and messages of the store, and freeze them."""
         rows.n_frozen = len(self)
         rows.arrays["status"][: len(self)] = self.store.array("status")
-        rows.copies += [list(group) for group in self.record["copies"]]
+        rows.duplicates += [list(group) for group in self.record["copies"]]
         rows.warnings += self.record.get("warnings", [])
         for row, message in self.record.get("messages", {}).items():
             rows.messages[int(row)] = message
+
+
+def _why_not(store: Store, record: dict[str, Any], plan: Plan) -> str | None:
+    """Say why a plan does not extend a store, or None if it does."""
+    reason = difference_of_origin(store, record, plan)
+    if reason is None and not has_first_rows(store, record, plan.manifest):
+        return (
+            f"the first {len(store):,} rows of the manifest are not the ones it was built from; "
+            "new rows go below the old ones"
+        )
+    if reason is None and not has_same_registry(store, record, plan):
+        reason = OTHER_REGISTRY
+    return None if reason is None else reason + _HINTS.get(reason, "")

@@ -1,7 +1,8 @@
 """One part of a build: up to 256 manifest rows in, one chunk file and one result file out.
 
-A part depends on its rows and the settings alone, so parts can be built in any order, by any number of processes on any number of
-machines, to the same bytes. What was built is found again by its key and the stamps of its sources: nothing is read twice.
+A part depends only on its rows and the settings. So any number of processes on any number of
+machines can build the parts in any order, and the bytes are the same. A built part is found again
+by its key and the stamps of its sources: nothing is read twice.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,20 +31,31 @@ from ecgprep.readers.xml import read_regular
 from ecgprep.store.format import ARRAYS, CHUNK_RECORDS, Layout
 
 Stamp = tuple[int, int] | None
-"""Size and modification time (ns) of a source file when it was read; None where there was no file."""
-
+"""Size and modification time (ns) of a source file when it was read; None for a missing file."""
 
 ROW_ARRAYS = ("lead_mask", "valid_span", "moments", "status", "rate_hz", "crc32c", "quality")
 """Arrays of the store, other than the waveforms, that reading decides."""
 
-
 RETRIED = ("file_unreadable", "reader_crashed")
-"""Statuses that may be the machine's fault and not the file's: a part that holds one is built again when a build is resumed."""
+"""Statuses that may be the machine's fault: a resumed build reads a part with one again."""
+
+_DIGEST_BYTES = 32
+"""Length of the SHA-256 at the head of a result file."""
+
+
+class PartCounts(NamedTuple):
+    """How many rows a built part has, and how many of them are not usable."""
+
+    rows: int
+    rejected: int
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one file: a row with its dialect, quality flags (8,) and fingerprint, or why there is none."""
+    """What reading one file gave: a conformed row, or the status and message that say why not.
+
+    `quality` holds flags (8,) uint32, `fingerprint` is int8.
+    """
 
     stamp: Stamp
     row: Row | None = None
@@ -58,7 +70,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Part:
-    """The work of one part: which files become which rows. `folder` is the build's work folder; `context` what else decides values."""
+    """The work of one part: which files become which rows.
+
+    `folder` is the build's work folder; `context` names what else decides values.
+    """
 
     index: int
     root: Path
@@ -74,26 +89,33 @@ class Part:
         return self.index * CHUNK_RECORDS
 
     @property
+    def rows(self) -> slice:
+        """Manifest rows of the part."""
+        return slice(self.first_row, self.first_row + len(self.paths))
+
+    @property
     def chunk(self) -> Path:
         """Where the waveforms go: a chunk file of the store that is being built."""
         return self.folder / "store" / Layout.chunk_file("waveforms", self.index)
 
     @property
     def result(self) -> Path:
-        """Where everything else goes (private: it holds what was wrong with which file)."""
+        """Where everything else goes (private: it says what was wrong with which file)."""
         return self.folder / "parts" / f"{self.index:07d}.part"
 
     @property
     def key(self) -> str:
         """Hash of all that decides the part's bytes besides the content of the files."""
-        return hashlib.sha256(
-            canonical_json([str(self.root), list(self.paths), repr(self.target), self.context])
-        ).hexdigest()
+        decisive = [str(self.root), list(self.paths), repr(self.target), self.context]
+        return hashlib.sha256(canonical_json(decisive)).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class PartResult:
-    """Everything but the waveforms of one part, an entry per row: `arrays` by ROW_ARRAYS, and `fingerprint`."""
+    """Everything but the waveforms of one part, an entry per row.
+
+    `arrays` has those of ROW_ARRAYS, and `fingerprint`.
+    """
 
     arrays: dict[str, NDArray[Any]]
     stamps: list[Stamp]
@@ -106,7 +128,7 @@ class PartResult:
         return int(np.count_nonzero(self.arrays["status"]))
 
 
-Read = Callable[[Part, int], Outcome]
+ReadRow = Callable[[Part, int], Outcome]
 """Gives row i of a part."""
 
 
@@ -119,13 +141,15 @@ def read_one(root: Path, path: str, target: Conformity) -> Outcome:
     except RecordError as error:
         return Outcome(stamp, status=error.reason, message=error.message)
     except MemoryError:
-        return Outcome(
-            stamp, status="reader_crashed", message="the reader ran out of memory on this file"
-        )
+        message = "the reader ran out of memory on this file"
+        return Outcome(stamp, status="reader_crashed", message=message)
     bins = spectrum(row.waveform, row.valid_span, row.lead_mask, target.rate_hz)
-    flags = quality_flags(recording, row, bins, target.rate_hz)
     return Outcome(
-        stamp, row, recording.dialect, flags, fingerprint(bins, bins_per_hz(bins, target.rate_hz))
+        stamp=stamp,
+        row=row,
+        dialect=recording.dialect,
+        quality=quality_flags(recording, row, bins, target.rate_hz),
+        fingerprint=fingerprint(bins, bins_per_hz(bins, target.rate_hz)),
     )
 
 
@@ -143,48 +167,73 @@ def read_row(part: Part, i: int) -> Outcome:
     return read_one(part.root, part.paths[i], part.target)
 
 
-def build_part(part: Part, read: Read = read_row) -> tuple[int, int]:
-    """Read the part's files, write its chunk and then its result, each whole or not at all. Raises NoSpace.
+def build_part(part: Part, read: ReadRow = read_row) -> PartCounts:
+    """Read the part's files, write its chunk and then its result, each whole or not at all.
 
-    Returns the number of rows and how many of them are not usable.
+    Raises:
+        NoSpace: if the disk is full.
     """
-    n = len(part.paths)
-    layout = Layout(n, part.target.n_samples)
-    waveforms = np.zeros((CHUNK_RECORDS, len(LEADS), part.target.n_samples), "<i2")
-    arrays = {name: np.zeros(layout.shape(name), ARRAYS[name].dtype) for name in ROW_ARRAYS}
-    arrays["fingerprint"] = np.zeros((n, FINGERPRINT_SIZE), np.int8)
-    result = PartResult(arrays, [], [], [])
-    empty = Row(
-        waveforms[0].copy(), arrays["lead_mask"][0].copy(), (0, 0), arrays["moments"][0].copy(), 0.0
-    )
-    empty_crc = empty.crc32c()
-    for i in range(n):
+    rows = _PartRows.empty(part)
+    for i in range(len(part.paths)):
         try:
             outcome = read(part, i)
         except Exception as error:  # our bug: say where, and let it end the build
             error.add_note(f"while reading manifest line {part.lines[i]}")
             raise
-        row = outcome.row or empty
-        waveforms[i] = row.waveform
-        arrays["lead_mask"][i], arrays["valid_span"][i], arrays["moments"][i] = (
-            row.lead_mask,
-            row.valid_span,
-            row.moments,
-        )
-        arrays["status"][i], arrays["rate_hz"][i] = STATUS_CODE[outcome.status], row.rate_hz
-        arrays["crc32c"][i] = empty_crc if outcome.row is None else row.crc32c()
-        arrays["quality"][i], arrays["fingerprint"][i] = outcome.quality, outcome.fingerprint
-        result.stamps.append(outcome.stamp)
-        result.dialects.append(outcome.dialect)
-        result.messages.append(outcome.message)
+        rows.put(i, outcome)
     part.chunk.parent.mkdir(parents=True, exist_ok=True)
-    write_file(part.chunk, waveforms.data)
-    save_result(part, result)
-    return n, result.n_rejected
+    write_file(part.chunk, rows.waveforms.data)
+    save_result(part, rows.result)
+    return PartCounts(len(part.paths), rows.result.n_rejected)
+
+
+@dataclass(frozen=True, eq=False)
+class _PartRows:
+    """The rows of a part as they are filled in: zeros where a file gave nothing."""
+
+    waveforms: NDArray[np.int16]
+    result: PartResult
+    empty_row: Row
+
+    @classmethod
+    def empty(cls, part: Part) -> _PartRows:
+        n, n_samples = len(part.paths), part.target.n_samples
+        layout = Layout(n, n_samples)
+        arrays = {name: np.zeros(layout.shape(name), ARRAYS[name].dtype) for name in ROW_ARRAYS}
+        arrays["fingerprint"] = np.zeros((n, FINGERPRINT_SIZE), np.int8)
+        empty_row = Row(
+            waveform=np.zeros((len(LEADS), n_samples), np.int16),
+            lead_mask=np.zeros(len(LEADS), np.bool_),
+            valid_span=(0, 0),
+            moments=np.zeros((len(LEADS), 2), np.int64),
+            rate_hz=0.0,
+        )
+        waveforms = np.zeros((CHUNK_RECORDS, len(LEADS), n_samples), "<i2")
+        return cls(waveforms, PartResult(arrays, [], [], []), empty_row)
+
+    def put(self, i: int, outcome: Outcome) -> None:
+        """Fill in row i, and append what is not an array: rows come in order."""
+        row = outcome.row or self.empty_row
+        self.waveforms[i] = row.waveform
+        values = {
+            "lead_mask": row.lead_mask,
+            "valid_span": row.valid_span,
+            "moments": row.moments,
+            "status": STATUS_CODE[outcome.status],
+            "rate_hz": row.rate_hz,
+            "crc32c": row.crc32c(),
+            "quality": outcome.quality,
+            "fingerprint": outcome.fingerprint,
+        }
+        for name, value in values.items():
+            self.result.arrays[name][i] = value
+        self.result.stamps.append(outcome.stamp)
+        self.result.dialects.append(outcome.dialect)
+        self.result.messages.append(outcome.message)
 
 
 def save_result(part: Part, result: PartResult) -> None:
-    """Write the result of a part whose chunk is durable."""
+    """Write the result of a part whose chunk is on the disk already."""
     text = canonical_json(
         {
             "key": part.key,
@@ -201,46 +250,45 @@ def save_result(part: Part, result: PartResult) -> None:
 
 
 def load_result(part: Part) -> PartResult | None:
-    """Return what was built of a part, or None if nothing was, or of other rows, settings or package versions."""
-    n = len(part.paths)
+    """Return the result of a part, or None where it has none that is whole and its own.
+
+    The result of other rows, other settings or other package versions has another key.
+    """
     try:
-        data = part.result.read_bytes()
-        if (
-            hashlib.sha256(data[32:]).digest() != data[:32]
-        ):  # nothing is parsed that is not what was written
-            return None
-        with np.load(io.BytesIO(data[32:]), allow_pickle=False) as stored:
-            text = json.loads(stored["text"].tobytes())
-            arrays = {name: stored[name] for name in (*ROW_ARRAYS, "fingerprint")}
-        result = PartResult(
-            arrays,
-            [stamp and (stamp[0], stamp[1]) for stamp in text["stamps"]],
-            text["dialects"],
-            text["messages"],
-        )
-        whole = part.chunk.stat().st_size == Layout(n, part.target.n_samples).chunk_bytes(
-            "waveforms"
-        )
+        key, result = _read_result(part.result)
+        chunk_bytes = part.chunk.stat().st_size
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
-    return (
-        result
-        if whole and text["key"] == part.key and all(len(array) == n for array in arrays.values())
-        else None
-    )
+    n = len(part.paths)
+    has_chunk = chunk_bytes == Layout(n, part.target.n_samples).chunk_bytes("waveforms")
+    has_rows = all(len(array) == n for array in result.arrays.values())
+    return result if key == part.key and has_chunk and has_rows else None
+
+
+def _read_result(path: Path) -> tuple[str, PartResult]:
+    """Read a result file. Raises ValueError, KeyError and others where it is damaged."""
+    data = path.read_bytes()
+    digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:  # damaged bytes are never parsed
+        raise ValueError("the digest differs")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        text = json.loads(stored["text"].tobytes())
+        arrays = {name: stored[name] for name in (*ROW_ARRAYS, "fingerprint")}
+    stamps: list[Stamp] = [stamp and (stamp[0], stamp[1]) for stamp in text["stamps"]]
+    return text["key"], PartResult(arrays, stamps, text["dialects"], text["messages"])
 
 
 def is_current(part: Part, result: PartResult) -> bool:
-    """Say whether a part that was built needs no second look: its files are as they were, and none failed for the machine's sake."""
-    return (
-        is_unchanged(part, result)
-        and not np.isin(result.arrays["status"], [STATUS_CODE[name] for name in RETRIED]).any()
-    )
+    """Say whether a built part needs no second look.
+
+    Its files are as they were, and none of them failed for a reason that may lie in the machine.
+    """
+    retried = [STATUS_CODE[name] for name in RETRIED]
+    may_succeed_now = np.isin(result.arrays["status"], retried).any()
+    return not may_succeed_now and is_unchanged(part, result)
 
 
 def is_unchanged(part: Part, result: PartResult) -> bool:
-    """Say whether the files of a part are as they were when it was built, by size and modification time."""
-    return all(
-        stamp_of(part.root / path) == stamp
-        for path, stamp in zip(part.paths, result.stamps, strict=True)
-    )
+    """Say whether the files of a part have the size and modification time that they had."""
+    sources = zip(part.paths, result.stamps, strict=True)
+    return all(stamp_of(part.root / path) == stamp for path, stamp in sources)

@@ -1,6 +1,7 @@
-"""The plan of a build: what is asked for, where it is worked on, and how the manifest's rows fall into parts.
+"""The plan of a build: what is asked for, where the work happens, and how rows fall into parts.
 
-.NAME.building/            beside the store, mode 0700, until the store is published; a build that was stopped goes on from it
+.NAME.building/            beside the store, mode 0700, until the store is published; a build that
+                           was stopped continues from it
     plan.json              what `ecgprep part` and `ecgprep finalise` need to know (private)
     parts/0000000.part     the results of each part (private): SHA-256, then an .npz file
     store/                 the store in the making
@@ -12,7 +13,7 @@ import functools
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ecgprep.building.parts import Part
 from ecgprep.conform import RESAMPLER, Conformity
 from ecgprep.errors import InputError
 from ecgprep.files.atomic import PRIVATE, canonical_json, write_json
+from ecgprep.options import check_options
 from ecgprep.patients.duplicates import FINGERPRINT_VERSION
 from ecgprep.patients.manifest import Manifest, read_manifest
 from ecgprep.patients.registry import SplitPlan
@@ -28,11 +30,9 @@ from ecgprep.quality import FLAGS
 from ecgprep.store.format import CHUNK_RECORDS, Layout
 
 Progress = Callable[[int, int, int], None]
-"""Called with rows done, rows in all, rows rejected so far."""
+"""Called with the rows done, all rows, and the rows rejected so far."""
 
-
-_PLAN_FORMAT = 1
-
+_PLAN_FORMAT = 2
 
 _SOFTWARE = ("numpy", "scipy", "lxml")
 """Packages whose version can change a value in the store."""
@@ -40,16 +40,14 @@ _SOFTWARE = ("numpy", "scipy", "lxml")
 
 @functools.cache
 def software_versions() -> dict[str, str]:
-    """The `software` attribute of the store."""
-    return {
-        "ecgprep": __version__,
-        **{name: importlib.metadata.version(name) for name in _SOFTWARE},
-    }
+    """Return the `software` attribute of the store."""
+    versions = {name: importlib.metadata.version(name) for name in _SOFTWARE}
+    return {"ecgprep": __version__, **versions}
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Everything that decides a value in the store besides the manifest, the files and the registry."""
+    """All that decides a value in the store besides the manifest, the files and the registry."""
 
     target: Conformity = field(default_factory=Conformity)
     plan: SplitPlan = field(default_factory=SplitPlan)
@@ -59,17 +57,16 @@ class BuildSettings:
     duplicates: str = "near"
 
     def __post_init__(self) -> None:
-        if self.duplicates not in ("near", "exact"):
-            raise InputError(f"--duplicates (={self.duplicates}) must be near or exact")
-        if self.label_level not in ("record", "patient"):
-            raise InputError(f"--label-level (={self.label_level}) must be record or patient")
-        if unknown := sorted(set(self.exclude_quality) - set(FLAGS)):
+        check_options(duplicates=self.duplicates, label_level=self.label_level)
+        unknown = sorted(set(self.exclude_quality) - set(FLAGS))
+        if unknown:
             raise InputError(
-                f"--exclude-quality: unknown flag {', '.join(unknown)}; there are {', '.join(FLAGS)}"
+                f"--exclude-quality: unknown flag {', '.join(unknown)}; "
+                f"there are {', '.join(FLAGS)}"
             )
 
-    def recorded(self, covariates: tuple[str, ...]) -> dict[str, Any]:
-        """The `settings` attribute of the store."""
+    def recorded(self, covariates: Sequence[str]) -> dict[str, Any]:
+        """Return the `settings` attribute of the store, which `plan.json` holds too."""
         return {
             "sample_rate_hz": self.target.rate_hz,
             "n_samples": self.target.n_samples,
@@ -88,20 +85,54 @@ class BuildSettings:
             "covariates": list(covariates),
         }
 
+    @classmethod
+    def from_recorded(cls, recorded: dict[str, Any]) -> BuildSettings:
+        """Return the settings that `recorded` wrote down.
+
+        Raises:
+            KeyError: if one is missing.
+            InputError: if a value is not allowed.
+        """
+        target = Conformity(
+            rate_hz=recorded["sample_rate_hz"],
+            n_samples=recorded["n_samples"],
+            min_seconds=recorded["min_seconds"],
+            min_leads=recorded["min_leads"],
+        )
+        split = SplitPlan(
+            ratios=tuple(recorded["split_ratios"]),
+            seed=recorded["split_seed"],
+            allow_missing_class=recorded["allow_missing_class"],
+            by_column=recorded["split_by_column"],
+            fixed_test=recorded["fixed_test"],
+        )
+        return cls(
+            target=target,
+            plan=split,
+            unlabelled=recorded["unlabelled"],
+            label_level=recorded["label_level"],
+            exclude_quality=tuple(recorded["exclude_quality"]),
+            duplicates=recorded["duplicates"],
+        )
+
 
 def default_registry(manifest: Path) -> Path:
-    """The registry of `m.csv` is `m.registry.csv`."""
+    """Return where the registry of a manifest lies: that of `m.csv` is `m.registry.csv`."""
     return manifest.with_name(f"{manifest.stem}.registry.csv")
 
 
 def work_folder(store: Path) -> Path:
-    """Where a store is built: beside it, so that publishing is a rename."""
+    """Return where a store is built: beside it, so that publishing is a rename."""
     return store.with_name(f".{store.name}.building")
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One build: of this manifest, to this store, with these settings and this registry."""
+    """One build: of this manifest, to this store, with these settings and this registry.
+
+    With `replace` an existing store is built again. With `extend` the rows of the existing store
+    stay and only those that the manifest has beyond them are read.
+    """
 
     manifest: Manifest
     store: Path
@@ -115,9 +146,13 @@ class Plan:
     @property
     def layout(self) -> Layout:
         """Sizes of the store to be."""
-        return Layout(
-            len(self.manifest), self.settings.target.n_samples, len(self.manifest.covariate_names)
-        )
+        n_covariates = len(self.manifest.covariate_names)
+        return Layout(len(self.manifest), self.settings.target.n_samples, n_covariates)
+
+    @property
+    def recorded_settings(self) -> dict[str, Any]:
+        """The `settings` attribute of the store to be."""
+        return self.settings.recorded(self.manifest.covariate_names)
 
     @property
     def work(self) -> Path:
@@ -131,92 +166,73 @@ class Plan:
 
     def parts(self) -> list[Part]:
         """Cut the manifest into parts of 256 rows."""
-        manifest, target = self.manifest, self.settings.target
-        context = canonical_json(
-            [software_versions(), RESAMPLER, list(FLAGS), FINGERPRINT_VERSION]
-        ).decode()
-        rows = [
-            slice(first, first + CHUNK_RECORDS) for first in range(0, len(manifest), CHUNK_RECORDS)
-        ]
-        return [
-            Part(
-                i,
-                manifest.root,
-                manifest.path_xml[cut],
-                manifest.line[cut],
-                target,
-                self.work.absolute(),
-                context,
-            )
-            for i, cut in enumerate(rows)
-        ]
+        values = [software_versions(), RESAMPLER, list(FLAGS), FINGERPRINT_VERSION]
+        context = canonical_json(values).decode()
+        firsts = range(0, len(self.manifest), CHUNK_RECORDS)
+        return [self._part(index, first, context) for index, first in enumerate(firsts)]
+
+    def _part(self, index: int, first: int, context: str) -> Part:
+        rows = slice(first, first + CHUNK_RECORDS)
+        return Part(
+            index=index,
+            root=self.manifest.root,
+            paths=self.manifest.path_xml[rows],
+            lines=self.manifest.line[rows],
+            target=self.settings.target,
+            folder=self.work.absolute(),
+            context=context,
+        )
 
 
 def write_plan(plan: Plan) -> None:
     """Write down a plan, so that other processes can carry it out (`read_plan`)."""
-    manifest = plan.manifest
     record = {
         "format": _PLAN_FORMAT,
-        "manifest": str(manifest.path.absolute()),
-        "manifest_sha256": manifest.sha256,
-        "root": str(manifest.root),
-        "covariates": manifest.covariate_names,
+        "manifest": str(plan.manifest.path.absolute()),
+        "manifest_sha256": plan.manifest.sha256,
+        "root": str(plan.manifest.root),
         "registry": str(plan.registry_path.absolute()),
         "max_rejected": plan.max_rejected,
         "test_patients": sorted(plan.test_patients),
         "replace": plan.replace,
         "extend": plan.extend,
-        "target": asdict(plan.settings.target),
-        "split": asdict(plan.settings.plan),
-        "unlabelled": plan.settings.unlabelled,
-        "label_level": plan.settings.label_level,
-        "exclude_quality": plan.settings.exclude_quality,
-        "duplicates": plan.settings.duplicates,
+        "settings": plan.recorded_settings,
     }
     write_json(plan.work / "plan.json", record, PRIVATE)
 
 
 def read_plan(store: Path) -> Plan:
-    """Read the plan of a store that is being built. Raises InputError when there is none, or its manifest has changed."""
+    """Read the plan of a store that is being built.
+
+    Raises:
+        InputError: if there is no plan, if it extends a store, or if its manifest has changed.
+    """
     try:
         record = json.loads((work_folder(store) / "plan.json").read_bytes())
-        split = record["split"] | {"ratios": tuple(record["split"]["ratios"])}
-        settings = BuildSettings(
-            Conformity(**record["target"]),
-            SplitPlan(**split),
-            record["unlabelled"],
-            record["label_level"],
-            tuple(record["exclude_quality"]),
-            record["duplicates"],
-        )
-        known = (
-            Path(record["manifest"]),
-            Path(record["root"]),
-            record["covariates"],
-            record["manifest_sha256"],
-        )
-        rest = (
-            Path(record["registry"]),
-            record["max_rejected"],
-            frozenset(record["test_patients"]),
-            record["replace"],
-        )
-        extends = record["extend"]
+        settings = BuildSettings.from_recorded(record["settings"])
+        covariates = record["settings"]["covariates"]
+        path, root = Path(record["manifest"]), Path(record["root"])
+        registry_path = Path(record["registry"])
+        test_patients = frozenset(record["test_patients"])
+        max_rejected, replace = record["max_rejected"], record["replace"]
+        extend, manifest_sha256 = record["extend"], record["manifest_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
-            f"There is no plan for {store}. Make one first: `ecgprep plan MANIFEST {store}`."
+            f"There is no plan for {store}, or another version of ecgprep made it. "
+            f"Run `ecgprep plan MANIFEST {store}` first."
         ) from None
-    if extends:
+    if extend:
         raise InputError(
-            f"The plan for {store} is that of `ecgprep build --extend`, which is not done in shares: run that command again."
+            f"The plan for {store} is that of `ecgprep build --extend`, which cannot be shared "
+            "between machines. Run that command again."
         )
-    path, root, covariates, digest = known
     manifest = read_manifest(path, root, covariates, settings.unlabelled, settings.plan.by_column)
-    if manifest.sha256 != digest:
+    if manifest.sha256 != manifest_sha256:
         raise InputError(
-            f"Manifest {path.name} has changed since `ecgprep plan`. Plan again; parts whose rows are the same are kept."
+            f"Manifest {path.name} has changed since `ecgprep plan`. Run `ecgprep plan` again; "
+            "parts whose rows are the same are kept."
         )
-    return Plan(manifest, store, settings, *rest)
+    return Plan(manifest, store, settings, registry_path, max_rejected, test_patients, replace)
 
 
 def share(parts: Sequence[Part], part: int, n: int) -> list[Part]:

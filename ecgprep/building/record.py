@@ -1,4 +1,4 @@
-"""Write the build record, and compare it with a manifest: is the store stale?"""
+"""Write the build record, and compare it with a plan to see whether a store is stale."""
 
 from __future__ import annotations
 
@@ -10,135 +10,137 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.building.parts import (
-    Stamp,
-    stamp_of,
-)
-from ecgprep.building.plan import (
-    BuildSettings,
-    Plan,
-    software_versions,
-)
+from ecgprep.building.parts import Stamp, stamp_of
+from ecgprep.building.plan import Plan, software_versions
 from ecgprep.building.rows import Rows
-from ecgprep.files.atomic import (
-    PRIVATE,
-    canonical_json,
-    write_file,
-)
+from ecgprep.files.atomic import PRIVATE, canonical_json, write_file
 from ecgprep.patients.manifest import Manifest
 from ecgprep.patients.registry import load_registry
 from ecgprep.store import Store, looks_like_store
-from ecgprep.store.format import (
-    PATIENT_NONE,
-)
+from ecgprep.store.format import PATIENT_NONE
 from ecgprep.store.record import BUILD_RECORD_FORMAT, private_path, read_build_record
 
-NO_RECORD = "its build record is missing or unreadable, so what it was built from is not known"
-
-
+NO_RECORD = "its build record is missing or unreadable, so nothing says what it was built from"
 OTHER_RECORD = "its build record belongs to another store"
-
-
+OTHER_SETTINGS = "the settings differ"
+OTHER_SOFTWARE = "it was built with other versions of ecgprep, numpy, scipy or lxml"
+OTHER_MANIFEST = "the manifest has changed"
+OTHER_TEST_LIST = "the list of patients to test has changed"
 OTHER_REGISTRY = "the registry is missing, or is not the one it was built with"
+DAMAGED_RECORD = "its build record is damaged"
 
 
-def stale_reason(
-    store: Path,
-    manifest: Manifest,
-    settings: BuildSettings,
-    registry_path: Path,
-    test_patients: frozenset[str] = frozenset(),
-) -> str | None:
-    """Say why an existing store is not what this manifest, these files and settings would give, or None if it is.
+def stale_reason(plan: Plan) -> str | None:
+    """Say why an existing store is not what its plan would give now, or None if it is.
 
-    Files are compared by size and modification time. Raises StoreError when the store cannot be opened.
+    Files are compared by size and modification time.
+
+    Raises:
+        StoreError: if the store cannot be opened.
     """
-    opened = Store(store)
-    record = read_build_record(store)
+    store, record = Store(plan.store), read_build_record(plan.store)
     if record is None:
         return NO_RECORD
-    if record["content_sha256"] != opened.content_sha256:
-        return OTHER_RECORD
-    if opened.attributes["settings"] != settings.recorded(manifest.covariate_names):
-        return "the settings differ"
-    if opened.attributes["software"] != software_versions():
-        return "it was built with other versions of ecgprep, numpy, scipy or lxml"
-    if record["manifest_sha256"] != manifest.sha256:
-        return "the manifest has changed"
-    if record["tested_sha256"] != _sha256_of(test_patients):
-        return "the list of patients to test has changed"
-    if not _registry_agrees(opened, manifest, settings, registry_path, record):
+    reason = difference_of_origin(store, record, plan)
+    if reason is not None:
+        return reason
+    if record["manifest_sha256"] != plan.manifest.sha256:
+        return OTHER_MANIFEST
+    if record["tested_sha256"] != _sha256_of(plan.test_patients):
+        return OTHER_TEST_LIST
+    if not has_same_registry(store, record, plan):
         return OTHER_REGISTRY
-    if len(record["sources"]) != len(manifest):
-        return "its build record is damaged"
-    recorded = map(_stamp, record["sources"])
-    changed = sum(
-        stamp_of(manifest.root / path) != stamp
-        for path, stamp in zip(manifest.path_xml, recorded, strict=True)
-    )
-    return (
-        f"{changed:,} source file{'s have' if changed > 1 else ' has'} changed" if changed else None
-    )
+    if len(record["sources"]) != len(plan.manifest):
+        return DAMAGED_RECORD
+    return _changed_files(record, plan.manifest)
 
 
-def standing_registry(store: Path) -> Path | None:
-    """Return the registry that an existing store was built with: whoever builds it again or extends it must use no other."""
-    if not store.name:
+def difference_of_origin(store: Store, record: dict[str, Any], plan: Plan) -> str | None:
+    """Say whether the record is another store's, or the settings or software are not the plan's."""
+    if record["content_sha256"] != store.content_sha256:
+        return OTHER_RECORD
+    if store.attributes["settings"] != plan.recorded_settings:
+        return OTHER_SETTINGS
+    if store.attributes["software"] != software_versions():
+        return OTHER_SOFTWARE
+    return None
+
+
+def has_same_registry(store: Store, record: dict[str, Any], plan: Plan) -> bool:
+    """Say whether the plan's registry gives the store's patients the numbers and splits it has."""
+    rows = np.flatnonzero(store.array("patient") != PATIENT_NONE)
+    patients = {plan.manifest.patient_id[row] for row in rows}
+    registry = load_registry(plan.registry_path, plan.settings.plan)
+    return bool(registry.digest(patients) == record["registry_sha256"])
+
+
+def has_first_rows(store: Store, record: dict[str, Any], manifest: Manifest) -> bool:
+    """Say whether a manifest begins with the rows that a store was built from."""
+    n = len(store)
+    return len(manifest) >= n and _rows_sha256(manifest, n) == record["rows_sha256"]
+
+
+def _changed_files(record: dict[str, Any], manifest: Manifest) -> str | None:
+    """Count the source files that are not as they were when the store was built."""
+    n_changed = 0
+    for path, source in zip(manifest.path_xml, record["sources"], strict=True):
+        n_changed += stamp_of(manifest.root / path) != stamp_from_record(source)
+    if n_changed == 0:
+        return None
+    if n_changed == 1:
+        return "1 source file has changed"
+    return f"{n_changed:,} source files have changed"
+
+
+def recorded_registry(store: Path) -> Path | None:
+    """Return the registry that an existing store was built with, or None where nothing says it.
+
+    Whoever builds the store again or extends it must use no other.
+    """
+    if not store.name or not looks_like_store(store):
         return None
     record = read_build_record(store)
-    return Path(record["registry"]) if record is not None and looks_like_store(store) else None
+    return None if record is None else Path(record["registry"])
 
 
-def _sha256_of(patients: frozenset[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()
-
-
-def _stamp(source: NDArray[np.int64]) -> Stamp:
+def stamp_from_record(source: NDArray[np.int64]) -> Stamp:
+    """Return the stamp that the record's `sources` hold for a row: a size below 0 is no file."""
     size, modified = source.tolist()
     return None if size < 0 else (size, modified)
 
 
-def _registry_agrees(
-    opened: Store,
-    manifest: Manifest,
-    settings: BuildSettings,
-    registry_path: Path,
-    record: dict[str, Any],
-) -> bool:
-    usable = np.flatnonzero(opened.array("patient") != PATIENT_NONE)
-    patients = {manifest.patient_id[row] for row in usable}
-    return bool(
-        load_registry(registry_path, settings.plan).digest(patients) == record["registry_sha256"]
-    )
+def write_build_record(plan: Plan, rows: Rows, built: Store, registry_sha256: str) -> None:
+    """Keep what staleness, `--extend` and the reports need and the store must not hold.
 
-
-def _write_build_record(plan: Plan, rows: Rows, built: Store, registry: str) -> None:
-    """Keep what "is it stale?", `--extend` and the reports need and the store must not hold; named `next` until the store is published."""
+    The file is named `next` until the store is published.
+    """
+    sources = rows.stamps.astype("<i8").tobytes()
     record = {
         "format": BUILD_RECORD_FORMAT,
         "content_sha256": built.content_sha256,
         "manifest_sha256": plan.manifest.sha256,
         "registry": str(plan.registry_path.absolute()),
-        "registry_sha256": registry,
+        "registry_sha256": registry_sha256,
         "tested_sha256": _sha256_of(plan.test_patients),
         "rows_sha256": _rows_sha256(plan.manifest, len(plan.manifest)),
-        "sources": base64.b64encode(
-            rows.stamps.astype("<i8").tobytes()
-        ).decode(),  # a list would be ten times as large
+        "sources": base64.b64encode(sources).decode(),  # a list would be ten times as large
         "dialects": rows.dialects,
-        "copies": rows.copies,
+        "copies": rows.duplicates,
         "messages": {str(row): message for row, message in enumerate(rows.messages) if message},
         "warnings": rows.warnings,
     }
     write_file(private_path(plan.store, "build.next.json"), canonical_json(record), PRIVATE)
 
 
+def _sha256_of(patients: frozenset[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()
+
+
 def _rows_sha256(manifest: Manifest, n: int) -> str:
     """Hash what the first n rows of a manifest say."""
     digest = hashlib.sha256(canonical_json(list(manifest.covariate_names)))
     for row in range(n):
-        digest.update(
-            f"{manifest.patient_id[row]}\0{manifest.path_xml[row]}\0{manifest.label[row]}\n".encode()
-        )
+        fields = (manifest.patient_id[row], manifest.path_xml[row], str(manifest.label[row]))
+        digest.update(("\0".join(fields) + "\n").encode())
     digest.update(manifest.covariates[:n].tobytes())
     return digest.hexdigest()

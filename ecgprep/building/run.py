@@ -1,36 +1,35 @@
 """Build a store: plan -> parts -> finalise -> verify -> publish.
 
-Nothing stands under the store's name until it is complete and verified: everything is written beside it and renamed at the end. What
-was read stays in the work folder until then, so that a build that was stopped, by whatever means, goes on where it stood.
-The private side (rejects, build record, registry) lies next to the store with mode 0600, never in it.
+Nothing has the store's name until it is complete and verified: everything is written beside it
+and renamed at the end. What was read stays in the work folder until then, so a build that was
+stopped, by whatever means, continues where it was. The private side (rejects, build record,
+registry) lies next to the store with mode 0600, never in it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ecgprep.building.executors import connect, run_parts, run_parts_dask
-from ecgprep.building.extend import Standing
+from ecgprep.building.extend import ExistingRows
 from ecgprep.building.parts import (
     Part,
+    PartCounts,
     PartResult,
     is_current,
     is_unchanged,
     load_result,
 )
-from ecgprep.building.plan import (
-    BuildSettings,
-    Plan,
-    Progress,
-    work_folder,
-    write_plan,
-)
-from ecgprep.building.record import _write_build_record
-from ecgprep.building.rows import collect
-from ecgprep.building.writer import _write_store
+from ecgprep.building.plan import Plan, Progress, share, work_folder, write_plan
+from ecgprep.building.record import OTHER_MANIFEST, stale_reason, write_build_record
+from ecgprep.building.rows import Rows, collect
+from ecgprep.building.writer import write_store
 from ecgprep.errors import InputError, NoSpace, StoreError, TargetExists
 from ecgprep.files.atomic import (
     finish_publishing,
@@ -40,71 +39,99 @@ from ecgprep.files.atomic import (
 )
 from ecgprep.files.lock import locked
 from ecgprep.files.output import refuse_inside_store
-from ecgprep.patients.manifest import Manifest, check_one_label_per_patient
+from ecgprep.patients.manifest import check_one_label_per_patient
 from ecgprep.patients.registry import load_registry, save_registry
 from ecgprep.patients.splits import assign
 from ecgprep.store import Store, looks_like_store
-from ecgprep.store.format import (
-    CHUNK_RECORDS,
-)
+from ecgprep.store.format import CHUNK_RECORDS
 from ecgprep.store.record import private_path, read_build_record
 from ecgprep.store.verify import VerificationFailed, verify_new_store
 
+log = logging.getLogger(__name__)
+
 MAX_COMPARED = 1_000_000
-"""Recordings among which re-exported ones are looked for: the time grows with the square, and is 4 hours here."""
+"""Recordings among which near duplicates are looked for.
+
+The time grows with the square, and is 4 hours here.
+"""
+
+_MAX_PARTS_LISTED = 10
+
+_SMALL_BYTES_PER_ROW = 1000
+"""What the small arrays and private files need at most for a row."""
+
+_SPACE_MARGIN = 1.02
+
+
+class BuiltParts(NamedTuple):
+    """How many parts a share has, and how many of them were built by this call."""
+
+    parts: int
+    built_now: int
+
+
+def is_up_to_date(plan: Plan) -> bool:
+    """Say whether the store of a plan exists and is what the plan would give, so need not be built.
+
+    Raises:
+        TargetExists: for a stale store, without `replace` or `extend`.
+        StoreError: if what has the store's name cannot be opened.
+    """
+    recover(plan.store)
+    if plan.replace or not plan.store.exists():
+        return False
+    reason = stale_reason(plan)
+    if reason is not None and not plan.extend:
+        raise TargetExists(_stale_message(plan.store, reason))
+    return reason is None
+
+
+def _stale_message(store: Path, reason: str) -> str:
+    extend = ", --extend if it only has new rows," if reason == OTHER_MANIFEST else ""
+    return f"{store} is stale: {reason}. Use --replace to build it again{extend} or another name."
 
 
 def build_store(
-    manifest: Manifest,
-    store: Path,
-    settings: BuildSettings,
-    *,
-    registry_path: Path,
-    jobs: int = 1,
-    dask: str | None = None,
-    max_rejected: float = 0.05,
-    replace: bool = False,
-    extend: bool = False,
-    test_patients: frozenset[str] = frozenset(),
-    progress: Progress | None = None,
+    plan: Plan, *, jobs: int = 1, dask: str | None = None, progress: Progress | None = None
 ) -> Store:
-    """Build the store of a manifest and return it. What an earlier build of it, stopped half-way, has read is not read again.
+    """Build the store of a plan and return it.
 
-    With `extend` the rows of the existing store stand and only those that the manifest has beyond them are read.
-    Raises InputError (registry, split), TargetExists (without `replace`), TooManyRejects, NoSpace; then nothing is published and
-    the registry is untouched. `<store>.rejects.csv` is written in either case, so that the user can see what was rejected.
+    What an earlier build of it has read before it was stopped is not read again. If the build
+    fails, nothing is published and the registry is untouched. `STORE.rejects.csv` is written in
+    either case, so that the user can see what was rejected.
+
+    Args:
+        plan: what to build.
+        jobs: processes that read; from 2 on, a file that kills one costs only its row.
+        dask: address or scheduler file of a Dask cluster that reads instead.
+        progress: called with the rows done, all rows and the rows rejected.
+
+    Raises:
+        InputError: for what is wrong with the registry, the splits or an extension.
+        TargetExists: if the store exists and is not to be replaced or extended.
+        TooManyRejects: if more rows are rejected than the plan allows.
+        NoSpace: if the disk is full, or would be.
     """
-    plan = Plan(
-        manifest,
-        store,
-        settings,
-        registry_path,
-        max_rejected,
-        test_patients,
-        replace or extend,
-        extend,
-    )
     _check_plan(plan)
-    standing = Standing.of(plan) if extend else None
+    existing = ExistingRows.of(plan) if plan.extend else None
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(connect(dask)) if dask else None
-        stack.enter_context(_working(plan, standing))
+        stack.enter_context(_working(plan, existing))
         write_plan(plan)
         parts = plan.parts()
-        if standing is not None:
-            parts = standing.lay_down(parts, careful=jobs > 1 or dask is not None)
-        todo, done, rejected = _unfinished(parts, standing)
-        if progress:
-            progress(done, len(manifest), rejected)
-        for n, n_rejected in run_parts_dask(todo, client) if dask else run_parts(todo, jobs):
-            done, rejected = done + n, rejected + n_rejected
-            if progress:
-                progress(done, len(manifest), rejected)
-        return _finalise(plan, parts, standing)
+        if existing is not None:
+            parts = existing.prepare_parts(parts, isolate=jobs > 1 or dask is not None)
+        work = Work.of(parts, existing)
+        built = run_parts_dask(work.todo, client) if dask else run_parts(work.todo, jobs)
+        work.follow(built, progress)
+        return _finalise(plan, parts, existing)
 
 
 def plan_store(plan: Plan) -> int:
-    """Write the plan of a build that other processes will carry out, and return the number of parts. Raises as `build_store`."""
+    """Write the plan of a build that other processes will carry out.
+
+    Returns the number of parts. Raises as `build_store`.
+    """
     _check_plan(plan)
     with _working(plan):
         write_plan(plan)
@@ -112,48 +139,100 @@ def plan_store(plan: Plan) -> int:
 
 
 def build_share(
-    plan: Plan, parts: Sequence[Part], jobs: int = 1, progress: Progress | None = None
-) -> int:
-    """Build those of `parts` that are not built yet, while others build theirs. Returns how many were built."""
+    plan: Plan, part: int, n: int, *, jobs: int = 1, progress: Progress | None = None
+) -> BuiltParts:
+    """Build the share `part` of `n` (from 1) of a plan's parts, while others build theirs.
+
+    Parts that are built already are left as they are.
+
+    Raises:
+        TargetExists: while a build of the whole store runs.
+        NoSpace: if the disk is full.
+    """
+    parts = share(plan.parts(), part, n)
     with locked(plan.store, wait=False, shared=True), naming_full_disk(plan.store.parent):
-        todo, done, rejected = _unfinished(parts, None)
-        for n, n_rejected in run_parts(todo, jobs):
-            done, rejected = done + n, rejected + n_rejected
-            if progress:
-                progress(done, sum(len(part.paths) for part in parts), rejected)
-    return len(todo)
+        work = Work.of(parts, None)
+        work.follow(run_parts(work.todo, jobs), progress)
+    return BuiltParts(len(parts), len(work.todo))
 
 
 def finalise_store(plan: Plan) -> Store:
-    """Make the store of a plan whose parts are all built. Raises InputError naming the parts that are missing or out of date."""
+    """Make the store of a plan whose parts are all built.
+
+    Raises:
+        InputError: naming the parts that are missing or out of date; otherwise as `build_store`.
+    """
     _check_plan(plan)
     with _working(plan):
         parts = plan.parts()
-        missing = [
-            part.index + 1
-            for part in parts
-            if not ((result := load_result(part)) and is_unchanged(part, result))
-        ]
+        missing = [part.index + 1 for part in parts if not _is_built(part)]
         if missing:
-            listed = ", ".join(map(str, missing[:10])) + (
-                f" and {len(missing) - 10:,} more" if len(missing) > 10 else ""
-            )
-            raise InputError(
-                f"{len(missing):,} of {len(parts):,} parts of {plan.store} are missing, or their files have changed: {listed}. Build them with "
-                f"`ecgprep part {plan.store} --part i/n`, or all that is missing with the command `ecgprep build`."
-            )
+            raise InputError(_missing_message(plan.store, missing, len(parts)))
         return _finalise(plan, parts, None)
+
+
+def _is_built(part: Part) -> bool:
+    result = load_result(part)
+    return result is not None and is_unchanged(part, result)
+
+
+def _missing_message(store: Path, missing: list[int], n_parts: int) -> str:
+    listed = ", ".join(map(str, missing[:_MAX_PARTS_LISTED]))
+    if len(missing) > _MAX_PARTS_LISTED:
+        listed += f" and {len(missing) - _MAX_PARTS_LISTED:,} more"
+    return (
+        f"{len(missing):,} of {n_parts:,} parts of {store} are missing, or their files have "
+        f"changed: {listed}. Build them with `ecgprep part {store} --part i/n`, or all that is "
+        "missing with the command `ecgprep build`."
+    )
+
+
+@dataclass
+class Work:
+    """The parts that are still to be built, and the rows of those that are built."""
+
+    todo: list[Part]
+    n_rows: int
+    done: int = 0
+    rejected: int = 0
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], existing: ExistingRows | None) -> Work:
+        """Find the parts to build among `parts`."""
+        work = cls([], sum(len(part.paths) for part in parts))
+        for part in parts:
+            result = load_result(part)
+            # What an extension took from the store is not compared with its files again.
+            is_prepared = existing is not None and existing.holds(part)
+            if result is not None and (is_prepared or is_current(part, result)):
+                work.done += len(part.paths)
+                work.rejected += result.n_rejected
+            else:
+                work.todo.append(part)
+        return work
+
+    def follow(self, built: Iterable[PartCounts], progress: Progress | None) -> None:
+        """Count the parts as they are built, and report progress."""
+        log.debug("Reading %s of %s rows.", f"{self.n_rows - self.done:,}", f"{self.n_rows:,}")
+        if progress:
+            progress(self.done, self.n_rows, self.rejected)
+        for counts in built:
+            self.done += counts.rows
+            self.rejected += counts.rejected
+            if progress:
+                progress(self.done, self.n_rows, self.rejected)
 
 
 def _check_plan(plan: Plan) -> None:
     """Find what would end the build before anything is read."""
-    _check_name(plan.store)
+    check_store_name(plan.store)
     recover(plan.store)
-    _check_target(plan.store, plan.replace)
+    _check_target(plan)
     if plan.settings.duplicates == "near" and len(plan.manifest) > MAX_COMPARED:
         raise InputError(
-            f"{len(plan.manifest):,} recordings are too many to compare every pair in a day; up to {MAX_COMPARED:,} are. With --duplicates exact "
-            "only recordings that are equal to the byte are found."
+            f"{len(plan.manifest):,} recordings are too many to compare every pair in a day; "
+            f"the limit is {MAX_COMPARED:,}. With --duplicates exact only recordings that are "
+            "identical to the byte are found."
         )
     if plan.settings.label_level == "patient":
         check_one_label_per_patient(plan.manifest)
@@ -161,114 +240,136 @@ def _check_plan(plan: Plan) -> None:
     refuse_inside_store(plan.registry_path)
     if not plan.registry_path.parent.is_dir():
         raise InputError(
-            f"--registry: the folder of {plan.registry_path.name} does not exist. Make it, or name another file."
+            f"--registry: the folder of {plan.registry_path.name} does not exist. "
+            "Make it, or name another file."
         )
 
 
-def _check_name(store: Path) -> None:
+def check_store_name(store: Path) -> None:
+    """Refuse a path that cannot be a store's name. Raises TargetExists."""
     if store.is_symlink() or store.name in ("", ".."):
-        raise TargetExists(f"{store} is a symlink or no plain name. Give the name of a store.")
+        raise TargetExists(f"{store} is a symlink or not a plain name. Give the name of a store.")
     refuse_inside_store(store)
 
 
-def _check_target(store: Path, replace: bool) -> None:
-    """Refuse to write where something stands that is not a store of ours, whatever `replace` says: it will be deleted."""
-    if store.exists() and not replace:
+def _check_target(plan: Plan) -> None:
+    """Refuse to replace anything that is not one of our stores: it would be deleted."""
+    store = plan.store
+    if not store.exists():
+        return
+    if not (plan.replace or plan.extend):
         raise TargetExists(f"{store} exists. Use --replace to build it again, or another name.")
-    if store.exists() and not looks_like_store(store):
+    if not looks_like_store(store):
         raise TargetExists(
-            f"{store} exists and is not a store of ecgprep, so --replace will not delete it. Use another name."
+            f"{store} exists and is not a store of ecgprep, so --replace will not delete it. "
+            "Use another name."
         )
 
 
 @contextlib.contextmanager
-def _working(plan: Plan, standing: Standing | None = None) -> Iterator[None]:
-    """Make the work folder, locked against a second builder; it stays until the store is published."""
+def _working(plan: Plan, existing: ExistingRows | None = None) -> Iterator[None]:
+    """Make the work folder, locked against a second builder.
+
+    The folder stays until the store is published.
+    """
     plan.store.parent.mkdir(parents=True, exist_ok=True)
     with locked(plan.store, wait=False), naming_full_disk(plan.store.parent):
         _recover(plan.store)
         remove_partials_of(plan.store)
-        _check_target(plan.store, plan.replace)
-        _check_space(plan, 0 if standing is None else len(standing) // CHUNK_RECORDS)
+        _check_target(plan)
+        _check_space(plan, n_linked=0 if existing is None else len(existing) // CHUNK_RECORDS)
         plan.work.mkdir(mode=0o700, exist_ok=True)
         plan.built.mkdir(exist_ok=True)
         yield
 
 
 def _check_space(plan: Plan, n_linked: int) -> None:
-    """Refuse to begin what the disk cannot hold; chunks that are linked, or there already, need no space."""
+    """Refuse to begin what the disk cannot hold.
+
+    Chunks that are linked, or in the work folder already, need no space.
+    """
     layout = plan.layout
-    needed = (len(layout.chunk_files("waveforms")) - n_linked) * layout.chunk_bytes(
-        "waveforms"
-    ) + 1000 * layout.n_records
-    there = sum(path.stat().st_size for path in plan.built.glob("waveforms/c/*/0/0"))
+    n_chunks = len(layout.chunk_files("waveforms")) - n_linked
+    needed = n_chunks * layout.chunk_bytes("waveforms") + _SMALL_BYTES_PER_ROW * layout.n_records
+    written = sum(path.stat().st_size for path in plan.built.glob("waveforms/c/*/0/0"))
     free = shutil.disk_usage(plan.store.parent).free
-    if free < (needed - there) * 1.02:
+    if free < (needed - written) * _SPACE_MARGIN:
         raise NoSpace(
-            f"The store needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free. Free some space, or write elsewhere."
+            f"The store needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free. "
+            "Free some space, or write elsewhere."
         )
 
 
-def _unfinished(parts: Sequence[Part], standing: Standing | None) -> tuple[list[Part], int, int]:
-    """Return the parts to build, and how many rows of the others there are and how many of those are rejected."""
-    todo, done, rejected = [], 0, 0
-    for part in parts:
-        result = load_result(part)
-        stands = standing is not None and part.first_row < len(
-            standing
-        )  # laid down already: its old files are not asked for
-        if result is None or not (stands or is_current(part, result)):
-            todo.append(part)
-        else:
-            done, rejected = done + len(part.paths), rejected + result.n_rejected
-    return todo, done, rejected
-
-
-def _finalise(plan: Plan, parts: Sequence[Part], standing: Standing | None) -> Store:
-    """Exclude copies, assign splits, write the small arrays and the metadata, verify, publish."""
-    store, settings, built = plan.store, plan.settings, plan.built
+def _finalise(plan: Plan, parts: Sequence[Part], existing: ExistingRows | None) -> Store:
+    """Exclude rows, assign splits, write what is not a waveform, verify, publish."""
     rows = collect(plan.manifest, plan.layout, _results(parts))
-    if standing is not None:
-        standing.restore(rows)
-    rows.exclude_copies(built, settings.target.rate_hz, settings.duplicates == "near")
-    rows.exclude_quality(settings.exclude_quality)
-    rejects = private_path(store, "rejects.failed.csv" if store.exists() else "rejects.csv")
-    if not store.exists():
-        private_path(store, "rejects.failed.csv").unlink(missing_ok=True)
+    if existing is not None:
+        existing.restore(rows)
+    log.debug("Looking for duplicates.")
+    near = plan.settings.duplicates == "near"
+    rows.exclude_duplicates(plan.built, plan.settings.target.rate_hz, near)
+    rows.exclude_quality(plan.settings.exclude_quality)
+    _check_rejects(plan, rows)
+    # Two builds may share a registry: neither may lose the other's patients.
+    with locked(plan.registry_path):
+        _publish(plan, parts, rows)
+    _finish_private_files(plan.store)
+    return Store(plan.store)
+
+
+def _check_rejects(plan: Plan, rows: Rows) -> None:
+    """List the rejected rows, and raise if there are too many.
+
+    While an older store has the name, its own list of rejects stays: ours has another name until
+    our store is published.
+    """
+    failed = private_path(plan.store, "rejects.failed.csv")
+    rejects = failed if plan.store.exists() else private_path(plan.store, "rejects.csv")
+    if rejects != failed:
+        failed.unlink(missing_ok=True)
     rows.write_rejects(rejects)
     rows.check_rejects(plan.max_rejected, rejects.name)
-    with locked(
-        plan.registry_path
-    ):  # two builds may share a registry: neither may lose the other's patients
-        remove_partials_of(plan.registry_path)
-        labels = rows.labels_by_patient()
-        before = load_registry(plan.registry_path, settings.plan)
-        registry = assign(before, labels, rows.groups_by_patient(), plan.test_patients)
-        _write_store(plan, rows, registry)
-        try:
-            verify_new_store(built)
-        except VerificationFailed as error:  # what cannot be trusted must not be resumed
-            for index in {row // CHUNK_RECORDS for row in error.bad_rows}:
-                parts[index].result.unlink(missing_ok=True)
-            if not error.bad_rows:
-                shutil.rmtree(plan.work, ignore_errors=True)
-            raise
-        opened = Store(built)
-        save_registry(registry)
-        _write_build_record(plan, rows, opened, registry.digest(labels))
-        publish_dir(built, store, plan.replace)
-    _tidy(store)
-    return Store(store)
+
+
+def _publish(plan: Plan, parts: Sequence[Part], rows: Rows) -> None:
+    """Assign splits, write the rest of the store, verify it, and give it its name."""
+    log.debug("Assigning splits.")
+    remove_partials_of(plan.registry_path)
+    labels = rows.labels_by_patient()
+    before = load_registry(plan.registry_path, plan.settings.plan)
+    registry = assign(before, labels, rows.groups_by_patient(), plan.test_patients)
+    write_store(plan, rows, registry)
+    log.debug("Verifying what was written.")
+    try:
+        verify_new_store(plan.built)
+    except VerificationFailed as error:
+        _forget_damaged(plan, parts, error.bad_rows)
+        raise
+    save_registry(registry)
+    write_build_record(plan, rows, Store(plan.built), registry.digest(labels))
+    publish_dir(plan.built, plan.store, plan.replace or plan.extend)
+    log.debug("Published %s.", plan.store)
+
+
+def _forget_damaged(plan: Plan, parts: Sequence[Part], bad_rows: Iterable[int]) -> None:
+    """Keep the next build from resuming what cannot be trusted."""
+    damaged = {row // CHUNK_RECORDS for row in bad_rows}
+    for index in damaged:
+        parts[index].result.unlink(missing_ok=True)
+    if not damaged:
+        shutil.rmtree(plan.work, ignore_errors=True)
 
 
 def recover(store: Path) -> None:
-    """End what a process that was killed while it published a store has begun. Raises TargetExists while the store is being built."""
+    """Finish the publishing of a store whose process was killed in the middle of it.
+
+    Raises:
+        TargetExists: while the store is being built.
+    """
     if store.name in ("", ".."):
         return
-    if any(
-        path.exists()
-        for path in (private_path(store, "build.next.json"), store.with_name(f".{store.name}.old"))
-    ):
+    traces = (private_path(store, "build.next.json"), store.with_name(f".{store.name}.old"))
+    if any(path.exists() for path in traces):
         with locked(store, wait=False):
             _recover(store)
 
@@ -276,22 +377,20 @@ def recover(store: Path) -> None:
 def _recover(store: Path) -> None:
     finish_publishing(store)
     record = read_build_record(store, "build.next.json")
-    if (
-        record is not None
-        and looks_like_store(store)
-        and Store(store).content_sha256 == record["content_sha256"]
-    ):
-        _tidy(store)
+    if record is None or not looks_like_store(store):
+        return
+    if Store(store).content_sha256 == record["content_sha256"]:
+        _finish_private_files(store)
 
 
-def _tidy(store: Path) -> None:
-    """Let the private files follow a store that has its name now, and delete the work folder."""
-    if (rejects := private_path(store, "rejects.failed.csv")).exists():
+def _finish_private_files(store: Path) -> None:
+    """Give the private files of a published store their names, and remove its work folder."""
+    rejects = private_path(store, "rejects.failed.csv")
+    if rejects.exists():
         rejects.replace(private_path(store, "rejects.csv"))
     shutil.rmtree(work_folder(store), ignore_errors=True)
-    private_path(store, "build.next.json").replace(
-        private_path(store, "build.json")
-    )  # last: as long as it is there, `recover` ends this
+    # This comes last: as long as the file has its first name, `recover` does all of this again.
+    private_path(store, "build.next.json").replace(private_path(store, "build.json"))
 
 
 def _results(parts: Sequence[Part]) -> Iterator[tuple[int, PartResult]]:
@@ -299,6 +398,7 @@ def _results(parts: Sequence[Part]) -> Iterator[tuple[int, PartResult]]:
         result = load_result(part)
         if result is None:
             raise StoreError(
-                f"Part {part.index + 1} is damaged or was taken away while the store was built. Run the same command again."
+                f"Part {part.index + 1} was damaged or removed while the store was built. "
+                "Run the same command again."
             )
         yield part.first_row, result

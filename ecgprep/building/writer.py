@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ecgprep.building.plan import (
-    Plan,
-    software_versions,
-)
+from ecgprep.building.plan import Plan, software_versions
 from ecgprep.building.rows import Rows
 from ecgprep.files.atomic import (
     canonical_json,
@@ -33,49 +31,69 @@ from ecgprep.store.format import (
 )
 
 
-def _write_store(plan: Plan, rows: Rows, registry: Registry) -> None:
+def write_store(plan: Plan, rows: Rows, registry: Registry) -> None:
     """Write the small arrays and all metadata beside the chunks that are there already."""
-    manifest, layout, built = plan.manifest, plan.layout, plan.built
+    layout, built = plan.layout, plan.built
     remove_partials(built)
-    arrays = dict(rows.arrays)
-    arrays["label"] = manifest.label
-    arrays["covariates"] = manifest.covariates
-    arrays["patient"] = np.full(layout.n_records, PATIENT_NONE, np.int32)
-    arrays["split"] = np.full(layout.n_records, SPLIT_NONE, np.int8)
-    for row in np.flatnonzero(rows.ok):
-        arrays["patient"][row] = registry.number[manifest.patient_id[row]]
-        arrays["split"][row] = registry.split[manifest.patient_id[row]]
-    for name, spec in ARRAYS.items():
+    arrays = _small_arrays(plan, rows, registry)
+    for name in ARRAYS:
         (built / name).mkdir(exist_ok=True)
         write_file(built / name / "zarr.json", canonical_json(layout.metadata(name), indent=2))
         if name != "waveforms":
-            for path in layout.chunk_files(name):
-                (built / path).parent.mkdir(parents=True, exist_ok=True)
-                write_file(
-                    built / path,
-                    np.ascontiguousarray(
-                        arrays[name], np.dtype(spec.dtype).newbyteorder("<")
-                    ).tobytes(),
-                )
-    _remove_strangers(built, layout)
-    attributes = {
-        "format_version": FORMAT_VERSION,
-        "lead_names": list(LEADS),
-        "sample_rate_hz": plan.settings.target.rate_hz,
-        "n_samples": layout.n_samples,
-        "covariate_names": list(manifest.covariate_names),
-        "settings": plan.settings.recorded(manifest.covariate_names),
-        "software": software_versions(),
-    }
-    root: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    root["attributes"]["content_sha256"] = content_sha256(built, root, layout)
-    write_json(built / "zarr.json", root)
+            _write_array(built, layout, name, arrays[name])
+    _remove_foreign_files(built, layout)
+    write_json(built / "zarr.json", _root_metadata(plan))
     for folder, _, _ in os.walk(built):
         fsync_dir(Path(folder))
 
 
-def _remove_strangers(built: Path, layout: Layout) -> None:
-    """Delete what an earlier plan for the same store left in the work folder: chunks beyond the last, arrays of another shape."""
+def _small_arrays(plan: Plan, rows: Rows, registry: Registry) -> dict[str, NDArray[Any]]:
+    """Return all arrays but the waveforms; only usable rows have a patient and a split."""
+    manifest, n = plan.manifest, plan.layout.n_records
+    patient = np.full(n, PATIENT_NONE, np.int32)
+    split = np.full(n, SPLIT_NONE, np.int8)
+    for row in np.flatnonzero(rows.ok):
+        patient[row] = registry.number[manifest.patient_id[row]]
+        split[row] = registry.split[manifest.patient_id[row]]
+    return {
+        **rows.arrays,
+        "label": manifest.label,
+        "covariates": manifest.covariates,
+        "patient": patient,
+        "split": split,
+    }
+
+
+def _write_array(built: Path, layout: Layout, name: str, values: NDArray[Any]) -> None:
+    """Write a small array: it has one chunk, or none if it is empty."""
+    little_endian = np.dtype(ARRAYS[name].dtype).newbyteorder("<")
+    data = np.ascontiguousarray(values, little_endian).tobytes()
+    for path in layout.chunk_files(name):
+        (built / path).parent.mkdir(parents=True, exist_ok=True)
+        write_file(built / path, data)
+
+
+def _root_metadata(plan: Plan) -> dict[str, Any]:
+    """Return the content of the store's zarr.json, with the hash of all its other files."""
+    attributes: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "lead_names": list(LEADS),
+        "sample_rate_hz": plan.settings.target.rate_hz,
+        "n_samples": plan.layout.n_samples,
+        "covariate_names": list(plan.manifest.covariate_names),
+        "settings": plan.recorded_settings,
+        "software": software_versions(),
+    }
+    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    attributes["content_sha256"] = content_sha256(plan.built, root, plan.layout)
+    return root
+
+
+def _remove_foreign_files(built: Path, layout: Layout) -> None:
+    """Delete what an earlier plan for the same store left in the work folder.
+
+    That is, chunks beyond the last one and arrays of another shape.
+    """
     expected = {"zarr.json", *(name for name, _ in layout.files())}
     for path in sorted(built.rglob("*"), reverse=True):
         if path.is_dir():

@@ -1,0 +1,581 @@
+"""The Python interface: `import ecgprep`, then `ecgprep.build(…)`.
+
+The command `ecgprep` calls these functions and nothing else. They print nothing: progress goes to
+a callback, and notes and warnings to the standard logger `ecgprep`. Paths are str or Path.
+Failures are the exceptions of `ecgprep.errors`; `EcgError` is the base of all that concern a user.
+"""
+
+from __future__ import annotations
+
+import inspect as inspection
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ecgprep.errors import EcgError, InputError, missing_extra
+from ecgprep.options import CHOICES, check_options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ecgprep.building.plan import Plan, Progress
+    from ecgprep.building.run import BuiltParts
+    from ecgprep.store.reader import Store
+    from ecgprep.store.verify import Verification
+
+log = logging.getLogger(__name__)
+
+EXTEND_OR_REPLACE = "--extend keeps the rows of the store and --replace does not: use one of them."
+
+
+PICTURES = (".png", ".pdf", ".svg")
+"""What the name of a drawing may end in."""
+
+
+class SimulatedCorpus(NamedTuple):
+    """A corpus that `simulate` wrote: its manifest, and how many files and positive patients."""
+
+    manifest: Path
+    n_files: int
+    n_positive: int
+
+
+def build(
+    manifest: str | Path | pd.DataFrame,
+    store: str | Path,
+    *,
+    root: str | Path | None = None,
+    registry: str | Path | None = None,
+    covariates: Sequence[str] = (),
+    hz: int = 500,
+    length: int = 5000,
+    min_seconds: float = 5.0,
+    min_leads: int = 1,
+    split: str = "70/15/15",
+    split_seed: int = 42,
+    split_by_column: str | None = None,
+    test_manifest: str | Path | None = None,
+    allow_missing_class: bool = False,
+    label_level: str = "record",
+    unlabelled: bool = False,
+    duplicates: str = "near",
+    exclude_quality: Sequence[str] = (),
+    max_rejected: float = 0.05,
+    replace: bool = False,
+    extend: bool = False,
+    jobs: int = 1,
+    dask: str | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Build a store from a manifest and the vendor files that it lists.
+
+    Every row of the manifest is a row of the store, with a status that says why if it is not
+    usable. A store that is up to date is returned as it is; a build that was stopped continues
+    where it was. Beside the store lie `STORE.rejects.csv` (rows not used, by manifest line) and
+    `STORE.build.json`, both private. A DataFrame is kept there too, as `STORE.manifest.csv`.
+
+    Example:
+        >>> store = ecgprep.build("cohort.csv", "cohort.zarr", covariates=["age", "sex"])
+
+    Args:
+        manifest: CSV file, or DataFrame, with the columns patient_id, path_xml and label. Paths
+            in a DataFrame are relative to the current folder, or to `root`.
+        store: Folder to make, such as cohort.zarr.
+        root: Folder that paths are relative to. Without it, the manifest's folder.
+        registry: CSV file that keeps which patient is in which split. Without it, the one the
+            store was built with, or MANIFEST.registry.csv.
+        covariates: Numeric columns of the manifest to keep, such as age,sex.
+        hz: Sampling rate of the store.
+        length: Samples per lead.
+        min_seconds: Shorter recordings are `too_short`.
+        min_leads: Recordings with fewer usable leads, of 8, are `leads_missing`.
+        split: Percent of patients in train/val/test.
+        split_seed: Seed that decides which patient is in which split.
+        split_by_column: Keep patients who share a value of this manifest column, such as a site,
+            in one split.
+        test_manifest: CSV file with a column patient_id. Exactly these patients are tested.
+        allow_missing_class: Accept a split without a positive or without a negative patient.
+        label_level: With patient, refuse a patient who has two labels.
+        unlabelled: Labels may be missing: a cohort to predict on, with split 0/0/100.
+        duplicates: Also find recordings that were exported again (near), or only those that are
+            byte-identical (exact).
+        exclude_quality: Exclude recordings with any of these quality flags, such as flat,lead_off.
+        max_rejected: Share of rows that may be rejected.
+        replace: Build again if the store exists.
+        extend: Add the rows that the manifest has beyond those of the store, which are not read
+            again.
+        jobs: Processes that read files. From 2 on, a file that kills one costs only its row.
+        dask: Address or scheduler file of a Dask cluster that reads the files instead.
+        progress: Called as `progress(done, total, rejected)`, in rows.
+
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        InputError: for what is wrong with the manifest, the registry or an option.
+        TargetExists: if the store is stale and neither `replace` nor `extend` is given, or if
+            something else has its name.
+        TooManyRejects: if more rows are rejected than `max_rejected` allows. Nothing is published.
+        NoSpace: if the disk is full, or would be.
+    """
+    options = locals()
+    from ecgprep.building.run import build_store, is_up_to_date
+    from ecgprep.store.reader import Store
+
+    if extend and replace:
+        raise InputError(EXTEND_OR_REPLACE)
+    planned = _make_plan(manifest, store, options)
+    if is_up_to_date(planned):
+        log.info("%s is up to date; nothing to do.", planned.store)
+        return Store(planned.store)
+    built = build_store(planned, jobs=jobs, dask=dask, progress=progress)
+    _log_warnings(built)
+    return built
+
+
+def plan(manifest: str | Path | pd.DataFrame, store: str | Path, **options: Any) -> Plan:
+    """Plan the build of a store for several machines that share a file system.
+
+    Then call `build_part` anywhere, and `finalise` once.
+
+    Args:
+        manifest: CSV file, or DataFrame, with the columns patient_id, path_xml and label.
+        store: Folder to make.
+        options: Those of `build` up to `replace`.
+
+    Returns:
+        The plan; `len(plan.parts())` says how many parts there are.
+
+    Raises:
+        TypeError: for an option that `build` does not have.
+        InputError: as `build`.
+        TargetExists: if the store exists and is not to be replaced.
+        NoSpace: if the disk is too full to begin.
+    """
+    from ecgprep.building.run import plan_store
+
+    parameters = inspection.signature(build).parameters
+    unknown = sorted(options.keys() - set(PLAN_OPTIONS))
+    if unknown:
+        raise TypeError(f"plan() has no option {', '.join(unknown)}")
+    defaults = {name: parameters[name].default for name in PLAN_OPTIONS}
+    planned = _make_plan(manifest, store, defaults | options)
+    plan_store(planned)
+    return planned
+
+
+def build_part(
+    store: str | Path, part: int, of: int, *, jobs: int = 1, progress: Progress | None = None
+) -> BuiltParts:
+    """Build a share of the parts of a planned store; parts that are built are left as they are.
+
+    Args:
+        store: Name that was given to `plan`.
+        part: Which share, from 1.
+        of: How many shares there are.
+        jobs: Processes that read files. From 2 on, a file that kills one costs only its row.
+        progress: Called as `progress(done, total, rejected)`, in rows.
+
+    Returns:
+        How many parts the share has, and how many of them were built by this call.
+
+    Raises:
+        InputError: without a plan, or if its manifest has changed.
+        TargetExists: while a build of the whole store runs.
+        NoSpace: if the disk is full.
+    """
+    from ecgprep.building.plan import read_plan
+    from ecgprep.building.run import build_share
+
+    check_options(jobs=jobs)
+    if not 1 <= part <= of:
+        raise InputError(f"part (={part}) must be from 1 to {of:,}.")
+    return build_share(read_plan(Path(store)), part, of, jobs=jobs, progress=progress)
+
+
+def finalise(store: str | Path) -> Store:
+    """Make a planned store of its parts, once all are built.
+
+    Finds duplicates, assigns splits, verifies and publishes.
+
+    Args:
+        store: Name that was given to `plan`.
+
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        InputError: naming the parts that are missing or out of date.
+        TooManyRejects: if more rows are rejected than the plan allows. Nothing is published.
+        NoSpace: if the disk is full.
+    """
+    from ecgprep.building.plan import read_plan
+    from ecgprep.building.run import finalise_store
+
+    built = finalise_store(read_plan(Path(store)))
+    _log_warnings(built)
+    return built
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store for reading.
+
+    Raises:
+        StoreError: if it is missing, damaged or of another format version.
+    """
+    from ecgprep.store.reader import Store
+
+    return Store(Path(path))
+
+
+def inspect(store: str | Path | Store) -> dict[str, Any]:
+    """Count what is in a store.
+
+    Returns:
+        Rows by status, patients and labels by split, leads present, source rates, settings, size
+        and content hash, ready for JSON.
+
+    Raises:
+        StoreError: if the store cannot be opened.
+    """
+    from ecgprep.store.summary import summarise
+
+    return summarise(_opened(store))
+
+
+def verify(store: str | Path | Store) -> Verification:
+    """Check a store: shapes, sizes, content hash, checksum of each row, patient-disjoint splits.
+
+    Returns:
+        The faults and the rows whose waveforms are damaged; `intact` if there are none.
+
+    Raises:
+        StoreError: if the store cannot even be opened.
+    """
+    from ecgprep.store.verify import check_store
+
+    return check_store(_path_of(store))
+
+
+def report(
+    store: str | Path | Store,
+    out: str | Path | None = None,
+    *,
+    ecgs: int = 12,
+    exact_counts: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the report of a store: one HTML file that opens offline.
+
+    It shows ECGs, so treat it as health data.
+
+    Args:
+        store: The store, or its path.
+        out: HTML file to write. Without it, STORE.report.html.
+        ecgs: ECGs to draw, chosen at random.
+        exact_counts: Show counts below 10 as they are, instead of as "<10".
+        overwrite: Replace a file even if it is not such a report.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        StoreError: if the store cannot be opened.
+        InputError: if nothing can be written there.
+        TargetExists: if the file exists and is not such a report, or lies in a store.
+        EcgError: without the extra `report`.
+    """
+    from ecgprep.files.output import check_output
+    from ecgprep.reports.html import MARK, write_report
+
+    check_options(ecgs=ecgs)
+    opened = _opened(store)
+    if out is None:
+        out = opened.path.with_name(f"{opened.path.name}.report.html")
+    target = check_output(Path(out), [MARK], overwrite=overwrite)
+    try:
+        write_report(opened, target, ecgs, exact_counts)
+    except ImportError as error:
+        raise EcgError(f"The report: {missing_extra('jinja2', 'report')}") from error
+    return Path(out)
+
+
+def pack(
+    store: str | Path | Store,
+    out: str | Path,
+    *,
+    codec: str = "zstd",
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a packed copy of a store, about a third of the size, to archive or transfer.
+
+    Any Zarr v3 reader opens it.
+
+    Args:
+        store: The store, or its path.
+        out: Folder to make.
+        codec: Compression of the waveforms.
+        progress: Called as `progress(done, total)`, in files.
+
+    Returns:
+        The folder that was made.
+
+    Raises:
+        StoreError: if the store is damaged.
+        TargetExists: if `out` exists or lies in a store.
+        NoSpace: if the disk is full.
+    """
+    from ecgprep.store.archive import pack as pack_store
+
+    check_options(codec=codec)
+    pack_store(_path_of(store), Path(out), codec, progress)
+    return Path(out)
+
+
+def unpack(
+    packed: str | Path,
+    out: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Store:
+    """Restore a packed store to the byte, and check its content hash.
+
+    Args:
+        packed: What `pack` wrote.
+        out: Folder to make.
+        progress: Called as `progress(done, total)`, in files.
+
+    Returns:
+        The restored store, open for reading.
+
+    Raises:
+        StoreError: if the copy is damaged, or is not a packed store.
+        TargetExists: if `out` exists or lies in a store.
+        NoSpace: if the disk is full.
+    """
+    from ecgprep.store.archive import unpack as unpack_store
+
+    return unpack_store(Path(packed), Path(out), progress)
+
+
+def preview(
+    path: str | Path, *, plot: str | Path | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Say what a reader sees in a vendor file, and what a build would change.
+
+    Args:
+        path: Vendor XML file.
+        plot: File to draw the recording to, as a store would hold it: .png, .pdf or .svg.
+        overwrite: Replace the drawing's file even if it is not such a drawing.
+
+    Returns:
+        The dialect, rate, length and range of each lead, and the steps that would change them,
+        ready for JSON. If the file is refused, `refused` says by which step and why.
+
+    Raises:
+        InputError: if nothing can be drawn there.
+        TargetExists: if the drawing's file exists and is not such a drawing.
+        EcgError: for `plot` without the extra `report`.
+    """
+    from ecgprep.conform import Conformity
+    from ecgprep.reports.preview import preview as preview_file
+
+    target = Conformity()
+    picture = _picture(Path(plot), Path(path), overwrite) if plot is not None else None
+    content, _, row = preview_file(Path(path), target)
+    if picture is not None and row is not None:
+        _draw(picture, row, target.rate_hz)
+    return content
+
+
+def simulate(
+    out: str | Path,
+    *,
+    patients: int = 300,
+    seed: int = 1,
+    prevalence: float = 0.25,
+    dialects: Sequence[str] = (),
+    replace: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> SimulatedCorpus:
+    """Write simulated ECGs as vendor XML files, with a manifest.
+
+    The signals come from a dipole model, and the names and dates in the files are invented. They
+    serve demonstrations and tests and are no evidence of anything.
+
+    Args:
+        out: Folder to write to.
+        patients: Number of patients.
+        seed: Seed of the simulation. A larger corpus begins with the smaller one.
+        prevalence: Share of positive patients.
+        dialects: Vendors to write in equal shares, or all. Without it, muse, aecg and cardiosoft
+            in their usual shares.
+        replace: Write into a folder even if it holds a corpus.
+        progress: Called as `progress(done, total)`, in patients.
+
+    Returns:
+        The manifest, and the numbers of files and of positive patients.
+
+    Raises:
+        InputError: for a value that is not allowed.
+        TargetExists: if the folder holds a corpus, without `replace`.
+        NoSpace: if the disk is full.
+    """
+    from ecgprep.simulation.corpus import write_corpus
+
+    names = _names(dialects)
+    if names == ("all",):
+        names = CHOICES["dialects"]
+    check_options(patients=patients, seed=seed, prevalence=prevalence, dialects=names)
+    folder = Path(out)
+    n_files, n_positive = write_corpus(
+        folder, patients, seed, prevalence, replace=replace, dialects=names, progress=progress
+    )
+    return SimulatedCorpus(folder / "manifest.csv", n_files, n_positive)
+
+
+def describe_machine(folder: str | Path = ".") -> dict[str, Any]:
+    """Say what this machine has: versions, free space in `folder`, limits, accelerator.
+
+    No host or user name is in it.
+    """
+    from ecgprep.machine import examine
+
+    return examine(Path(folder))
+
+
+PLAN_OPTIONS = tuple(
+    name
+    for name in inspection.signature(build).parameters
+    if name not in ("manifest", "store", "extend", "jobs", "dask", "progress")
+)
+"""The options of `build` that a plan has, too."""
+
+
+def _make_plan(
+    manifest: str | Path | pd.DataFrame, store: str | Path, options: dict[str, Any]
+) -> Plan:
+    """Read the manifest, and check the options; what a user should know is logged."""
+    from ecgprep.building.plan import BuildSettings, Plan, default_registry
+    from ecgprep.building.record import recorded_registry
+    from ecgprep.conform import Conformity
+    from ecgprep.patients.manifest import read_manifest
+    from ecgprep.patients.registry import SplitPlan, parse_ratios
+
+    check_options(**options)
+    settings = BuildSettings(
+        target=Conformity(
+            options["hz"], options["length"], options["min_seconds"], options["min_leads"]
+        ),
+        plan=SplitPlan(
+            ratios=parse_ratios(options["split"]),
+            seed=options["split_seed"],
+            allow_missing_class=options["allow_missing_class"],
+            by_column=options["split_by_column"],
+            fixed_test=options["test_manifest"] is not None,
+        ),
+        unlabelled=options["unlabelled"],
+        label_level=options["label_level"],
+        exclude_quality=_names(options["exclude_quality"]),
+        duplicates=options["duplicates"],
+    )
+    target = Path(store)
+    path, root = _manifest_file(manifest, target, options["root"])
+    rows = read_manifest(
+        path, root, _names(options["covariates"]), settings.unlabelled, settings.plan.by_column
+    )
+    for warning in rows.warnings:
+        log.warning(warning)
+    registry = options["registry"] or recorded_registry(target) or default_registry(path)
+    return Plan(
+        manifest=rows,
+        store=target,
+        settings=settings,
+        registry_path=Path(registry),
+        max_rejected=options["max_rejected"],
+        test_patients=_test_patients(options["test_manifest"], rows.patient_id),
+        replace=options["replace"],
+        extend=options.get("extend", False),
+    )
+
+
+def _manifest_file(
+    manifest: str | Path | pd.DataFrame, store: Path, root: str | Path | None
+) -> tuple[Path, Path | None]:
+    """Return the manifest's file and the root of its paths; a DataFrame is written first."""
+    given_root = None if root is None else Path(root)
+    if isinstance(manifest, (str, Path)):
+        return Path(manifest), given_root
+
+    from ecgprep.building.run import check_store_name
+    from ecgprep.patients.manifest import write_frame
+    from ecgprep.store.record import private_path
+
+    check_store_name(store)
+    path = private_path(store, "manifest.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_frame(manifest, path)
+    return path, given_root or Path.cwd()
+
+
+def _test_patients(manifest: str | Path | None, known: Sequence[str]) -> frozenset[str]:
+    """Read who is tested; patients that are not in the manifest are logged by number."""
+    from ecgprep.patients.manifest import read_patients
+
+    if manifest is None:
+        return frozenset()
+    tested = read_patients(Path(manifest))
+    n_unknown = len(tested - set(known))
+    if n_unknown:
+        log.warning(
+            "%s patients of %s are not in the manifest", f"{n_unknown:,}", Path(manifest).name
+        )
+    return tested
+
+
+def _log_warnings(store: Store) -> None:
+    """Log what a user must know about a store that has just been built."""
+    from ecgprep.patients.confounding import probe_confounding
+    from ecgprep.store.record import read_build_record
+
+    record = read_build_record(store.path) or {}
+    for warning in record.get("warnings", []):
+        log.warning(warning)
+    confounding = probe_confounding(store, record.get("dialects")).warning
+    if confounding:
+        log.warning(confounding)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names without repetitions; text is a comma-separated list of them."""
+    names = given.split(",") if isinstance(given, str) else given
+    stripped = (name.strip() for name in names)
+    return tuple(dict.fromkeys(name for name in stripped if name))
+
+
+def _path_of(store: str | Path | Store) -> Path:
+    return Path(store) if isinstance(store, (str, Path)) else store.path
+
+
+def _opened(store: str | Path | Store) -> Store:
+    return open_store(store) if isinstance(store, (str, Path)) else store
+
+
+def _picture(path: Path, source: Path, overwrite: bool) -> Path:
+    """Return where to draw a recording. Raises InputError and TargetExists."""
+    from ecgprep.drawing import MARK
+    from ecgprep.files.output import check_output
+
+    if path.suffix.lower() not in PICTURES:
+        raise InputError(f"plot must end in {', '.join(PICTURES)}.")
+    return check_output(path, [MARK.encode()], [source], overwrite)
+
+
+def _draw(path: Path, row: Any, rate_hz: float) -> None:
+    from ecgprep.drawing import save_ecg
+
+    try:
+        save_ecg(path, row.waveform, row.lead_mask, rate_hz)
+    except ImportError as error:
+        raise EcgError(f"The drawing: {missing_extra('matplotlib', 'report')}") from error
