@@ -1,12 +1,16 @@
 # Everyday commands. `make demo` and `make test` need only a fresh clone, Python 3.11 and pip.
 PYTHON ?= python3
 MANIFEST ?= demo/manifest.csv
-ROOT ?= $(dir $(MANIFEST))
-STORE ?= $(if $(filter demo/manifest.csv,$(MANIFEST)),demo/demo.zarr,$(MANIFEST:.csv=.zarr))
+# Make splits lists at spaces, so a name with spaces is worked on without them.
+space := $(subst ,, )
+MANIFEST_WORD = $(subst $(space),|,$(MANIFEST))
+IS_DEMO = $(filter demo/manifest.csv,$(MANIFEST_WORD))
+ROOT ?= $(subst |,$(space),$(dir $(MANIFEST_WORD)))
+STORE ?= $(if $(IS_DEMO),demo/demo.zarr,$(subst |,$(space),$(MANIFEST_WORD:.csv=.zarr)))
 RUN ?=
 PTBXL ?=
 BENCHMARK ?=
-PREP ?= $(if $(filter demo/manifest.csv,$(MANIFEST)),--covariates age$(comma)sex)
+PREP ?= $(if $(IS_DEMO),--covariates age$(comma)sex)
 TRAIN ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -58,14 +62,14 @@ demo: .venv
 	@echo "files: demo/xml  manifest: demo/manifest.csv  store: demo/demo.zarr  run: runs/demo"
 
 prep: .venv
-	@if [ "$(MANIFEST)" = demo/manifest.csv ] && [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
-	$(BIN)/ecgprep build $(MANIFEST) $(STORE) --root $(ROOT) $(PREP)
+	@if [ -n "$(IS_DEMO)" ] && [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
+	$(BIN)/ecgprep build '$(MANIFEST)' '$(STORE)' --root '$(ROOT)' $(PREP)
 
 train: .venv
-	$(BIN)/ecgfit train --store $(STORE) $(if $(RUN),--outdir $(RUN)) $(TRAIN)
+	$(BIN)/ecgfit train --store '$(STORE)' $(if $(RUN),--outdir '$(RUN)') $(TRAIN)
 
 eval: .venv
-	$(BIN)/ecgfit eval --store $(STORE) $(if $(RUN),--run $(RUN))
+	$(BIN)/ecgfit eval --store '$(STORE)' $(if $(RUN),--run '$(RUN)')
 
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not full" --numprocesses auto --maxprocesses 8 --dist loadfile

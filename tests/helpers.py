@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import os
 import shutil
+import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ecgprep.building.plan import BuildSettings, default_registry
+from ecgprep.building.plan import BuildSettings, Plan, default_registry
 from ecgprep.building.run import build_store
+from ecgprep.cli import cli
+from ecgprep.console import run_command
+from ecgprep.errors import STATUSES
 from ecgprep.patients.manifest import read_manifest
+from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import muse
 from ecgprep.store.reader import Store
 
 if TYPE_CHECKING:
@@ -105,9 +113,12 @@ def build(
     target: Path,
     settings: BuildSettings | None = None,
     covariates: tuple[str, ...] = (),
-    **options: object,
+    *,
+    registry_path: Path | None = None,
+    jobs: int = 1,
+    **options: Any,
 ) -> Store:
-    """Build a store with a registry beside it."""
+    """Build a store with a registry beside it; `options` are those of a plan."""
     settings = settings or BuildSettings()
     rows = read_manifest(
         manifest,
@@ -115,8 +126,55 @@ def build(
         unlabelled=settings.unlabelled,
         group_by=settings.plan.by_column,
     )
-    options.setdefault("registry_path", default_registry(target.with_suffix(".csv")))
-    return build_store(rows, target, settings, **options)  # type: ignore[arg-type]
+    registry_path = registry_path or default_registry(target.with_suffix(".csv"))
+    return build_store(Plan(rows, target, settings, registry_path, **options), jobs=jobs)
+
+
+def command(*arguments: object) -> Finished:
+    """Run the command `ecgprep` in this process, in the current folder."""
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            run_command(cli, [str(argument) for argument in arguments], prog_name="ecgprep")
+    except SystemExit as ended:
+        return Finished(int(ended.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    raise AssertionError("run_command ends the process")
+
+
+class Finished(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder, by path."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def statuses(store: Store) -> list[str]:
+    """Return the status of each row, by name."""
+    return [STATUSES[code] for code in store.array("status")]
+
+
+def write_recordings(folder: Path, n: int) -> Path:
+    """Write a recording for each of `n` patients, 10 s at 100 Hz, and return their manifest."""
+    (folder / "xml").mkdir(parents=True)
+    lines = ["patient_id,path_xml,label,age,sex"]
+    for i in range(n):
+        generator = np.random.default_rng(i)
+        uv = simulate(Heart.draw(generator, i % 2), 100, generator)
+        (folder / "xml" / f"{i}.xml").write_bytes(muse(uv, 100, f"P{i}"))
+        lines.append(f"P{i},xml/{i}.xml,{i % 2},{40 + i % 40},{i // 2 % 2}")
+    manifest = folder / "manifest.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest
 
 
 def write_manifest(path: Path, rows: list[tuple[str, str, object]]) -> Path:

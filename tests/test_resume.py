@@ -1,4 +1,4 @@
-"""Stopped builds: killed at any point, out of disk, or interrupted, a build goes on where it stood and ends in the same bytes."""
+"""Stopped builds: killed anywhere, out of disk, interrupted; the next one ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build
+from helpers import command, files_of, statuses, write_recordings
 
+import ecgprep
 import ecgprep.building.run
 from ecgprep.building.parts import is_current, load_result
-from ecgprep.building.plan import BuildSettings, Plan, read_plan, share
-from ecgprep.building.record import stale_reason
-from ecgprep.building.run import build_share, build_store, finalise_store, plan_store, recover
-from ecgprep.errors import STATUSES, InputError, NoSpace, StoreError, TargetExists, TooManyRejects
+from ecgprep.building.plan import BuildSettings, Plan, read_plan
+from ecgprep.building.run import build_share, finalise_store, plan_store, recover
+from ecgprep.conform import Conformity
+from ecgprep.errors import InputError, NoSpace, StoreError, TargetExists, TooManyRejects
 from ecgprep.patients.manifest import read_manifest
-from ecgprep.patients.registry import SplitPlan
-from ecgprep.simulation.corpus import write_corpus
 from ecgprep.store.reader import Store
 from ecgprep.store.record import private_path
+
+SETTINGS = BuildSettings(Conformity(100, 1000))
+FIRST_PART_DONE = 12
+"""The call at which one part is whole: its chunk and its result are two files of four calls each."""
 
 KILL_AT = """
 import os, signal, sys
 from pathlib import Path
-from ecgprep.building.run import build_store
-from ecgprep.patients.manifest import read_manifest
-from ecgprep.building.plan import BuildSettings
+import ecgprep
 
 count, at = 0, int(sys.argv[2])
 def counted(call):
@@ -46,39 +47,27 @@ def counted(call):
 for name in ("fsync", "replace", "rename"):
     setattr(os, name, counted(getattr(os, name)))
 folder = Path(sys.argv[1])
-manifest, replace = read_manifest(folder / "c" / "manifest.csv"), "replace" in sys.argv
-build_store(manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv", replace=replace)
+manifest, registry = folder / "c" / "manifest.csv", folder / "r.csv"
+ecgprep.build(
+    manifest, folder / "s.zarr", hz=100, length=1000, registry=registry,
+    replace="replace" in sys.argv,
+)
 print(count)
 """
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """260 rows and more, in two parts: small recordings would hide nothing, so they are real sized."""
-    out = tmp_path_factory.mktemp("kill") / "c"
-    write_corpus(out, patients=200, seed=3, prevalence=0.3)
-    return out
+    """260 rows, in two parts."""
+    return write_recordings(tmp_path_factory.mktemp("kill") / "c", 260).parent
 
 
 @pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory) -> Path:
     """A folder with the store of an uninterrupted build, its private files and registry."""
     folder = tmp_path_factory.mktemp("whole")
-    build_store(
-        read_manifest(corpus / "manifest.csv"),
-        folder / "s.zarr",
-        BuildSettings(),
-        registry_path=folder / "r.csv",
-    )
-    assert len(Store(folder / "s.zarr")) > 256
+    (folder / "c").symlink_to(corpus)
+    build(folder)
     return folder
 
 
@@ -88,20 +77,28 @@ def folder(corpus, tmp_path) -> Path:
     return tmp_path
 
 
-def resume(folder: Path, **options) -> Store:
-    recover(folder / "s.zarr")
-    manifest = read_manifest(folder / "c" / "manifest.csv")
-    if (folder / "s.zarr").exists() and stale_reason(
-        folder / "s.zarr", manifest, BuildSettings(), folder / "r.csv"
-    ) is None:
-        return Store(folder / "s.zarr")
-    return build_store(
-        manifest, folder / "s.zarr", BuildSettings(), registry_path=folder / "r.csv", **options
+def build(folder: Path, manifest: str = "c/manifest.csv", **options) -> Store:
+    """Build the store of a folder, or continue its build, as the user does."""
+    return ecgprep.build(
+        folder / manifest,
+        folder / "s.zarr",
+        registry=folder / "r.csv",
+        hz=100,
+        length=1000,
+        **options,
     )
 
 
+def plan_of(folder: Path) -> Plan:
+    manifest = read_manifest(folder / "c" / "manifest.csv")
+    return Plan(manifest, folder / "s.zarr", SETTINGS, folder / "r.csv")
+
+
 def killed_at(folder: Path, at: int, *arguments: str) -> int | None:
-    """Build in a process that kills itself at its `at`-th fsync or rename; return the number of calls of a build that came through."""
+    """Build in a process that kills itself at its `at`-th fsync or rename.
+
+    Returns the number of calls of a build that was not killed.
+    """
     done = subprocess.run(
         [sys.executable, "-c", KILL_AT, folder, str(at), *arguments],
         check=False,
@@ -119,26 +116,32 @@ def assert_same(folder: Path, whole: Path) -> None:
     assert files_of(folder / "s.zarr") == files_of(whole / "s.zarr")
     for name in ("r.csv", "s.zarr.rejects.csv"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
-    left = {path.name for path in folder.iterdir()} - {
-        ".s.zarr.lock",
-        ".r.csv.lock",
-    }  # an empty lock file that nobody holds locks nothing
+    # An empty lock file that nobody holds locks nothing.
+    left = {path.name for path in folder.iterdir()} - {".s.zarr.lock", ".r.csv.lock"}
     assert left == {"c", "r.csv", "s.zarr", "s.zarr.build.json", "s.zarr.rejects.csv"}
 
 
 def check_killed(folder: Path, whole: Path, at: int) -> bool:
-    """Kill at one point, look, resume; return whether the build came through without reaching the point."""
+    """Kill at one point, look, continue; return whether the build ended before the point."""
     if killed_at(folder, at) is not None:
         return True
     if (folder / "s.zarr").exists():  # published before the kill: then it is whole
         assert files_of(folder / "s.zarr") == files_of(whole / "s.zarr")
-    resume(folder)
+    build(folder)
     assert_same(folder, whole)
     return False
 
 
-@pytest.mark.parametrize("at", [1, 5, 9, 30, 74, 80])
-def test_killed_build_goes_on_to_the_same_bytes(folder, whole, at):
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param(1, id="before the first file"),
+        pytest.param(9, id="within the second part"),
+        pytest.param(74, id="within the small arrays"),
+        pytest.param(80, id="about publishing"),
+    ],
+)
+def test_killed_build_continues_to_the_same_bytes(folder, whole, at):
     assert not check_killed(folder, whole, at)
 
 
@@ -157,24 +160,38 @@ def test_killed_at_every_point(folder, whole):
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_rebuild_killed_at_every_point_keeps_the_old_store_or_has_the_new(folder, whole):
-    """With --replace there is a whole store under the name at every moment but one, between two renames, and `recover` ends that."""
+    """With --replace a whole store has the name at every moment but one, between two renames.
+
+    `recover` ends that moment.
+    """
     n_calls = None
     at = 1
     while n_calls is None:
-        for name in ("s.zarr", ".s.zarr.building", ".s.zarr.old"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for path in folder.glob("*.*"):
-            if path.is_file():
-                path.unlink()
-        shutil.copytree(whole / "s.zarr", folder / "s.zarr")
-        for name in ("r.csv", "s.zarr.rejects.csv"):
-            shutil.copy(whole / name, folder / name)
-        n_calls = killed_at(folder, at, "replace")
-        recover(folder / "s.zarr")
-        assert files_of(folder / "s.zarr") == files_of(whole / "s.zarr")
-        resume(folder, replace=True)
-        assert_same(folder, whole)
+        n_calls = check_rebuild_killed(folder, whole, at)
         at += 1 if at > 60 or at < 4 else 7
+
+
+@pytest.mark.parametrize("at", [40, 76])
+def test_killed_rebuild_keeps_the_old_store_or_has_the_new(folder, whole, at):
+    assert check_rebuild_killed(folder, whole, at) is None
+
+
+def check_rebuild_killed(folder: Path, whole: Path, at: int) -> int | None:
+    """Kill a rebuild at one point, look, continue; return its calls if it was not killed."""
+    for name in ("s.zarr", ".s.zarr.building", ".s.zarr.old"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in folder.glob("*.*"):
+        if path.is_file():
+            path.unlink()
+    shutil.copytree(whole / "s.zarr", folder / "s.zarr")
+    for name in ("r.csv", "s.zarr.rejects.csv"):
+        shutil.copy(whole / name, folder / name)
+    n_calls = killed_at(folder, at, "replace")
+    recover(folder / "s.zarr")
+    assert files_of(folder / "s.zarr") == files_of(whole / "s.zarr")
+    build(folder, replace=True)
+    assert_same(folder, whole)
+    return n_calls
 
 
 @pytest.mark.full
@@ -182,21 +199,11 @@ def test_rebuild_killed_at_every_point_keeps_the_old_store_or_has_the_new(folder
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_at_random_times(folder, whole, jobs):
     generator = random.Random(jobs)  # noqa: S311
-    command = [
-        sys.executable,
-        "-m",
-        "ecgprep.cli",
-        "build",
-        "c/manifest.csv",
-        "s.zarr",
-        "--registry",
-        "r.csv",
-        "--jobs",
-        str(jobs),
-    ]
+    options = f"--registry r.csv --hz 100 --length 1000 --jobs {jobs}".split()
+    arguments = [sys.executable, "-m", "ecgprep", "build", "c/manifest.csv", "s.zarr", *options]
     for _ in range(10):
         process = subprocess.Popen(
-            command,
+            arguments,
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -207,14 +214,11 @@ def test_killed_at_random_times(folder, whole, jobs):
         process.wait()
         if (folder / "s.zarr").exists():
             assert files_of(folder / "s.zarr") == files_of(whole / "s.zarr")
-    resume(folder)
+    build(folder)
     assert_same(folder, whole)
 
 
 def test_what_was_read_is_not_read_again(folder, whole, monkeypatch):
-    killed_at(
-        folder, 12
-    )  # the first part is done: chunk and result are two files of four calls each
     read = []
     original = ecgprep.building.run.run_parts
 
@@ -222,102 +226,101 @@ def test_what_was_read_is_not_read_again(folder, whole, monkeypatch):
         read.extend(part.index for part in parts)
         return original(parts, jobs)
 
+    assert killed_at(folder, FIRST_PART_DONE) is None
     monkeypatch.setattr(ecgprep.building.run, "run_parts", counting)
-    resume(folder)
+    build(folder)
     assert read == [1]
     assert_same(folder, whole)
 
 
 def test_a_source_that_changed_meanwhile_is_read_again(corpus, tmp_path):
     shutil.copytree(corpus, tmp_path / "c")
-    killed_at(tmp_path, 12)
-    plan = read_plan(tmp_path / "s.zarr")
+    plan = plan_of(tmp_path)
+    plan_store(plan)
+    build_share(plan, 1, 2)
     first = plan.parts()[0]
     assert is_current(first, load_result(first))
-    shutil.copy(
-        corpus / plan.manifest.path_xml[9], tmp_path / "c" / plan.manifest.path_xml[8]
-    )  # now a copy of row 9
+    paths = plan.manifest.path_xml
+    shutil.copy(corpus / paths[9], tmp_path / "c" / paths[8])
     assert not is_current(first, load_result(first))
-    resume(tmp_path)
-    assert Store(tmp_path / "s.zarr").array("status")[[8, 9]].any()
+    assert statuses(build(tmp_path, max_rejected=1.0))[8:10] == ["conflict", "conflict"]
 
 
-@pytest.mark.parametrize("megabytes", [1, 22, 30, 38])
-def test_full_disk(corpus, whole, tmp_path, megabytes):
-    """On a file system that fills up, nothing half-written stays under a final name, and with more space the build goes on."""
+@pytest.mark.parametrize(
+    "megabytes",
+    [
+        pytest.param(1, id="for no part"),
+        pytest.param(5, id="for one part"),
+        pytest.param(8, id="for both parts and little more"),
+    ],
+)
+def test_full_disk(folder, whole, tmp_path, megabytes):
+    """A full file system leaves nothing half-written; with more space the build continues."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk],
-        check=False,
-        capture_output=True,
-    ).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        manifest = read_manifest(corpus / "manifest.csv")
-        real, shutil.disk_usage = (
-            shutil.disk_usage,
-            lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12),
-        )  # so that it starts
-        try:
+        (disk / "c").symlink_to(folder / "c")
+        with pytest.MonkeyPatch.context() as patch:  # or the build would not even start
+            much = shutil._ntuple_diskusage(10**12, 0, 10**12)
+            patch.setattr(shutil, "disk_usage", lambda path: much)
             with pytest.raises(NoSpace):
-                build_store(
-                    manifest, disk / "s.zarr", BuildSettings(), registry_path=disk / "r.csv"
-                )
-            assert not (disk / "s.zarr").exists()
-        finally:
-            shutil.disk_usage = real
+                build(disk)
+        assert not (disk / "s.zarr").exists()
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
-        store = build_store(
-            manifest, disk / "s.zarr", BuildSettings(), registry_path=disk / "r.csv"
-        )
-        assert files_of(store.path) == files_of(whole / "s.zarr")
+        assert files_of(build(disk).path) == files_of(whole / "s.zarr")
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
 def test_planned_parts_in_any_order_give_the_same_bytes(folder, whole):
-    plan = Plan(
-        read_manifest(folder / "c" / "manifest.csv"),
-        folder / "s.zarr",
-        BuildSettings(),
-        folder / "r.csv",
-    )
-    assert plan_store(plan) == 2
+    assert plan_store(plan_of(folder)) == 2
     with pytest.raises(InputError, match=r"2 of 2 parts .* are missing.*: 1, 2\."):
         finalise_store(read_plan(folder / "s.zarr"))
-    for i in (2, 1):
-        again = read_plan(folder / "s.zarr")
-        assert build_share(again, share(again.parts(), i, 2)) == 1
-        assert build_share(again, share(again.parts(), i, 2)) == 0
+    for part in (2, 1):
+        assert build_share(read_plan(folder / "s.zarr"), part, 2) == (1, 1)
+        assert build_share(read_plan(folder / "s.zarr"), part, 2) == (1, 0)
     finalise_store(read_plan(folder / "s.zarr"))
     assert_same(folder, whole)
 
 
-def test_commands_for_a_cluster(folder, whole):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "ecgprep.cli", *arguments],
-            cwd=folder,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+def test_a_plan_is_read_as_it_was_written(folder):
+    settings = BuildSettings(Conformity(100, 1000, 2.5, 3), exclude_quality=("flat", "noise"))
+    manifest = read_manifest(folder / "c" / "manifest.csv", covariates=("age",))
+    tested = frozenset({"P1", "P2"})
+    plan = Plan(manifest, folder / "s.zarr", settings, folder / "r.csv", 0.25, tested)
+    plan_store(plan)
+    again = read_plan(folder / "s.zarr")
+    assert again.settings == settings
+    assert (again.store, again.registry_path) == (plan.store, plan.registry_path)
+    assert (again.max_rejected, again.test_patients, again.replace) == (0.25, tested, False)
+    assert [part.key for part in again.parts()] == [part.key for part in plan.parts()]
 
-    assert "2 parts" in run("plan", "c/manifest.csv", "s.zarr", "--registry", "r.csv").stdout
+
+def test_a_plan_of_another_version_is_told(folder):
+    plan_store(plan_of(folder))
+    (folder / ".s.zarr.building" / "plan.json").write_text('{"format": 1, "manifest": "m.csv"}')
+    with pytest.raises(InputError, match="or another version of ecgprep made it. Run `ecgprep pla"):
+        read_plan(folder / "s.zarr")
+
+
+def test_commands_for_a_cluster(folder, whole, monkeypatch):
+    monkeypatch.chdir(folder)
+    options = "--registry r.csv --hz 100 --length 1000".split()
+    assert "2 parts" in command("plan", "c/manifest.csv", "s.zarr", *options).stdout
     shares = [
-        subprocess.Popen(
-            [sys.executable, "-m", "ecgprep.cli", "part", "s.zarr", "--part", f"{i}/2"], cwd=folder
-        )
+        subprocess.Popen([sys.executable, "-m", "ecgprep", "part", "s.zarr", "--part", f"{i}/2"])
         for i in (1, 2)
     ]
     assert [process.wait() for process in shares] == [0, 0]
-    assert run("finalise", "s.zarr").returncode == 0
+    assert command("finalise", "s.zarr").returncode == 0
     assert_same(folder, whole)
-    missing = run("part", "other.zarr", "--part", "1/2")
+    missing = command("part", "other.zarr", "--part", "1/2")
     assert missing.returncode == 3
     assert "There is no plan for other.zarr" in missing.stderr
-    assert run("part", "s.zarr", "--part", "3/2").returncode == 2
+    assert command("part", "s.zarr", "--part", "3/2").returncode == 2
 
 
 @pytest.mark.timeout(120)
@@ -326,153 +329,109 @@ def test_dask_cluster_gives_the_same_bytes(folder, whole):
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
     ) as cluster:
-        manifest = read_manifest(folder / "c" / "manifest.csv")
-        build_store(
-            manifest,
-            folder / "s.zarr",
-            BuildSettings(),
-            registry_path=folder / "r.csv",
-            dask=cluster.scheduler_address,
-        )
+        build(folder, dask=cluster.scheduler_address)
     assert_same(folder, whole)
 
 
 def test_unreachable_scheduler_is_named(folder):
     pytest.importorskip("distributed")
-    manifest = read_manifest(folder / "c" / "manifest.csv")
     with pytest.raises(InputError, match="--dask: no scheduler could be reached"):
-        build_store(
-            manifest,
-            folder / "s.zarr",
-            BuildSettings(),
-            registry_path=folder / "r.csv",
-            dask="nonsense",
-        )
+        build(folder, dask="nonsense")
 
 
-def test_a_higher_limit_reads_nothing_again(folder, monkeypatch):
-    corpus = folder / "c"
-    rows = (corpus / "manifest.csv").read_text().splitlines()
-    manifest = corpus / "more.csv"
-    manifest.write_text(
-        "\n".join([*rows, *(f"X{i},absent{i}.xml,0,50,1" for i in range(60))]) + "\n"
-    )
-    try:
-        with pytest.raises(TooManyRejects):
-            build(manifest, folder / "s.zarr")
-        monkeypatch.setattr(
-            ecgprep.building.run,
-            "run_parts",
-            lambda parts, jobs: iter([(0, 0)] * 0) if not parts else pytest.fail("read again"),
-        )
-        assert len(build(manifest, folder / "s.zarr", max_rejected=0.5)) == len(rows) - 1 + 60
-    finally:
-        manifest.unlink()
+def test_a_higher_limit_reads_nothing_again(folder, tmp_path, monkeypatch):
+    rows = (folder / "c" / "manifest.csv").read_text().splitlines()
+    absent = [f"X{i},xml/absent{i}.xml,0,50,1" for i in range(60)]
+    (tmp_path / "more.csv").write_text("\n".join([*rows, *absent]) + "\n")
+    options = {"manifest": "more.csv", "root": folder / "c"}
+    with pytest.raises(TooManyRejects):
+        build(tmp_path, **options)
+
+    def read_nothing(parts, jobs):
+        assert not parts
+        return iter(())
+
+    monkeypatch.setattr(ecgprep.building.run, "run_parts", read_nothing)
+    assert len(build(tmp_path, **options, max_rejected=0.5)) == 260 + 60
 
 
 def test_damaged_result_is_built_again(folder, whole):
-    killed_at(folder, 12)
-    result = next((folder / ".s.zarr.building" / "parts").glob("*.part"))
+    plan = plan_of(folder)
+    plan_store(plan)
+    build_share(plan, 1, 2)
+    result = plan.parts()[0].result
     result.write_bytes(result.read_bytes()[:-40])
-    resume(folder)
+    assert load_result(plan.parts()[0]) is None
+    build(folder)
     assert_same(folder, whole)
 
 
-def test_damaged_chunk_is_found_and_not_resumed(folder, whole):
-    killed_at(folder, 12)
-    chunk = next((folder / ".s.zarr.building" / "store").rglob("0/0/0"))
+def flip_a_bit(chunk: Path, at: int) -> None:
     data = bytearray(chunk.read_bytes())
-    data[1000] ^= 1
+    data[at] ^= 1
     chunk.write_bytes(data)
-    with pytest.raises(StoreError, match="Verification failed"):
-        resume(folder)
-    resume(folder)
-    assert_same(folder, whole)
 
 
-def test_a_file_that_stays_unreadable_does_not_keep_a_plan_from_its_end(folder, tmp_path):
-    rows = (folder / "c" / "manifest.csv").read_text().splitlines()[:20]
-    (tmp_path / "xml").mkdir()
-    for row in rows[1:]:
-        shutil.copy(folder / "c" / row.split(",")[1], tmp_path / "xml")
-    manifest = tmp_path / "u.csv"
-    manifest.write_text("\n".join([*rows, f"X,{'n' * 300}.xml,0,50,1"]) + "\n")
-    plan = Plan(
-        read_manifest(manifest),
-        folder / "u.zarr",
-        BuildSettings(plan=SplitPlan(allow_missing_class=True)),
-        folder / "u.r.csv",
-        0.5,
-    )
+def test_one_damaged_chunk_is_found_and_costs_its_part_only(folder, whole):
+    plan = plan_of(folder)
     plan_store(plan)
-    assert build_share(plan, plan.parts()) == 1
-    assert build_share(plan, plan.parts()) == 1  # it is tried again
-    assert STATUSES[finalise_store(plan).array("status")[-1]] == "file_unreadable"
-
-
-def test_one_damaged_chunk_costs_its_part_only(folder, whole, monkeypatch):
-    plan = Plan(
-        read_manifest(folder / "c" / "manifest.csv"),
-        folder / "s.zarr",
-        BuildSettings(),
-        folder / "r.csv",
-    )
-    plan_store(plan)
-    build_share(plan, plan.parts())
-    chunk = plan.parts()[0].chunk
-    data = bytearray(chunk.read_bytes())
-    data[5 * 80_000] ^= 1
-    chunk.write_bytes(data)
+    build_share(plan, 1, 1)
+    row_bytes = 8 * 1000 * 2
+    flip_a_bit(plan.parts()[0].chunk, 5 * row_bytes)
     with pytest.raises(StoreError, match="wrong in row 5"):
         finalise_store(plan)
     assert [load_result(part) is None for part in plan.parts()] == [True, False]
-    resume(folder)
+    build(folder)
     assert_same(folder, whole)
 
 
+def test_a_file_that_stays_unreadable_does_not_keep_a_plan_from_its_end(corpus, tmp_path):
+    rows = (corpus / "manifest.csv").read_text().splitlines()[:20]
+    (tmp_path / "u.csv").write_text("\n".join([*rows, f"X,{'n' * 300}.xml,0,50,1"]) + "\n")
+    manifest = read_manifest(tmp_path / "u.csv", corpus)
+    plan = Plan(manifest, tmp_path / "u.zarr", SETTINGS, tmp_path / "u.r.csv", max_rejected=0.5)
+    plan_store(plan)
+    assert build_share(plan, 1, 1) == (1, 1)
+    assert build_share(plan, 1, 1) == (1, 1)  # it is tried again
+    assert statuses(finalise_store(plan))[-1] == "file_unreadable"
+
+
 def test_other_settings_use_nothing_of_a_stopped_build(folder):
-    killed_at(folder, 12)
-    store = build(
-        folder / "c" / "manifest.csv",
-        folder / "s.zarr",
-        BuildSettings(plan=BuildSettings().plan),
-        registry_path=folder / "q.csv",
-    )
-    assert set(store.array("status")) == {0}
+    plan = plan_of(folder)
+    plan_store(plan)
+    build_share(plan, 1, 2)
+    manifest, registry = folder / "c" / "manifest.csv", folder / "q.csv"
+    store = ecgprep.build(manifest, plan.store, hz=100, length=900, registry=registry)
+    assert store.n_samples == 900
+    assert set(statuses(store)) == {"ok"}
 
 
 def test_memory_limit_is_a_memory_error_and_not_a_dead_machine():
-    code = "from ecgprep.building.executors import limit_memory; limit_memory(200_000_000); bytearray(100_000_000); bytearray(400_000_000)"
+    code = (
+        "from ecgprep.building.executors import limit_memory; limit_memory(200_000_000); "
+        "bytearray(100_000_000); print('fits'); bytearray(400_000_000)"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stdout == "fits\n"
     assert "MemoryError" in done.stderr
 
 
 def test_part_while_a_build_runs_is_refused(folder):
     import fcntl
 
-    plan = Plan(
-        read_manifest(folder / "c" / "manifest.csv"),
-        folder / "s.zarr",
-        BuildSettings(),
-        folder / "r.csv",
-    )
+    plan = plan_of(folder)
     plan_store(plan)
     with (folder / ".s.zarr.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(TargetExists, match="another process"):
-            build_share(plan, plan.parts())
+            build_share(plan, 1, 1)
 
 
 def test_verified_parts_hold_what_reading_gives(folder):
-    plan = Plan(
-        read_manifest(folder / "c" / "manifest.csv"),
-        folder / "s.zarr",
-        BuildSettings(),
-        folder / "r.csv",
-    )
+    plan = plan_of(folder)
     plan_store(plan)
+    build_share(plan, 2, 2)
     part = plan.parts()[1]
-    build_share(plan, [part])
     result = load_result(part)
     assert len(result.stamps) == len(part.paths)
     assert np.isfinite(result.arrays["fingerprint"]).all()
