@@ -171,7 +171,7 @@ def write_recordings(folder: Path, n: int) -> Path:
         generator = np.random.default_rng(i)
         uv = simulate(Heart.draw(generator, i % 2), 100, generator)
         (folder / "xml" / f"{i}.xml").write_bytes(muse(uv, 100, f"P{i}"))
-        lines.append(f"P{i},xml/{i}.xml,{i % 2},{40 + i % 40},{i // 2 % 2}")
+        lines.append(f"P{i},xml/{i}.xml,{i % 2},{40 + i % 10},{i // 2 % 2}")
     manifest = folder / "manifest.csv"
     manifest.write_text("\n".join(lines) + "\n")
     return manifest

@@ -1,7 +1,8 @@
-"""Build: every row accounted for, the same bytes however it is built, and nothing under a final name unless it is whole."""
+"""Build: every row accounted for, the same bytes however it is built, and only whole results."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build, write_manifest
+from helpers import build, files_of, statuses, write_manifest, write_recordings
 
 import ecgprep.files.atomic
 from ecgprep.building.ensure import ensure_store
@@ -28,25 +29,13 @@ from ecgprep.errors import STATUSES, InputError, NoSpace, TargetExists, TooManyR
 from ecgprep.patients.manifest import read_manifest
 from ecgprep.patients.registry import SplitPlan
 from ecgprep.readers import read_recording
-from ecgprep.simulation.corpus import write_corpus
 from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import aecg, muse
 from ecgprep.store.reader import Store
 from ecgprep.store.record import private_path
 
 LOOSE = BuildSettings(plan=SplitPlan(allow_missing_class=True))
-
-
-def files_of(store: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in store.rglob("*")
-        if path.is_file()
-    }
-
-
-def statuses(store: Store) -> list[str]:
-    return [STATUSES[code] for code in store.array("status")]
+SMALL = BuildSettings(Conformity(100, 1000))
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -55,7 +44,7 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path, uv) -> Path:
-    """A folder with recordings of six patients, one of each label pattern and some defects, and their manifest."""
+    """Recordings of six patients, every other one positive, and their manifest."""
     rows = []
     for i in range(6):
         (tmp_path / f"{i}.xml").write_bytes(muse(other_uv(i), 500, f"P{i}"))
@@ -88,23 +77,21 @@ def test_row_i_is_what_reading_and_conforming_file_i_gives(corpus, store):
     np.testing.assert_array_equal(store.array("covariates"), manifest.covariates)
 
 
-@pytest.mark.parametrize("jobs", [2, 3])
+@pytest.mark.parametrize("jobs", [2, pytest.param(3, marks=pytest.mark.full)])
 def test_bytes_do_not_depend_on_jobs(tmp_path, jobs):
-    write_corpus(tmp_path / "corpus", patients=250, seed=2, prevalence=0.3)  # more than one part
-    one = build(tmp_path / "corpus" / "manifest.csv", tmp_path / "one.zarr")
-    many = build(tmp_path / "corpus" / "manifest.csv", tmp_path / "many.zarr", jobs=jobs)
-    assert len(one) > 256
+    manifest = write_recordings(tmp_path / "corpus", 260)  # more than one part
+    one = build(manifest, tmp_path / "one.zarr", SMALL)
+    many = build(manifest, tmp_path / "many.zarr", SMALL, jobs=jobs)
+    assert len(one) == 260
     assert files_of(one.path) == files_of(many.path)
 
 
 def test_bytes_do_not_depend_on_demographics(folder, uv):
     one = build(folder / "m.csv", folder / "one.zarr", LOOSE)
+    named = re.compile(rb"(<PatientID>|Synth\S+ )[^<]*")
     for path in folder.glob("*.xml"):
-        path.write_bytes(
-            re.sub(
-                rb"(<PatientID>|Synth\S+ )[^<]*", rb"\1Somebody Else", path.read_bytes()
-            ).replace(b"01-01-2000", b"12-31-1999")
-        )
+        renamed = named.sub(rb"\1Somebody Else", path.read_bytes())
+        path.write_bytes(renamed.replace(b"01-01-2000", b"12-31-1999"))
     other = build(folder / "m.csv", folder / "other.zarr", LOOSE)
     assert files_of(one.path) == files_of(other.path)
 
@@ -126,15 +113,10 @@ def test_every_defect_is_a_row_with_its_status(folder, uv):
     ]
     bad = np.arange(6, 11)
     assert not store.gather(bad, np.empty((5, 8, 5000), np.int16)).any()
-    for name, value in {
-        "patient": -1,
-        "split": -1,
-        "lead_mask": 0,
-        "moments": 0,
-        "valid_span": 0,
-        "rate_hz": 0,
-    }.items():
-        assert (store.array(name)[bad] == value).all()
+    for name in ("lead_mask", "moments", "valid_span", "rate_hz"):
+        assert not store.array(name)[bad].any()
+    for name in ("patient", "split"):
+        assert (store.array(name)[bad] == -1).all()
     rejects = private_path(store.path, "rejects.csv")
     assert [line.split(",")[:2] for line in rejects.read_text().splitlines()[1:]] == [
         [str(i + 2), statuses(store)[i]] for i in bad
@@ -256,14 +238,13 @@ def test_loop_of_symlinks_is_a_status(folder):
     )
 
 
-def test_longer_manifest_keeps_patients_and_splits(corpus, tmp_path, uv):
-    shutil.copytree(corpus, tmp_path / "corpus")
-    manifest = tmp_path / "corpus" / "manifest.csv"
-    old = build(manifest, tmp_path / "s.zarr")
+def test_longer_manifest_keeps_patients_and_splits(tmp_path, uv):
+    manifest = write_recordings(tmp_path / "c", 30)
+    old = build(manifest, tmp_path / "s.zarr", SMALL)
     kept = {name: np.array(old.array(name)) for name in ("patient", "split", "status")}
-    (tmp_path / "corpus" / "new.xml").write_bytes(aecg(uv, 500, "N"))
+    (tmp_path / "c" / "new.xml").write_bytes(aecg(uv[:, ::-1], 500, "N"))
     manifest.write_text(manifest.read_text() + "NEW,new.xml,1,50,1\n")
-    new = build(manifest, tmp_path / "s.zarr", replace=True)
+    new = build(manifest, tmp_path / "s.zarr", SMALL, replace=True)
     for name, values in kept.items():
         np.testing.assert_array_equal(new.array(name)[:-1], values)
     assert new.array("patient")[-1] == kept["patient"].max() + 1
@@ -295,37 +276,40 @@ def test_stale_is_told_with_its_reason(folder):
     assert "build record is missing" in reason()
 
 
-def test_ensure_store_builds_once_and_again_when_stale(corpus, tmp_path):
-    shutil.copytree(corpus, tmp_path / "c")
-    manifest, store = tmp_path / "c" / "manifest.csv", tmp_path / "c" / "manifest.zarr"
-    assert "does not exist yet" in ensure_store(manifest, store, BuildSettings())[1]
-    assert "is up to date" in ensure_store(manifest, store, BuildSettings())[1]
-    opened, note = ensure_store(manifest, store, BuildSettings(Conformity(n_samples=2500)))
-    assert "the settings differ" in note
-    assert opened.n_samples == 2500
-    opened, _ = ensure_store(manifest, store, BuildSettings(), ("age",))
-    assert opened.covariate_names == ["age"]
-    opened, note = ensure_store(manifest, store, BuildSettings())
-    assert (opened.covariate_names, note.endswith("is up to date")) == (["age"], True)
-    opened, _ = ensure_store(manifest, store, BuildSettings(), ("sex",))
-    assert opened.covariate_names == ["age", "sex"]
+def test_ensure_store_builds_once_and_again_when_stale(tmp_path):
+    manifest = write_recordings(tmp_path / "c", 30)
+    store = manifest.with_suffix(".zarr")
+    assert ensure_store(manifest, store, SMALL).note == f"{store} was built: it does not exist yet"
+    assert ensure_store(manifest, store, SMALL).note == f"{store} is up to date"
+    shorter = BuildSettings(Conformity(100, 500))
+    opened, note = ensure_store(manifest, store, shorter)
+    assert note.startswith(f"{store} was built: the settings differ; runs that were trained on")
+    assert opened.n_samples == 500
+    assert ensure_store(manifest, store, shorter, ("age",)).store.covariate_names == ["age"]
+    opened, note = ensure_store(manifest, store, shorter)
+    assert (opened.covariate_names, note) == (["age"], f"{store} is up to date")
+    assert ensure_store(manifest, store, shorter, ("sex",)).store.covariate_names == ["age", "sex"]
 
 
-def test_ensure_store_keeps_what_was_built_by_other_means(corpus, tmp_path):
-    shutil.copytree(corpus, tmp_path / "c")
-    manifest, store = tmp_path / "c" / "manifest.csv", tmp_path / "c" / "manifest.zarr"
-    build(manifest, store, BuildSettings(exclude_quality=("flat",), duplicates="exact"))
+def test_ensure_store_keeps_what_was_built_by_other_means(tmp_path):
+    manifest = write_recordings(tmp_path / "c", 30)
+    store = manifest.with_suffix(".zarr")
+    build(manifest, store, replace_settings(exclude_quality=("flat",), duplicates="exact"))
     with pytest.raises(TargetExists, match=r"cannot be given here \(duplicates, exclude_quality\)"):
-        ensure_store(manifest, store, BuildSettings())
+        ensure_store(manifest, store, SMALL)
     shutil.rmtree(store)
-    build(manifest, store, registry_path=tmp_path / "elsewhere.csv")
+    build(manifest, store, SMALL, registry_path=tmp_path / "elsewhere.csv")
     kept = Store(store).content_sha256
     with pytest.raises(TargetExists, match="registry is missing.*splits could change"):
-        ensure_store(manifest, store, BuildSettings())
+        ensure_store(manifest, store, SMALL)
     private_path(store, "build.json").unlink()
     with pytest.raises(TargetExists, match="build record is missing"):
-        ensure_store(manifest, store, BuildSettings())
+        ensure_store(manifest, store, SMALL)
     assert Store(store).content_sha256 == kept
+
+
+def replace_settings(**changes: object) -> BuildSettings:
+    return dataclasses.replace(SMALL, **changes)
 
 
 def test_unlabelled_cohort_goes_to_test(folder):
@@ -358,30 +342,29 @@ def test_disk_that_would_be_full_is_refused_before_the_first_byte(folder, monkey
         build(folder / "m.csv", folder / "s.zarr", LOOSE)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "code", "jobs"),
+    [
+        (signal.SIGINT, 130, 1),
+        (signal.SIGTERM, 143, 2),
+        pytest.param(signal.SIGTERM, 143, 1, marks=pytest.mark.full),
+        pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.full),
+    ],
+)
 def test_interrupted_build_leaves_its_work_folder_only(tmp_path, number, code, jobs):
-    write_corpus(tmp_path / "c", patients=20, seed=2, prevalence=0.3)
-    rows = (tmp_path / "c" / "manifest.csv").read_text().splitlines()
-    (tmp_path / "c" / "manifest.csv").write_text(
-        "\n".join([rows[0], *rows[1:] * 300]) + "\n"
-    )  # minutes of work
-    command = [
-        sys.executable,
-        "-m",
-        "ecgprep.cli",
-        "build",
-        "c/manifest.csv",
-        "s.zarr",
-        "--jobs",
-        str(jobs),
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".s.zarr.building/parts/*.part")) and time.monotonic() < deadline:
+    manifest = write_recordings(tmp_path / "c", 20)
+    header, *rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([header, *rows * 300]) + "\n")  # far more than is read below
+    line = f"build c/manifest.csv s.zarr --hz 100 --length 1000 --jobs {jobs}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ecgprep", *line.split()], cwd=tmp_path, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob(".s.zarr.building/parts/*.part")):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == code
     assert sorted(path.name for path in tmp_path.iterdir()) == [".s.zarr.building", "c"]
     assert not [path for path in tmp_path.rglob(".*") if path.name.endswith((".partial", ".lock"))]
@@ -450,7 +433,7 @@ def test_bug_in_a_reader_is_a_traceback_that_names_the_line(folder, monkeypatch)
 
 
 def test_store_says_nothing_of_the_private_side(corpus, store):
-    """No patient id, file name, dialect or date of the corpus is in any byte or name of the store."""
+    """No patient id, file name, dialect or date of the corpus is in a name or byte of the store."""
     secrets = {
         b"000001",
         b"S0000",

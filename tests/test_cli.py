@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from helpers import command, write_recordings
 
 ROOT = Path(__file__).parent.parent
-
-
-def run(
-    *arguments: object, cwd: Path | None = None, module: str = "ecgprep.cli"
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-
-
-def test_build_inspect_verify(corpus, tmp_path):
-    store = tmp_path / "s.zarr"
-    built = run(
+COMMANDS = {
+    "ecgprep": {
         "build",
-        corpus / "manifest.csv",
-        store,
-        "--registry",
-        tmp_path / "r.csv",
-        "--covariates",
-        "age,sex",
-        "--json",
-    )
+        "doctor",
+        "finalise",
+        "inspect",
+        "pack",
+        "part",
+        "plan",
+        "read",
+        "report",
+        "synth",
+        "unpack",
+        "verify",
+    },
+    "ecgfit": {"train", "eval"},
+}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the command `ecgprep` in the test's folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+    return command
+
+
+def test_build_inspect_verify(run, corpus, tmp_path):
+    store = tmp_path / "s.zarr"
+    build = ["build", corpus / "manifest.csv", store, "--registry", tmp_path / "r.csv"]
+    built = run(*build, "--covariates", "age,sex", "--json")
     assert built.returncode == 0, built.stderr
     summary = json.loads(built.stdout)
     assert summary["status"] == {"ok": summary["rows"]}
@@ -39,32 +54,22 @@ def test_build_inspect_verify(corpus, tmp_path):
     assert {key: summary[key] for key in inspected} == inspected
     assert sum(split["patients"] for split in inspected["splits"].values()) == 60
     assert run("verify", store).stdout == f"{store} is intact.\n"
-    again = run(
-        "build",
-        corpus / "manifest.csv",
-        store,
-        "--registry",
-        tmp_path / "r.csv",
-        "--covariates",
-        "age,sex",
-        "--json",
-    )
+    again = run(*build, "--covariates", "age,sex", "--json")
     assert json.loads(again.stdout)["unchanged"] is True
-    assert "up to date" in again.stderr
-    stale = run("build", corpus / "manifest.csv", store, "--registry", tmp_path / "r.csv")
+    assert again.stderr == f"{store} is up to date; nothing to do.\n"
+    assert run(*build, "--covariates", "age,sex", "--json", "--quiet").stderr == ""
+    stale = run(*build)
     assert (stale.returncode, stale.stdout) == (7, "")
     assert "is stale: the settings differ. Use --replace" in stale.stderr
 
 
-def test_inspect_for_people_shows_the_same_numbers(store):
+def test_inspect_for_people_shows_the_same_numbers(run, store):
     text = run("inspect", store.path).stdout
     assert f"status: ok {len(store)}" in text
     assert store.content_sha256 in text
 
 
-def test_verify_of_a_damaged_store_exits_with_4_and_names_the_row(store, tmp_path):
-    import shutil
-
+def test_verify_of_a_damaged_store_exits_with_4_and_names_the_row(run, store, tmp_path):
     copy = Path(shutil.copytree(store.path, tmp_path / "copy.zarr"))
     chunk = copy / "waveforms/c/0/0/0"
     data = bytearray(chunk.read_bytes())
@@ -93,42 +98,90 @@ def test_verify_of_a_damaged_store_exits_with_4_and_names_the_row(store, tmp_pat
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
-def test_mistakes_of_the_user_end_in_a_message_and_a_code(tmp_path, arguments, code, message):
+def test_mistakes_of_the_user_end_in_a_message_and_a_code(run, tmp_path, arguments, code, message):
     (tmp_path / "a_file").write_text("x")
     (tmp_path / "good.csv").write_text("patient_id,path_xml,label\nP1,a.xml,0\n")
-    done = run(*arguments, cwd=tmp_path)
+    done = run(*arguments)
     assert done.returncode == code
     assert message in done.stderr
-    assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_too_many_rejects_exit_with_5(tmp_path):
+def test_too_many_rejects_exit_with_5(run, tmp_path):
     (tmp_path / "m.csv").write_text("patient_id,path_xml,label\nP1,absent.xml,0\n")
-    assert run("build", "m.csv", "s.zarr", cwd=tmp_path).returncode == 5
+    assert run("build", "m.csv", "s.zarr").returncode == 5
 
 
-@pytest.mark.parametrize("module", ["ecgprep.cli", "ecgfit.cli"])
-def test_every_command_has_help_with_an_example(module):
-    listed = run("--help", module=module).stdout.split("Commands:")[1].split()
-    commands = [word for word in listed if run(word, "--help", module=module).returncode == 0]
-    assert set(commands) >= (
-        {"build", "read", "inspect", "verify", "synth"}
-        if module == "ecgprep.cli"
-        else {"train", "eval"}
+def help_of(package: str, *names: str) -> str:
+    """Return the help of a command, at 80 columns."""
+    group = importlib.import_module(f"{package}.cli").cli
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(group, [*names, "--help"])
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+def test_every_command_has_help_with_an_example(package):
+    commands = help_of(package).split("Commands:")[1].splitlines()
+    names = {line.split()[0] for line in commands if re.match(r"  \w", line)}
+    assert names >= COMMANDS[package]
+    documents = "".join(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+    for name in names:
+        text = help_of(package, name)
+        assert "Example: " in text
+        assert max(map(len, text.splitlines())) <= 80
+        assert f"{package} {name}" in documents
+
+
+def test_help_of_the_module_loads_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ecgprep", "build", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    for name in commands:
-        assert "Example: " in run(name, "--help", module=module).stdout
-        assert f"{module.split('.')[0]} {name}" in (ROOT / "README.md").read_text()
+    assert "Usage: python -m ecgprep build [OPTIONS] MANIFEST STORE" in done.stdout
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"numpy", "scipy", "lxml", "rich", "zarr", "pandas"}
+
+
+def test_an_option_given_twice_is_a_usage_error(run):
+    done = run("build", "m.csv", "s.zarr", "--hz", "100", "--hz", "500")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: --hz: given more than once. Give an option only once." in done.stderr
+
+
+@pytest.mark.parametrize("manifest", ["my cohort.csv", "site  b/m.csv", "m.csv"])
+def test_make_prep_takes_any_manifest(run, tmp_path, manifest):
+    """The commands that make would run, and then one of them."""
+    path = Path(manifest)
+    write_recordings(tmp_path / path.parent / "c", 6).rename(tmp_path / path)
+    (tmp_path / path.parent / "c" / "xml").rename(tmp_path / path.parent / "xml")
+    made = subprocess.run(
+        ["make", "--dry-run", "prep", f"MANIFEST={manifest}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = [line for line in made.stdout.splitlines() if "ecgprep build" in line]
+    program, *arguments = shlex.split(line)
+    store, root = str(path.with_suffix(".zarr")), "site  b/" if "/" in manifest else "./"
+    assert program == ".venv/bin/ecgprep"
+    assert arguments == ["build", manifest, store, "--root", root]
+    options = ["--hz", "100", "--length", "1000", "--allow-missing-class"]
+    assert run(*arguments, *options).returncode == 0
+    assert (tmp_path / store / "zarr.json").exists()
 
 
 def test_output_into_a_closed_pipe_is_no_error(store):
-    command = f"{sys.executable} -m ecgprep.cli inspect {store.path} --json | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    inspect = f"{sys.executable} -m ecgprep inspect {store.path} --json"
+    line = f"{inspect} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_message_of_a_build_repeats_an_identifier(tmp_path, uv):
+def test_no_message_of_a_build_repeats_an_identifier(run, tmp_path, uv):
     from ecgprep.simulation.vendors import muse
 
     (tmp_path / "SECRETFILE.xml").write_bytes(
@@ -137,17 +190,17 @@ def test_no_message_of_a_build_repeats_an_identifier(tmp_path, uv):
     (tmp_path / "SECRETTEXT.xml").write_bytes(b"<SECRETROOT>SECRET")
     rows = "SECRETA,SECRETFILE.xml,0\nSECRETB,SECRETTEXT.xml,1\nSECRETC,SECRETABSENT.xml,0\n"
     (tmp_path / "m.csv").write_text("patient_id,path_xml,label\n" + rows)
-    done = run("build", "m.csv", "s.zarr", cwd=tmp_path)
+    done = run("build", "m.csv", "s.zarr")
     assert done.returncode == 5
     assert "SECRET" not in done.stdout + done.stderr + (tmp_path / "s.zarr.rejects.csv").read_text()
 
 
-def test_read_shows_what_a_reader_sees(tmp_path, uv):
+def test_read_shows_what_a_reader_sees(run, tmp_path, uv):
     from ecgprep.simulation.vendors import aecg, philips
 
     (tmp_path / "p.xml").write_bytes(philips(uv, 500, "X"))
     (tmp_path / "a.xml").write_bytes(aecg(uv[:, :2000], 250, "X", leads=("II", "III", "V1")))
-    done = run("read", "p.xml", "a.xml", "--json", cwd=tmp_path)
+    done = run("read", "p.xml", "a.xml", "--json")
     assert done.returncode == 0, done.stderr
     one, two = json.loads(done.stdout)
     assert (
@@ -161,27 +214,27 @@ def test_read_shows_what_a_reader_sees(tmp_path, uv):
     assert two["conform"]["leads_masked"] == ["V2", "V3", "V4", "V5", "V6"]
     assert two["conform"]["padded_samples"] == 1000
     assert two["leads"]["II"]["max_uv"] == uv[1, :2000].max()
-    drawn = run("read", "p.xml", "--plot", "p.png", cwd=tmp_path)
+    drawn = run("read", "p.xml", "--plot", "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert "philips: 5,500 samples at 500 Hz" in drawn.stdout
 
 
-def test_read_says_why_a_file_is_refused(tmp_path, uv):
+def test_read_says_why_a_file_is_refused(run, tmp_path, uv):
     from ecgprep.simulation.vendors import muse
 
     (tmp_path / "short.xml").write_bytes(muse(uv[:, :1000], 500, "X"))
     (tmp_path / "text.xml").write_bytes(b"text")
-    done = run("read", "short.xml", "text.xml", "absent.xml", cwd=tmp_path)
+    done = run("read", "short.xml", "text.xml", "absent.xml")
     assert done.returncode == 3
     assert "refused by the conform: too_short" in done.stdout
     assert "refused by the reader: not_xml" in done.stdout
     assert "refused by the reader: file_missing" in done.stdout
-    assert run("read", "a.xml", "b.xml", "--plot", "x.png", cwd=tmp_path).returncode == 2
+    assert run("read", "a.xml", "b.xml", "--plot", "x.png").returncode == 2
 
 
-def test_synth_writes_every_dialect(tmp_path):
-    assert run("synth", "c", "--patients", "30", "--dialects", "all", cwd=tmp_path).returncode == 0
-    built = run("build", "c/manifest.csv", "s.zarr", "--json", cwd=tmp_path)
+def test_synth_writes_every_dialect(run, tmp_path):
+    assert run("synth", "c", "--patients", "30", "--dialects", "all").returncode == 0
+    built = run("build", "c/manifest.csv", "s.zarr", "--json")
     assert json.loads(built.stdout)["status"] == {"ok": json.loads(built.stdout)["rows"]}
     record = json.loads((tmp_path / "s.zarr.build.json").read_bytes())
     assert set(record["dialects"]) == {
@@ -192,5 +245,5 @@ def test_synth_writes_every_dialect(tmp_path):
         "schiller",
         "sapphire",
     }
-    refused = run("synth", "d", "--dialects", "muse,ecg", cwd=tmp_path)
+    refused = run("synth", "d", "--dialects", "muse,ecg")
     assert (refused.returncode, "allowed are all, muse" in refused.stderr) == (2, True)

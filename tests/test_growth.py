@@ -1,4 +1,4 @@
-"""bench/growth.py: what it writes can be built and loaded, and its projection is the line that it says."""
+"""bench/growth.py: what it writes can be built and loaded, and its projection is a line."""
 
 from __future__ import annotations
 
