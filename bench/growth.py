@@ -1,11 +1,20 @@
-"""Does the cost of a row stay the same as the store grows? Building, opening, loading and training at several sizes.
+"""Does the cost of a row stay the same as the store grows?
+
+Building, opening, loading and training are measured at several sizes:
 
     python bench/growth.py [--rows 2000,20000] [--plot docs/growth.png]
 
-Each measurement runs in a process of its own, which reports its peak of anonymous memory (mapped pages are page cache, which the system takes
-back). Building: as many different MUSE files of 10 s at 100 Hz, on two processes, without the search for near copies (bench/duplicates.py). Loading
-and training: stores of 8 x 5000 samples that hold zeros and take no room on disk, since only reading counts; the default network on batches of 32.
-The projection to 10 million rows goes on with the line through the smallest and the largest size; its arithmetic is printed.
+Each measurement runs in a process of its own, which reports its peak of anonymous memory (mapped
+pages are page cache, which the system takes back).
+
+Building: as many different MUSE files of 10 s at 100 Hz, on two processes, without the search for
+near duplicates, which has a benchmark of its own (bench/duplicates.py).
+
+Loading and training: stores of 8 x 5000 samples that hold zeros and take no room on disk, since
+only reading counts; the default network on batches of 32.
+
+The projection to 10 million rows continues the line through the smallest and the largest size; its
+arithmetic is printed.
 """
 
 from __future__ import annotations
@@ -28,7 +37,7 @@ from corpus import anonymous_mb, fill, sparse_store
 
 from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import muse
-from ecgprep.store.format import SPLITS
+from ecgprep.store.format import CHUNK_RECORDS, SPLITS
 from ecgprep.store.reader import Store
 
 STEPS = 12
@@ -58,7 +67,7 @@ def watched(work: Callable[[], Figures]) -> Figures:
         thread.join()
 
 
-# What is measured ------------------------------------------------------------------------------------------------------------------------
+# What is measured ---------------------------------------------------------------------------------
 
 
 def write_files(folder: Path, n: int) -> Path:
@@ -102,38 +111,30 @@ def write_store(path: Path, n: int) -> Store:
     generator = np.random.default_rng(0)
     fill(store, "patient", np.arange(n, dtype=np.int32))
     fill(store, "label", (np.arange(n) % 2).astype(np.int8))
-    fill(
-        store,
-        "split",
-        np.where(np.arange(n) % 20 < 14, 0, np.where(np.arange(n) % 20 < 17, 1, 2)).astype(np.int8),
-    )
+    of_20 = np.repeat(np.arange(3, dtype=np.int8), (14, 3, 3))  # 70 % train, 15 % val, 15 % test
+    fill(store, "split", np.resize(of_20, n))
     fill(store, "lead_mask", np.ones((n, 8), np.bool_))
     fill(store, "valid_span", np.tile(np.array([0, 5000], np.int32), (n, 1)))
     fill(store, "rate_hz", np.full(n, 500, np.float32))
-    fill(
-        store,
-        "moments",
-        np.stack(
-            [generator.integers(-(10**5), 10**5, (n, 8)), generator.integers(10**8, 10**9, (n, 8))],
-            axis=2,
-        ),
-    )
+    sums = generator.integers(-(10**5), 10**5, (n, 8))
+    squares = generator.integers(10**8, 10**9, (n, 8))
+    fill(store, "moments", np.stack([sums, squares], axis=2))
     return Store(path)
 
 
 def loading(path: Path) -> Figures:
-    """Open a store, compute the statistics of its train rows, prefetch and gather random rows twice: the second time they lie in memory."""
+    """Open a store, compute the statistics of its train rows, and gather random rows twice.
+
+    The second time they are in memory.
+    """
     start = time.perf_counter()
     store = Store(path)
     store.waveforms  # noqa: B018 - maps the chunk files
     opened = time.perf_counter()
     store.lead_statistics(np.flatnonzero(store.array("split") == SPLITS.index("train")))
     known = time.perf_counter()
-    rows = (
-        np.random.default_rng(0)
-        .choice(len(store), LOADED, replace=len(store) < LOADED)
-        .reshape(-1, 256)
-    )
+    generator = np.random.default_rng(0)
+    rows = generator.choice(len(store), LOADED, replace=len(store) < LOADED).reshape(-1, 256)
     out = np.empty((256, 8, store.n_samples), np.int16)
     for _ in range(2):
         begun = time.perf_counter()
@@ -148,7 +149,10 @@ def loading(path: Path) -> Figures:
 
 
 def training(path: Path) -> Figures:
-    """Prepare a run of the defaults, and take its first steps, as from a disk: a hole is always read at once, so it would pass for memory."""
+    """Prepare a run of the defaults, and take its first steps, as from a disk.
+
+    A hole in a file is always read at once, so it would be taken for memory.
+    """
     from ecgfit.config import make_config
     from ecgfit.training.trainer import Stopped, Trainer
 
@@ -189,7 +193,7 @@ def alone(what: str, path: Path) -> Figures:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-# What is shown ---------------------------------------------------------------------------------------------------------------------------
+# What is shown ------------------------------------------------------------------------------------
 
 
 def table(sizes: list[int], found: dict[str, list[Figures]]) -> str:
@@ -200,20 +204,22 @@ def table(sizes: list[int], found: dict[str, list[Figures]]) -> str:
     ]
     for what, figures in found.items():
         for key in figures[0]:
-            cells = [
-                f"{figure[key]:,.0f}" if figure[key] >= 10 else f"{figure[key]:.2f}"
-                for figure in figures
-            ]
-            lines.append(
-                "| "
-                + " | ".join([f"{what}: {key.replace('us', 'µs').replace('_', ' ')}", *cells])
-                + " |"
-            )
+            name = key.replace("us", "µs").replace("_", " ")
+            cells = [rounded(figure[key]) for figure in figures]
+            lines.append(f"| {' | '.join([f'{what}: {name}', *cells])} |")
     return "\n".join(lines)
 
 
+def rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
+
+
 def projection(sizes: list[int], found: dict[str, list[Figures]], rows: int = 10_000_000) -> str:
-    """Return what `rows` rows would take: what grows, on the line through the smallest and the largest size; what does not, as it is."""
+    """Return what `rows` rows would take.
+
+    What grows is read off the line through the smallest and the largest size; what does not grow
+    stays as it is.
+    """
     build, _, train = (figures[-1] for figures in found.values())
 
     def extended(what: str, key: str) -> float:
@@ -233,9 +239,10 @@ def projection(sizes: list[int], found: dict[str, list[Figures]], rows: int = 10
         "statistics of the train rows": extended("loading", "statistics_ms") / 1e3,
         "preparing a run": extended("training", "prepare_ms") / 1e3,
     }
+    terabytes, n_chunks = rows * RECORD_BYTES / 1e12, -(-rows // CHUNK_RECORDS)
     return "\n".join(
         [
-            f"{rows:,} rows of {RECORD_BYTES:,} B: {rows * RECORD_BYTES / 1e12:.2f} TB in {-(-rows // 256):,} chunk files",
+            f"{rows:,} rows of {RECORD_BYTES:,} B: {terabytes:.2f} TB in {n_chunks:,} chunk files",
             *(f"- {name}: {how} = {value:.1f} h" for name, (value, how) in hours.items()),
             *(f"- {name}: {value:.1f} s" for name, value in seconds.items()),
             *(f"- memory of {what}: {extended(what, 'memory_mb'):,.0f} MB" for what in found),
@@ -279,9 +286,8 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     if arguments.measure:
         what, path = arguments.measure
-        importlib.import_module(
-            "ecgprep.building.run" if what == "building" else "ecgfit.training.trainer"
-        )  # not what is measured
+        needed = "ecgprep.building.run" if what == "building" else "ecgfit.training.trainer"
+        importlib.import_module(needed)  # before the clock starts
         print(json.dumps(watched(lambda: MEASURED[what](Path(path)))))
         return
     found: dict[str, list[Figures]] = {what: [] for what in MEASURED}
@@ -292,11 +298,8 @@ def main(words: list[str] | None = None) -> None:
             write_store(Path(folder, "s.zarr"), n)
             found["loading"].append(alone("loading", Path(folder, "s.zarr")))
             found["training"].append(alone("training", Path(folder, "s.zarr")))
-        print(
-            f"{n:,} rows: {json.dumps({what: figures[-1] for what, figures in found.items()})}",
-            file=sys.stderr,
-            flush=True,
-        )
+        latest = {what: figures[-1] for what, figures in found.items()}
+        print(f"{n:,} rows: {json.dumps(latest)}", file=sys.stderr, flush=True)
     print(table(arguments.rows, found))
     print(projection(arguments.rows, found))
     if arguments.plot:

@@ -2,9 +2,13 @@
 
     python bench/prep.py [--files 512] [--rounds 5]
 
-Floor: the bare parse of the same MUSE files, standard library ElementTree and base64, nothing checked and nothing kept. Goal: one file
-to one row at no more than twice that. Jobs: one build with two against two builds of half the files each at the same time; goal: 0.9. Memory: peak of
-a whole build at 2,000 and at 50,000 rows, in processes of their own.
+Floor: the bare parse of the same MUSE files by the standard library's ElementTree and base64, with
+nothing checked and nothing kept. Goal: one file to one row in at most twice that time.
+
+Jobs: one build with two jobs against two builds of half the files each at the same time. Goal: 0.9
+of their speed.
+
+Memory: the peak of a whole build at 2,000 and at 50,000 rows, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -23,10 +27,10 @@ from pathlib import Path
 from corpus import write_muse_corpus
 
 import ecgprep
-from ecgprep.building.parts import Part, build_part, read_one
+from ecgprep.building.parts import build_part, read_one
+from ecgprep.building.plan import BuildSettings, Plan
 from ecgprep.conform import Conformity
 from ecgprep.patients.manifest import read_manifest
-from ecgprep.store.format import CHUNK_RECORDS
 
 MEMORY_ROWS = (2_000, 50_000)
 
@@ -48,24 +52,16 @@ def time_builds(folder: Path, n_files: int, rounds: int) -> None:
     """Print microseconds a file and the ratio to the floor of each stage."""
     manifest = read_manifest(write_muse_corpus(folder, n_files))
     paths = [folder / path for path in manifest.path_xml]
+    plan = Plan(manifest, folder / "p.zarr", BuildSettings(), folder / "p.csv")
+    plan.built.mkdir(parents=True)
 
     def read_and_conform() -> None:
         for path in manifest.path_xml:
             read_one(folder, path, Conformity())
 
     def build_parts() -> None:
-        for first in range(0, n_files, CHUNK_RECORDS):
-            rows = slice(first, first + CHUNK_RECORDS)
-            build_part(
-                Part(
-                    first // CHUNK_RECORDS,
-                    folder,
-                    manifest.path_xml[rows],
-                    manifest.line[rows],
-                    Conformity(),
-                    folder / "work",
-                )
-            )
+        for part in plan.parts():
+            build_part(part)
 
     def whole_build() -> None:
         store, registry = folder / "s.zarr", folder / "r.csv"
@@ -86,36 +82,49 @@ def time_builds(folder: Path, n_files: int, rounds: int) -> None:
             times[name].append(taken)
             ratios[name].append(taken / floor)
     print(f"{'stage':32s} {'µs a file':>10s} {'ratio to the floor':>20s}")
-    print(
-        f"{'floor: ElementTree + base64':32s} {1e6 * statistics.median(times['floor']) / n_files:10.0f} {1:20.2f}"
-    )
+    floor_us = 1e6 * statistics.median(times["floor"]) / n_files
+    print(f"{'floor: ElementTree + base64':32s} {floor_us:10.0f} {1:20.2f}")
     for name in stages:
-        spread = f"[{min(ratios[name]):.2f}..{max(ratios[name]):.2f}]"
-        print(
-            f"{name:32s} {1e6 * statistics.median(times[name]) / n_files:10.0f} {statistics.median(ratios[name]):6.2f} {spread:>13s}"
-        )
+        print_line(name, 1e6 * statistics.median(times[name]) / n_files, ratios[name])
 
 
-BUILD = "import sys; from ecgprep.cli import cli; cli(['build', *sys.argv[1:], '--replace', '--duplicates', 'exact', '--json'], standalone_mode=False)"
-"""Simulated hearts are so alike that the search for re-exported ones would be what is timed; it has a benchmark of its own, duplicates.py."""
+def print_line(name: str, value: float, ratios: list[float]) -> None:
+    """Print a line of a table: a name, a value, the median and the range of ratios."""
+    spread = f"[{min(ratios):.2f}..{max(ratios):.2f}]"
+    print(f"{name:32s} {value:10.0f} {statistics.median(ratios):6.2f} {spread:>13s}")
+
+
+OPTIONS = ("--replace", "--duplicates", "exact", "--json")
+"""Simulated hearts are much alike, so the search for near duplicates would dominate the time.
+
+It has a benchmark of its own, duplicates.py.
+"""
 
 
 def time_jobs(folder: Path, rounds: int) -> None:
-    """Print files a second of one build with two jobs, against two builds of half the files each at the same time, and against one job."""
+    """Print the files a second of one build with two jobs.
+
+    It is compared with two builds of half the files each at the same time, and with one job.
+    """
     lines = (folder / "manifest.csv").read_text().splitlines()
     half = len(lines) // 2
     for name, rows in (("a", lines[1:half]), ("b", lines[half:])):
         (folder / f"half_{name}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
 
     def start(manifest: str, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", BUILD, manifest, f"{manifest}.zarr", *options]
+        build = [sys.executable, "-m", "ecgprep", "build", manifest, f"{manifest}.zarr"]
         return subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*build, *OPTIONS, *options],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     def run(*builds: tuple[str, ...]) -> float:
         begun = time.perf_counter()
-        if sum([process.wait() for process in [start(*arguments) for arguments in builds]]):
+        processes = [start(*arguments) for arguments in builds]
+        codes = [process.wait() for process in processes]
+        if any(codes):
             raise SystemExit("a build failed")
         return time.perf_counter() - begun
 
@@ -130,50 +139,48 @@ def time_jobs(folder: Path, rounds: int) -> None:
         times["one build, one job"].append(run(("manifest.csv",)))
     print(f"\n{'with start and finish':32s} {'files/s':>10s} {'of two builds':>20s}")
     for name, values in times.items():
-        ratios = [
-            both / value for both, value in zip(times["two builds of half"], values, strict=True)
-        ]
-        spread = f"[{min(ratios):.2f}..{max(ratios):.2f}]"
-        print(
-            f"{name:32s} {(len(lines) - 1) / statistics.median(values):10.0f} {statistics.median(ratios):6.2f} {spread:>13s}"
-        )
+        pairs = zip(times["two builds of half"], values, strict=True)
+        files_a_second = (len(lines) - 1) / statistics.median(values)
+        print_line(name, files_a_second, [both / value for both, value in pairs])
 
 
 WATCHED_BUILD = """
 import sys, threading, time
-from ecgprep.cli import cli
+import ecgprep
 peak, over = 0, threading.Event()
 def watch():
     global peak
     while not over.wait(0.005):
         with open('/proc/self/status') as file:
-            peak = max(peak, next(int(line.split()[1]) for line in file if line.startswith('RssAnon')))
+            line = next(line for line in file if line.startswith('RssAnon'))
+        peak = max(peak, int(line.split()[1]))
 thread = threading.Thread(target=watch)
 thread.start()
-cli(['build', *sys.argv[1:], '--length', '100', '--max-rejected', '1', '--json'], standalone_mode=False)
+ecgprep.build(sys.argv[1], sys.argv[2], length=100, max_rejected=1.0)
 over.set()
 thread.join()
 print(1024 * peak, file=sys.stderr)
 """
-"""Anonymous memory is what a build needs; mapped pages of the store are page cache, which the system takes back."""
+"""Anonymous memory is what a build needs.
+
+Mapped pages of the store are page cache, which the system takes back.
+"""
 
 
 def peak_of_a_build(folder: Path, n_rows: int) -> int:
-    """Return the peak of anonymous memory, in bytes, of a build of `n_rows` rows: 512 files that are there, the rest missing."""
+    """Return the peak of anonymous memory, in bytes, of a build of `n_rows` rows.
+
+    512 of the files exist, the rest are missing.
+    """
     n_files = len(list((folder / "xml").glob("*.xml")))
-    lines = [
-        "patient_id,path_xml,label",
-        *(f"B{i},xml/{'absent' if i >= n_files else i}.xml,{i % 2}" for i in range(n_rows)),
-    ]
+    lines = ["patient_id,path_xml,label"]
+    for i in range(n_rows):
+        name = i if i < n_files else "absent"
+        lines.append(f"B{i},xml/{name}.xml,{i % 2}")
     manifest = folder / f"m{n_rows}.csv"
     manifest.write_text("\n".join(lines) + "\n")
-    command = [
-        sys.executable,
-        "-c",
-        WATCHED_BUILD,
-        str(manifest),
-        str(manifest.with_suffix(".zarr")),
-    ]
+    store = manifest.with_suffix(".zarr")
+    command = [sys.executable, "-c", WATCHED_BUILD, str(manifest), str(store)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stderr.strip().splitlines()[-1])
 
@@ -189,9 +196,11 @@ def main() -> None:
         write_muse_corpus(Path(folder) / "jobs", 6 * arguments.files)
         time_jobs(Path(folder) / "jobs", max(1, arguments.rounds // 2))
         peaks = [peak_of_a_build(Path(folder), n) for n in MEMORY_ROWS]
-        per_row = (peaks[1] - peaks[0]) / (MEMORY_ROWS[1] - MEMORY_ROWS[0])
+        few, many = MEMORY_ROWS
+        per_row = (peaks[1] - peaks[0]) / (many - few)
         print(
-            f"\npeak memory: {peaks[0] / 1e6:.0f} MB at {MEMORY_ROWS[0]:,} rows, {peaks[1] / 1e6:.0f} MB at {MEMORY_ROWS[1]:,}: {per_row:.0f} B a row"
+            f"\npeak memory: {peaks[0] / 1e6:.0f} MB at {few:,} rows, "
+            f"{peaks[1] / 1e6:.0f} MB at {many:,}: {per_row:.0f} B a row"
         )
 
 

@@ -298,6 +298,7 @@ def test_ensure_store_keeps_what_was_built_by_other_means(tmp_path):
     with pytest.raises(TargetExists, match=r"cannot be given here \(duplicates, exclude_quality\)"):
         ensure_store(manifest, store, SMALL)
     shutil.rmtree(store)
+    default_registry(manifest).unlink()
     build(manifest, store, SMALL, registry_path=tmp_path / "elsewhere.csv")
     kept = Store(store).content_sha256
     with pytest.raises(TargetExists, match="registry is missing.*splits could change"):
