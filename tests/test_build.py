@@ -358,7 +358,11 @@ def test_interrupted_build_leaves_its_work_folder_only(tmp_path, number, code, j
     manifest.write_text("\n".join([header, *rows * 300]) + "\n")  # far more than is read below
     line = f"build c/manifest.csv s.zarr --hz 100 --length 1000 --jobs {jobs}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "ecgprep", *line.split()], cwd=tmp_path, stderr=subprocess.PIPE
+        [sys.executable, "-m", "ecgprep", *line.split()],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        # A shell starts what runs in its background, perhaps these tests, deaf to SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 240
     while not list(tmp_path.glob(".s.zarr.building/parts/*.part")):
