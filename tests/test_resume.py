@@ -1,4 +1,4 @@
-"""Stopped builds: killed anywhere, out of disk, interrupted; the next one ends in the same bytes."""
+"""Stopped builds: killed anywhere, or out of disk, the next one ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ecgprep.store.record import private_path
 
 SETTINGS = BuildSettings(Conformity(100, 1000))
 FIRST_PART_DONE = 12
-"""The call at which one part is whole: its chunk and its result are two files of four calls each."""
+"""The call at which one part is whole: its chunk and its result are files of four calls each."""
 
 KILL_AT = """
 import os, signal, sys
