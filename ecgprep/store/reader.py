@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.errors import EcgError, StoreError
+from ecgprep.errors import EcgError, StoreError, missing_extra
 from ecgprep.leads import LEADS
 from ecgprep.store.format import ARRAYS, CHUNK_RECORDS, QUALITY_FLAGS, content_sha256
 from ecgprep.store.mmap import is_cached, map_files, will_need
@@ -287,9 +287,7 @@ class Store:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise EcgError(
-                "Store.plot needs matplotlib: pip install 'ecgprep-ecgfit[report]'."
-            ) from error
+            raise EcgError(f"Store.plot: {missing_extra('matplotlib', 'report')}") from error
         from ecgprep.drawing import draw_ecg
 
         uv, mask, _ = self._recording(row)
