@@ -31,7 +31,7 @@ from floor import Gather, memcpy_gather
 from numpy.typing import NDArray
 
 import ecgprep
-from ecgfit.data.loader import Batches, ahead, make_loader
+from ecgfit.data.loader import Batches, make_loader, prefetch
 from ecgprep.store.format import CHUNK_RECORDS
 from ecgprep.store.reader import Store
 
@@ -98,7 +98,7 @@ def warm_works(
 
     def iterate_threaded(k: int) -> None:
         threaded.epoch = k
-        exhaust(ahead(threaded.__iter__(), 1))
+        exhaust(prefetch(iter(threaded), 1))
 
     return {
         "floor": each(floor),
