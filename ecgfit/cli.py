@@ -564,12 +564,12 @@ def run_training(
     config: TrainConfig, store: Path, outdir: Path | None, resume: bool, overwrite: bool
 ) -> Run:
     """Train with progress on stderr."""
-    from ecgfit.compute.distributed import left_together
+    from ecgfit.compute.distributed import stop_at_end
     from ecgfit.training.runner import train as train_run
     from ecgprep.store.reader import Store
 
     opened = Store(store)
-    with status_lines("training") as say, left_together():
+    with status_lines("training") as say, stop_at_end():
         return train_run(config, opened, outdir, resume=resume, overwrite=overwrite, say=say)
 
 

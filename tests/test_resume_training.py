@@ -123,7 +123,7 @@ def test_resuming_on_another_device_is_refused(small_store, tmp_path, monkeypatc
     """`auto` is what the machine has, and in bfloat16 on a GPU: half a run of each would be neither."""
     train(quick(epochs=1, **settings), small_store, tmp_path / "r", say=silent)
     for module in (outdir_module, trainer_module):
-        monkeypatch.setattr(module, "use_amp", lambda asked, device: True)
+        monkeypatch.setattr(module, "use_amp", lambda *arguments: True)
     with pytest.raises(StoreError, match=r"other settings \(amp: off, now on\)"):
         train(quick(epochs=1, **settings), small_store, tmp_path / "r", resume=True, say=silent)
 

@@ -86,12 +86,9 @@ def _decide_together(config: TrainConfig, members: list[Run], store: Store, outd
     device = pick_device(config.device)
     scorer = load_ensemble(members, device)
     rows = training_rows(members[0].config, store)["val"]
-    _write_decisions(
-        outdir,
-        config,
-        store,
-        {"val": predict_rows(scorer, store, rows, config.tabular, use_amp(config.amp, device))},
-    )
+    amp = use_amp(config.amp, device, members[0].recorded.get("amp"))
+    predictions = predict_rows(scorer, store, rows, config.tabular, amp)
+    _write_decisions(outdir, config, store, {"val": predictions})
 
 
 def _decide_out_of_fold(

@@ -69,7 +69,9 @@ def _check_same_config(outdir: Path, config: TrainConfig, store: Store, ranks: R
     values = config_values(outdir)
     recorded = values.pop(RECORDED)
     device = pick_device(config.device)
-    wanted = resolved_settings(config, device, use_amp(config.amp, device), ranks)
+    wanted = resolved_settings(
+        config, device, use_amp(config.amp, device, recorded.get("amp")), ranks
+    )
     was_on = "cpu" if str(recorded.get("device")).startswith("cpu ") else "cuda"
     values |= {
         "device": was_on,
