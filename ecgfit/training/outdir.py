@@ -14,6 +14,7 @@ import torch
 from ecgfit.compute.device import pick_device, use_amp
 from ecgfit.compute.distributed import Ranks
 from ecgfit.config import RECORDED, TrainConfig
+from ecgfit.data.rows import FOLDS_DEALT_BY
 from ecgfit.models.factory import count_parameters
 from ecgfit.run_files import (
     LOCKED,
@@ -77,6 +78,7 @@ def _check_same_config(outdir: Path, config: TrainConfig, store: Store, ranks: R
         "device": was_on,
         "amp": "on" if recorded.get("amp") else "off",
         "processes": recorded.get("processes"),
+        "folds_dealt_by": recorded.get("folds_dealt_by"),
     }
     if recorded["store"]["content_sha256"] != store.content_sha256:
         raise StoreError(
@@ -126,7 +128,9 @@ def recorded_facts(trainer: Trainer, loaded: list[str] | None) -> dict[str, Any]
     from importlib.metadata import version
 
     store = trainer.store
+    dealt = {"folds_dealt_by": FOLDS_DEALT_BY} if trainer.config.folds else {}
     return {
+        **dealt,
         "store": {
             "name": store.path.name,
             "content_sha256": store.content_sha256,
