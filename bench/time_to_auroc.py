@@ -4,9 +4,9 @@ It builds, trains and evaluates as a user does.
 
     python bench/time_to_auroc.py --corpus FOLDER [--goal 0.937] [--train-args '--amp on']
 
-FOLDER holds manifest.csv and the files that it names, as bench/ptbxl.py writes them; the goal is
-one for its task ABNORM. The epoch in which validation met the goal, by the run's own curves.csv, says
-how much of the training a reader in a hurry needs.
+FOLDER holds manifest.csv and the files that it names, as bench/ptbxl.py writes them. The goal is
+one for its task ABNORM. The epoch in which validation met the goal, by the run's own curves.csv,
+says how much of the training a reader in a hurry needs.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import DEVICE, quick, same_results, silent
+from helpers import DEVICE, quick, same_results, silent
 from test_distributed import torchrun
 from test_resume_training import at_step, die
 
@@ -33,64 +33,64 @@ def config(**settings: object):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_network_trains_the_same_twice(small_store, tmp_path, model):
+def test_every_network_trains_the_same_twice(tiny_store, tmp_path, model):
     model_args = "width=0.25,depth=3" if model == "inception1d" else "width=0.25"
     settings = config(
         model=model, model_args=model_args, epochs=1, tabular=",".join(COVARIATES), missing="mask"
     )
     for name in ("one", "other"):
-        train(settings, small_store, tmp_path / name, say=silent)
+        train(settings, tiny_store, tmp_path / name, say=silent)
     assert same_results(tmp_path / "one", tmp_path / "other")
 
 
-def test_resident_rows_make_the_same_run(small_store, tmp_path):
+def test_resident_rows_make_the_same_run(tiny_store, tmp_path):
     for name in ("on", "off"):
-        train(config(resident=name), small_store, tmp_path / name, say=silent)
+        train(config(resident=name), tiny_store, tmp_path / name, say=silent)
     assert same_results(tmp_path / "on", tmp_path / "off")
 
 
 @pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=on_a_gpu)])
-def test_killed_and_resumed_to_the_bit(small_store, tmp_path, monkeypatch, compiled):
+def test_killed_and_resumed_to_the_bit(tiny_store, tmp_path, monkeypatch, compiled):
     settings = config(compile=compiled)
-    train(settings, small_store, tmp_path / "whole", say=silent)
+    train(settings, tiny_store, tmp_path / "whole", say=silent)
     at_step(monkeypatch, 1, 2, 0, die)
     monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_SAVES", -1)
     with pytest.raises(KeyboardInterrupt):
-        train(settings, small_store, tmp_path / "killed", say=silent)
+        train(settings, tiny_store, tmp_path / "killed", say=silent)
     state = load_checkpoint(tmp_path / "killed" / LAST)
     assert (len(state["history"]), state["step"]) == (1, 2)
     monkeypatch.undo()
-    train(settings, small_store, tmp_path / "killed", resume=True, say=silent)
+    train(settings, tiny_store, tmp_path / "killed", resume=True, say=silent)
     assert same_results(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_run_of_a_gpu_is_used_where_there_is_none(corpus, small_store, tmp_path, monkeypatch):
-    run = train(config(seeds=(0, 1), epochs=1), small_store, tmp_path / "r", say=silent)
+def test_a_run_of_a_gpu_is_used_where_there_is_none(corpus, tiny_store, tmp_path, monkeypatch):
+    run = train(config(seeds=(0, 1), epochs=1), tiny_store, tmp_path / "r", say=silent)
     for path in (run.path / "config.yaml", *run.path.glob("members/*/config.yaml")):
         text = path.read_text().replace(f"device: {DEVICE}\n", "device: cuda\n", 1)
         assert "device: cuda\n" in text
         path.write_text(text)
-    rows = select_rows(small_store, "test", "drop")
+    rows = select_rows(tiny_store, "test", "drop")
     trained = load_ensemble(run.members, DEVICE)
-    here = predict_rows(trained, small_store, rows, (), amp=False)
+    here = predict_rows(trained, tiny_store, rows, (), amp=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def ecgfit(*arguments: object) -> None:
         done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
         assert done.exit_code == 0, done.output
 
-    ecgfit("eval", "--run", run.path, "--store", small_store.path)
+    ecgfit("eval", "--run", run.path, "--store", tiny_store.path)
     there = Predictions.load(run.path / "predictions_test.csv")
     np.testing.assert_allclose(there.logits, here.logits, rtol=1e-3, atol=1e-3)
     recording = min((corpus / "xml").rglob("*.xml"))
     ecgfit("predict", "--run", run.path, recording, "-o", tmp_path / "p.csv")
 
 
-def test_a_run_in_bfloat16_predicts_as_in_float32(small_store, tmp_path):
-    run = train(config(amp="on"), small_store, tmp_path / "r", say=silent)
-    rows = select_rows(small_store, "test", "drop")
+def test_a_run_in_bfloat16_predicts_as_in_float32(tiny_store, tmp_path):
+    run = train(config(amp="on"), tiny_store, tmp_path / "r", say=silent)
+    rows = select_rows(tiny_store, "test", "drop")
     fine, coarse = (
-        predict_rows(load_ensemble([run], DEVICE), small_store, rows, (), amp)
+        predict_rows(load_ensemble([run], DEVICE), tiny_store, rows, (), amp)
         for amp in (False, True)
     )
     probabilities = [run.calibration.apply(found.logit_difference()) for found in (fine, coarse)]
@@ -169,27 +169,27 @@ def test_emulation_is_warned_of_once(cpu_with, caplog):
     assert len(caplog.records) == 1
 
 
-def test_a_run_of_float32_is_resumed_and_used_in_float32(cpu_with, small_store, tmp_path):
+def test_a_run_of_float32_is_resumed_and_used_in_float32(cpu_with, tiny_store, tmp_path):
     """The run was trained with `auto` on a machine without bfloat16; now the machine has it."""
     cpu_with("avx2")
     settings = config(amp="auto", device="cpu", epochs=1)
-    run = train(settings, small_store, tmp_path / "r", say=silent)
+    run = train(settings, tiny_store, tmp_path / "r", say=silent)
     cpu_with("avx512_bf16")
     _, amp = load_run(Run(run.path))
     assert not amp
-    trainer = Trainer.prepare(settings, small_store)
+    trainer = Trainer.prepare(settings, tiny_store)
     assert trainer.amp
     trainer.load_state(run.path / LAST)
     assert not trainer.amp
     (run.path / "threshold.json").unlink()
-    train(settings, small_store, run.path, resume=True, say=silent)
+    train(settings, tiny_store, run.path, resume=True, say=silent)
     assert Run(run.path).recorded["amp"] is False
 
 
 @on_a_gpu
 @pytest.mark.parametrize("compiled", ["off", "on"])
-def test_nothing_in_a_step_waits_for_the_gpu(small_store, compiled):
-    trainer = Trainer.prepare(config(resident="on", compile=compiled), small_store)
+def test_nothing_in_a_step_waits_for_the_gpu(tiny_store, compiled):
+    trainer = Trainer.prepare(config(resident="on", compile=compiled), tiny_store)
     log = LossLog(trainer.ranks, 0, 0)
     for _ in range(2):  # the first epoch allocates and compiles
         for batch in trainer.loader():
@@ -202,10 +202,10 @@ def test_nothing_in_a_step_waits_for_the_gpu(small_store, compiled):
 
 
 @on_a_gpu
-def test_the_fast_modes_train(small_store, tmp_path):
+def test_the_fast_modes_train(tiny_store, tmp_path):
     run = train(
         config(deterministic="off", compile="on", resident="auto"),
-        small_store,
+        tiny_store,
         tmp_path / "r",
         say=silent,
     )
@@ -213,14 +213,14 @@ def test_the_fast_modes_train(small_store, tmp_path):
 
 
 @on_a_gpu
-def test_two_processes_on_gpus(small_store, tmp_path):
+def test_two_processes_on_gpus(tiny_store, tmp_path):
     options = ["--epochs", "2", "--batch", "16", "--threads", "1"]
     done = torchrun(
         "-m",
         "ecgfit.cli",
         "train",
         "--store",
-        small_store.path,
+        tiny_store.path,
         "--outdir",
         "r",
         *options,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import quick, same_results, silent
+from helpers import quick, same_results, silent
 from torch import nn
 
 import ecgfit.training.trainer as trainer_module
@@ -88,13 +88,13 @@ def torchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_processes_equal_one_to_rounding(small_store, tmp_path):
+def test_two_processes_equal_one_to_rounding(tiny_store, tmp_path):
     (tmp_path / "two.py").write_text(ONE_OF_TWO)
-    done = torchrun("two.py", small_store.path, tmp_path / "two.pt", cwd=tmp_path)
+    done = torchrun("two.py", tiny_store.path, tmp_path / "two.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    alone = steps(small_store.path, Ranks())
+    alone = steps(tiny_store.path, Ranks())
     together = torch.load(tmp_path / "two.pt", weights_only=True)  # noqa: TID251
-    n = len(Trainer.prepare(quick(missing="mask"), small_store).rows["train"])
+    n = len(Trainer.prepare(quick(missing="mask"), tiny_store).rows["train"])
     assert n % 14 % 2 == 1, "the last batch must be odd for this test to mean something"
     for kind, state in alone.items():
         assert state.keys() == together[kind].keys()
@@ -106,22 +106,22 @@ def test_two_processes_equal_one_to_rounding(small_store, tmp_path):
                 atol=1e-5,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
-    untrained = Trainer.prepare(quick(tabular="age,sex", missing="mask"), small_store).model
+    untrained = Trainer.prepare(quick(tabular="age,sex", missing="mask"), tiny_store).model
     first = dict(untrained.named_parameters())
     moved = [(alone["ce"][name] - first[name]).abs().max() for name in first]
     assert max(moved) > 1e-4
 
 
-def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
+def test_torchrun_makes_one_run_and_speaks_once(tiny_store, tmp_path):
     options = ["--epochs", "2", "--batch", "16", "--threads", "1", "--amp", "off"]
-    command = ["-m", "ecgfit.cli", "train", "--store", small_store.path, "--outdir", "r"]
+    command = ["-m", "ecgfit.cli", "train", "--store", tiny_store.path, "--outdir", "r"]
     done = torchrun(*command, *options, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)
     assert 0 <= metrics["metrics"]["auroc"]["value"] <= 1
     assert done.stderr.count("epoch   1/2") == 1
     assert "in each of 2 processes" in done.stderr
-    alone = train(quick(epochs=2), small_store, tmp_path / "alone", say=silent)
+    alone = train(quick(epochs=2), tiny_store, tmp_path / "alone", say=silent)
     names = [
         sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
         for folder in (alone.path, tmp_path / "r")
@@ -133,12 +133,12 @@ def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
     ]
     assert rows[0] == rows[1]
     with pytest.raises(StoreError, match=r"other settings \(processes: 2, now 1\)"):
-        train(quick(epochs=2), small_store, tmp_path / "r", resume=True, say=silent)
+        train(quick(epochs=2), tiny_store, tmp_path / "r", resume=True, say=silent)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("end", ["stop", "stop, looking rarely", "die"])
-def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
+def test_two_processes_resume_to_the_bit(tiny_store, tmp_path, end):
     """Resume after SIGTERM to one of them, and after both died.
 
     SIGTERM is heard at once or, as on GPUs, at the next look. Before both died, the clock of one
@@ -160,25 +160,25 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
         "if sys.argv[1] == 'stop, looking rarely':\n"
         "    t.STEPS_BETWEEN_LOOKS['cpu'] = 256\n"
         "from pathlib import Path\n"
-        "from conftest import quick, silent\n"
+        "from helpers import quick, silent\n"
         "from ecgfit.training.runner import train\n"
         "from ecgprep.store import Store\n"
         "what, store, outdir = sys.argv[1], Store(Path(sys.argv[2])), Path(sys.argv[3])\n"
         "train(quick(), store, outdir, resume=what == 'resume', say=silent)\n"
     )
     (tmp_path / "run.py").write_text(code)
-    assert torchrun("run.py", "whole", small_store.path, "whole", cwd=tmp_path).returncode == 0
-    assert torchrun("run.py", end, small_store.path, "stopped", cwd=tmp_path).returncode != 0
+    assert torchrun("run.py", "whole", tiny_store.path, "whole", cwd=tmp_path).returncode == 0
+    assert torchrun("run.py", end, tiny_store.path, "stopped", cwd=tmp_path).returncode != 0
     assert not (tmp_path / "stopped/threshold.json").exists()
     whole, last = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "stopped"))
-    n_steps = len(Trainer.prepare(quick(), small_store, Ranks(0, 2)).loader())
+    n_steps = len(Trainer.prepare(quick(), tiny_store, Ranks(0, 2)).loader())
     assert (len(last["history"]), last["step"]) == (
         1,
         {"stop": 3, "stop, looking rarely": n_steps, "die": 2}[end],
     )
     assert n_steps > 3
     assert whole["settings"]["processes"] == last["settings"]["processes"] == 2
-    done = torchrun("run.py", "resume", small_store.path, "stopped", cwd=tmp_path)
+    done = torchrun("run.py", "resume", tiny_store.path, "stopped", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert same_results(tmp_path / "whole", tmp_path / "stopped")
 
@@ -191,9 +191,9 @@ def test_shares_are_the_whole_once_and_even(n, world):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_more_processes_than_a_batch_feeds_are_refused(small_store):
+def test_more_processes_than_a_batch_feeds_are_refused(tiny_store):
     with pytest.raises(InputError, match="batch: each of the 9 processes needs two recordings"):
-        Trainer.prepare(quick(batch=16), small_store, Ranks(0, 9))
+        Trainer.prepare(quick(batch=16), tiny_store, Ranks(0, 9))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         start("cuda")
 
 
-def test_a_process_that_fails_alone_ends_all(small_store, tmp_path):
+def test_a_process_that_fails_alone_ends_all(tiny_store, tmp_path):
     code = (
         "import os, sys; from pathlib import Path\n"
         "import ecgfit.training.trainer as t; from ecgfit.cli import load_config, run_training\n"
@@ -241,7 +241,7 @@ def test_a_process_that_fails_alone_ends_all(small_store, tmp_path):
         "run_training(config, Path(sys.argv[1]), Path('r'), False, False)\n"
     )
     (tmp_path / "run.py").write_text(code)
-    done = torchrun("run.py", small_store.path, cwd=tmp_path)
+    done = torchrun("run.py", tiny_store.path, cwd=tmp_path)
     assert done.returncode != 0
     assert "one alone" in done.stderr
     assert not (tmp_path / "r/threshold.json").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import quick, same_results, silent
+from helpers import quick, same_results, silent
 
 import ecgfit.training.trainer as trainer_module
 from ecgfit.compute.distributed import Ranks

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import changed_store, quick, silent
+from helpers import changed_store, quick, silent
 
 from ecgfit.data.rows import FOLDS_DEALT_BY, covariate_columns, fold_rows, select_rows
 from ecgfit.run import Run

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import changed_store
+from helpers import changed_store
 from sklearn.preprocessing import StandardScaler
 
 from ecgfit.data.loader import make_loader
