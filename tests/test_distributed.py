@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,8 @@ from torch import nn
 
 import ecgfit.training.trainer as trainer_module
 from ecgfit.checkpoint import load_checkpoint
-from ecgfit.compute.distributed import Ranks, running_statistics, start
+from ecgfit.compute import distributed
+from ecgfit.compute.distributed import Ranks, running_statistics, start, stop_at_end
 from ecgfit.run_files import LAST
 from ecgfit.training.runner import train
 from ecgfit.training.trainer import Progress, Trainer
@@ -230,6 +232,20 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         start("cuda")
 
 
+@pytest.mark.parametrize(
+    ("error", "leaves"), [(None, True), (SystemExit, True), (InputError, False)]
+)
+def test_a_process_leaves_the_others_only_by_agreement(monkeypatch, error, leaves):
+    """One that fails alone would wait for the others, who wait for it."""
+    left = []
+    monkeypatch.setattr(distributed, "stop", lambda: left.append(True))
+    with contextlib.suppress(SystemExit, InputError), stop_at_end():
+        if error is not None:
+            raise error("one alone")
+    assert bool(left) == leaves
+
+
+@pytest.mark.full
 def test_a_process_that_fails_alone_ends_all(tiny_store, tmp_path):
     code = (
         "import os, sys; from pathlib import Path\n"
