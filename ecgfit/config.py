@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ecgfit.metrics.thresholds import parse_rule
-from ecgfit.models.factory import check_model_args
+from ecgfit.models.arguments import check_model_args
 from ecgprep.errors import InputError
 
 RECORDED = "recorded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,14 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecgfit.models.factory import (
-    MODEL_ARGS,
-    MODELS,
-    build_model,
-    check_model_args,
-    count_macs,
-    count_parameters,
-)
+from ecgfit.models.arguments import MODEL_ARGS, MODEL_NAMES, check_model_args
+from ecgfit.models.factory import MODELS, build_model, count_macs, count_parameters
 from ecgfit.models.network import BatchNorm, Dropout, GroupMean, PointwiseConv
 from ecgfit.models.resnet1d import MovingAverage, PerLeadConv, Stem
 from ecgfit.models.tabular import LateFusion, TabularBranch
@@ -333,6 +328,15 @@ def test_arguments_that_a_network_does_not_take_are_all_named_with_what_it_takes
     with pytest.raises(ValueError, match="`kernel` .*'7'"):
         check_model_args("resnet1d", {"kernel": "7"})
     assert check_model_args("resnet1d", {"kernel": 9.0, "width": 2}) == {"kernel": 9, "width": 2.0}
+
+
+def test_the_names_without_torch_are_those_of_the_networks():
+    assert tuple(MODELS) == MODEL_NAMES == tuple(MODEL_ARGS)
+
+
+def test_a_config_is_checked_without_torch():
+    code = "import ecgfit.config, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("offset", [10, 1e3, 1e6])

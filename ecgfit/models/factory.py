@@ -13,16 +13,15 @@ from torch import nn
 from ecgfit.models import inception1d as inception
 from ecgfit.models import resnet1d as resnet
 from ecgfit.models import xresnet1d as xresnet
-from ecgfit.models.network import Arg, EcgNetwork, Network, check_args
+from ecgfit.models.arguments import check_model_args
+from ecgfit.models.network import EcgNetwork, Network
 from ecgfit.models.tabular import LateFusion, TabularBranch, TabularNet
 
 __all__ = [
     "MODELS",
-    "MODEL_ARGS",
     "EcgNetwork",
     "Network",
     "build_model",
-    "check_model_args",
     "count_macs",
     "count_parameters",
 ]
@@ -37,19 +36,6 @@ MODELS: dict[str, Callable[..., EcgNetwork]] = {
     "inception1d": inception.inception1d,
 }
 """Name -> function of the number of input channels (8, or 9 with the mask channel), the width of the tabular branch, and its own arguments."""
-
-
-MODEL_ARGS: dict[str, dict[str, Arg]] = {
-    "resnet1d": resnet.ARGS,
-    **dict.fromkeys(xresnet.DEPTHS, xresnet.ARGS),
-    "inception1d": inception.ARGS,
-}
-"""Name -> the arguments of its function, with defaults and ranges."""
-
-
-def check_model_args(name: str, given: Mapping[str, float]) -> dict[str, float]:
-    """Return the arguments, whole numbers as int. Raises KeyError for an unknown network, ValueError for what it does not take."""
-    return check_args(name, MODEL_ARGS[name], given)
 
 
 def build_model(

@@ -12,27 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecgfit.models.network import (
-    WIDTH,
-    Arg,
     BatchNorm,
     EcgNetwork,
     dense_head,
     mean_and_max,
     scaled,
 )
-
-ARGS = {
-    "width": WIDTH,
-    "depth": Arg(6, 3, 12, 3, "inception modules; every third closes a shortcut"),
-    "kernel": Arg(
-        39,
-        9,
-        99,
-        2,
-        "samples of the longest kernel; the others are a half and a quarter of it, made odd",
-    ),
-    "dropout": Arg(0.5, 0, 0.9, None, "before the last layer; half of it before the layer above"),
-}
 
 
 class Inception(nn.Module):
@@ -104,4 +89,4 @@ class Inception1d(EcgNetwork):
 
 def inception1d(n_channels: int, n_extra: int = 0, **args: float) -> EcgNetwork:
     """0.51 M parameters and 2.35 GMAC at 8 x 5000."""
-    return Inception1d(n_channels, n_extra, **args)  # type: ignore[arg-type]  # checked against ARGS
+    return Inception1d(n_channels, n_extra, **args)  # type: ignore[arg-type]  # checked: check_model_args

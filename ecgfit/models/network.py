@@ -7,8 +7,6 @@ An ECG network is `features` and then `head`; covariates join between the two, b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -51,54 +49,6 @@ class EcgNetwork(Network):
                 pooled if extra is None else torch.cat([pooled, extra.float()], dim=1)
             )
         return logits
-
-
-@dataclass(frozen=True)
-class Arg:
-    """One argument of a network: its default and the values that it takes."""
-
-    default: float
-    lowest: float
-    highest: float
-    step: int | None
-    """Whole numbers `lowest`, `lowest + step`, … up to `highest`; None: any number between."""
-    meaning: str
-
-    def takes(self, value: object) -> bool:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not self.lowest <= value <= self.highest
-        ):
-            return False
-        return self.step is None or (value - self.lowest) % self.step == 0
-
-    def __str__(self) -> str:
-        by = "" if self.step in (None, 1) else f" in steps of {self.step}"
-        return f"{self.lowest:g} to {self.highest:g}{by}, default {self.default:g}: {self.meaning}"
-
-
-def check_args(
-    network: str, allowed: Mapping[str, Arg], given: Mapping[str, float]
-) -> dict[str, float]:
-    """Return `given`, whole numbers as int. Raises ValueError naming every fault and what is allowed."""
-    faults = [
-        f"`{key}` (={value!r})"
-        for key, value in given.items()
-        if key not in allowed or not allowed[key].takes(value)
-    ]
-    if faults:
-        choices = "; ".join(f"{key} {arg}" for key, arg in allowed.items())
-        raise ValueError(f"{network} does not take {', '.join(faults)}. Allowed: {choices}.")
-    return {
-        key: float(value) if allowed[key].step is None else int(value)
-        for key, value in given.items()
-    }
-
-
-WIDTH = Arg(
-    1, 0.25, 4, None, "factor on the channels of every convolution, rounded to multiples of 8"
-)
 
 
 def scaled(channels: int, width: float) -> int:

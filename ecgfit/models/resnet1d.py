@@ -14,8 +14,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from ecgfit.models.network import (
-    WIDTH,
-    Arg,
     BatchNorm,
     Dropout,
     EcgNetwork,
@@ -35,12 +33,6 @@ FILTERS_PER_LEAD = 8
 WIDTHS = (32, 48, 64)
 """Channels of each block; each halves the rate: 50, 25, 12.5 Hz. Four times the parameters were not better on 1,400 recordings."""
 HEAD_DROPOUT = 0.5
-ARGS = {
-    "width": WIDTH,
-    "depth": Arg(1, 1, 4, 1, "blocks of each stage; the first halves the rate"),
-    "kernel": Arg(7, 3, 31, 2, "samples of the blocks' convolutions"),
-    "dropout": Arg(0.1, 0, 0.9, None, "between the convolutions of a block"),
-}
 
 
 class Block(nn.Module):
@@ -181,4 +173,4 @@ class ResNet1d(EcgNetwork):
 
 def resnet1d(n_channels: int, n_extra: int = 0, **args: float) -> EcgNetwork:
     """The default network: 0.10 M parameters and 0.023 GMAC at 8 x 5000."""
-    return ResNet1d(n_channels, n_extra, **args)  # type: ignore[arg-type]  # checked against ARGS
+    return ResNet1d(n_channels, n_extra, **args)  # type: ignore[arg-type]  # checked: check_model_args

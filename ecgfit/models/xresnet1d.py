@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecgfit.models.network import (
-    WIDTH,
-    Arg,
     BatchNorm,
     EcgNetwork,
     GroupMean,
@@ -31,12 +29,6 @@ DEPTHS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xresnet1d101": (4, (3, 4, 23, 3)),
 }
 """Name -> expansion (1: two convolutions a block, 4: bottleneck) and blocks of each stage."""
-ARGS = {
-    "width": WIDTH,
-    "kernel": Arg(5, 3, 31, 2, "samples of the convolutions in stem and blocks"),
-    "dropout": Arg(0.5, 0, 0.9, None, "before the last layer; half of it before the layer above"),
-}
-"""No depth: it is in the name."""
 
 
 def conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -129,7 +121,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _xresnet1d(depth: str, n_channels: int, n_extra: int = 0, **args: float) -> EcgNetwork:
-    return XResNet1d(depth, n_channels, n_extra, **args)  # type: ignore[arg-type]  # checked against ARGS
+    return XResNet1d(depth, n_channels, n_extra, **args)  # type: ignore[arg-type]  # checked: check_model_args
 
 
 xresnet1d18 = partial(_xresnet1d, "xresnet1d18")
