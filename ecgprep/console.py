@@ -1,16 +1,18 @@
-"""What both commands share: how a command ends, and how progress is shown."""
+"""What both commands share: their options, how they log, show progress and end."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import click
 
@@ -23,7 +25,13 @@ from ecgprep.errors import (
     RecordError,
 )
 
-_USERS_PATHS = {
+LOGGERS = ("ecgprep", "ecgfit")
+"""The libraries log under these names; a command shows what they say on stderr."""
+
+_VERBOSITY = "ecgprep.console.verbosity"
+"""The key in a click context under which `verbosity_options` leave the level to show."""
+
+_PATH_ERRORS = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -36,32 +44,137 @@ _USERS_PATHS = {
 }
 """Errors of the system that mean a path the user gave cannot be used."""
 
+
+class _ChecksRepeats(click.Command):
+    """Refuse an option that is given twice, instead of letting the last one win silently."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        times = Counter(
+            parameter
+            for parameter in given
+            if isinstance(parameter, click.Option)
+            and not parameter.multiple
+            and not parameter.count
+        )
+        repeated = [max(option.opts, key=len) for option, n in times.items() if n > 1]
+        if repeated and not ctx.resilient_parsing:
+            names = ", ".join(repeated)
+            raise click.UsageError(f"{names}: given more than once. Give an option only once.", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Command(_ChecksRepeats):
+    """A command that refuses repeated options and shows on stderr what the libraries log."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command with its log shown."""
+        with shown_log(ctx.meta.get(_VERBOSITY, logging.INFO)):
+            return super().invoke(ctx)
+
+
+class Group(_ChecksRepeats, click.Group):
+    """A group of `Command`s that refuses repeated options itself."""
+
+    command_class = Command
+
+
+def verbosity_options(command: Any) -> Any:
+    """Give a command the options `-q/--quiet` and `-v/--verbose`.
+
+    The command's function receives no argument for them: `Command` sets the level of the log, and
+    `progress_bar` and `status_lines` show nothing when the user asked for quiet.
+    """
+
+    def remember(level: int) -> Callable[[click.Context, click.Parameter, bool], None]:
+        def callback(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
+            if not is_given:
+                return
+            if ctx.meta.get(_VERBOSITY, level) != level:
+                raise click.UsageError("--quiet and --verbose exclude each other: give one.", ctx)
+            ctx.meta[_VERBOSITY] = level
+
+        return callback
+
+    quiet = click.option(
+        "--quiet",
+        "-q",
+        is_flag=True,
+        expose_value=False,
+        callback=remember(logging.WARNING),
+        help="Show only warnings and errors, no progress.",
+    )
+    verbose = click.option(
+        "--verbose",
+        "-v",
+        is_flag=True,
+        expose_value=False,
+        callback=remember(logging.DEBUG),
+        help="Show each step as well.",
+    )
+    return quiet(verbose(command))
+
+
+def is_quiet() -> bool:
+    """Say whether the command that runs now was given `--quiet`."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and ctx.meta.get(_VERBOSITY, logging.INFO) >= logging.WARNING
+
+
+class _StderrHandler(logging.Handler):
+    """Write records to stderr: notes as they are, warnings and errors behind their level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        prefix = f"{record.levelname.capitalize()}: " if record.levelno >= logging.WARNING else ""
+        click.echo(f"{prefix}{record.getMessage()}", err=True)
+
+
+@contextlib.contextmanager
+def shown_log(level: int) -> Iterator[None]:
+    """Show what the libraries log from `level` on, as long as the context lasts."""
+    handler = _StderrHandler(level)
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels_before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, level_before in zip(loggers, levels_before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level_before)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 overwrite_option = click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace an output that exists and is not what this command writes.",
+    help="Replace an existing output even if this command did not write it.",
 )
 
 
 def output_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option -o: the file that a command writes, to be looked at by `check_output`."""
+    """Return the option `-o`: the file that a command writes, to be checked by `check_output`."""
     return click.option(
         "--output", "--out", "-o", type=click.Path(path_type=Path, readable=False), help=help_text
     )
 
 
 def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
-    """Run a click command and end the process: failures are one line on stderr and the exit code of their kind, our own bugs
-    keep their traceback."""
+    """Run a click command and end the process.
+
+    A failure is one line on stderr and the exit code of its kind. Our own bugs keep their
+    traceback.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         result = command.main(*args, **{**kwargs, "standalone_mode": False})
         sys.stdout.flush()
         sys.exit(result if isinstance(result, int) else 0)
     except (EcgError, RecordError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -69,42 +182,70 @@ def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            click.echo("Error: the disk is full. Free some space, or write elsewhere.", err=True)
-            sys.exit(NoSpace.exit_code)
-        if error.errno not in _USERS_PATHS:
-            raise
-        # Vendor files never get here (a bad one is a status), so the name is that of a manifest, store, run or output.
-        click.echo(
-            f"Error: {error.filename or 'a file'}: {os.strerror(error.errno)}. Check the path and its permissions.",
-            err=True,
-        )
-        sys.exit(InputError.exit_code)
+        _fail_for_system_error(error)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "Interrupted. No half-written file was left. A build goes on when it is run again, an unfinished run with --resume.",
+            "Interrupted. No half-written file is left. To continue a build, run it again; "
+            "to continue a training run, add --resume.",
             err=True,
         )
         sys.exit(EXIT_INTERRUPTED)
     except RuntimeError as error:  # click.Abort, above, is one, too
-        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which this package does without
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's; ecgprep does not import torch
             raise
-        click.echo(
-            "Error: the GPU has not enough memory. Use a smaller --batch, --resident off, or the CPU (CUDA_VISIBLE_DEVICES=).",
-            err=True,
+        _fail(
+            "the GPU ran out of memory. Use a smaller --batch, --resident off, "
+            "or the CPU (CUDA_VISIBLE_DEVICES=).",
+            InputError.exit_code,
         )
-        sys.exit(InputError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _fail_for_system_error(error: OSError) -> NoReturn:
+    """End the process for what a user can mend, and raise the error again if it is ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _fail("the disk is full. Free some space, or write elsewhere.", NoSpace.exit_code)
+    if error.errno not in _PATH_ERRORS:
+        raise error
+    # The name is that of a manifest, store, run or output, never that of a vendor file: a vendor
+    # file that cannot be read becomes a status of its row.
+    name, reason = error.filename or "a file", os.strerror(error.errno)
+    _fail(f"{name}: {reason}. Check the path and its permissions.", InputError.exit_code)
 
 
 def _terminate(*_: object) -> NoReturn:
-    """SIGTERM ends the program through its `finally` clauses."""
+    """Let SIGTERM end the program through its `finally` clauses."""
     sys.exit(EXIT_TERMINATED)
 
 
+class ProgressUpdate(Protocol):
+    """What `progress_bar` yields: called with the work done, all work, and rejected items."""
+
+    def __call__(self, done: int, total: int, rejected: int = 0) -> None:
+        """Show how far the work is."""
+
+
 @contextlib.contextmanager
-def progress_bar(verb: str) -> Iterator[Any]:
-    """Yield `update(done, total, rejected=0)`, shown on stderr with rate and time left: a bar on a terminal, in a log file a line a minute."""
+def progress_bar(verb: str) -> Iterator[ProgressUpdate]:
+    """Yield a function that shows progress on stderr, with the rate and the time left.
+
+    A terminal shows a bar; a log file gets a line a minute; `--quiet` shows nothing.
+    """
+    if is_quiet():
+        yield _show_nothing
+        return
+
     from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _minute_lines(verb)
+        return
+
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -113,10 +254,6 @@ def progress_bar(verb: str) -> Iterator[Any]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _minute_lines(verb)
-        return
     columns = (
         TextColumn(verb),
         BarColumn(),
@@ -128,39 +265,50 @@ def progress_bar(verb: str) -> Iterator[Any]:
         task = bar.add_task(verb, total=None, note="")
 
         def update(done: int, total: int, rejected: int = 0) -> None:
-            note = f"{bar.tasks[0].speed or 0:,.0f}/s" + (
-                f", {rejected:,} rejected" if rejected else ""
-            )
+            note = f"{bar.tasks[0].speed or 0:,.0f}/s"
+            if rejected:
+                note += f", {rejected:,} rejected"
             bar.update(task, completed=done, total=total, note=note)
 
         yield update
 
 
-def _minute_lines(verb: str, every_s: float = 60.0) -> Callable[..., None]:
-    """Return an `update` that prints a line to stderr when a minute has passed since the last one."""
+def _show_nothing(done: int, total: int, rejected: int = 0) -> None:
+    """Take progress and show nothing."""
+
+
+def _minute_lines(verb: str, every_s: float = 60.0) -> ProgressUpdate:
+    """Return an `update` that prints a line to stderr at most every `every_s` seconds."""
     begun = last = time.monotonic()
     first: int | None = None
 
     def update(done: int, total: int, rejected: int = 0) -> None:
         nonlocal last, first
         now = time.monotonic()
-        first = (
-            done if first is None else first
-        )  # what an earlier build has done says nothing of the rate
+        if first is None:
+            first = done  # what an earlier build has done says nothing about the rate
         if now - last < every_s:
             return
-        last, rate = now, (done - first) / (now - begun)
-        left = f", {(total - done) / rate / 60:,.0f} min left" if rate else ""
-        click.echo(
-            f"{verb}: {done:,} of {total:,}, {rate:,.0f}/s, {rejected:,} rejected{left}", err=True
-        )
+        last = now
+        rate = (done - first) / (now - begun)
+        line = f"{verb}: {done:,} of {total:,}, {rate:,.0f}/s, {rejected:,} rejected"
+        if rate:
+            line += f", {(total - done) / rate / 60:,.0f} min left"
+        click.echo(line, err=True)
 
     return update
 
 
 @contextlib.contextmanager
-def status_lines(verb: str) -> Iterator[Any]:
-    """Yield `say(line)`, which prints to stderr; on a terminal the last line shows what is going on now."""
+def status_lines(verb: str) -> Iterator[Callable[[str], None]]:
+    """Yield `say(line)`, which prints to stderr; on a terminal, `verb` spins below the lines.
+
+    `--quiet` shows nothing.
+    """
+    if is_quiet():
+        yield lambda _: None
+        return
+
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)

@@ -122,3 +122,15 @@ def describe(text: str | None) -> str:
     else:
         kind = "characters"
     return f"{len(stripped)} {kind}"
+
+
+def missing_extra(package: str, extra: str) -> str:
+    """Say which packages are missing and how to install the extra that brings them.
+
+    `package` names one package or lists several. The second command is for a clone of the project,
+    where nothing need come from a package index under our name.
+    """
+    return (
+        f"This needs {package}. Run: pip install 'ecgprep-ecgfit[{extra}]', "
+        f"or in a clone of the project: pip install -e '.[{extra}]'."
+    )

@@ -194,19 +194,3 @@ def test_synth_writes_every_dialect(tmp_path):
     }
     refused = run("synth", "d", "--dialects", "muse,ecg", cwd=tmp_path)
     assert (refused.returncode, "allowed are all, muse" in refused.stderr) == (2, True)
-
-
-def test_a_log_file_gets_a_line_a_minute(monkeypatch, capsys):
-    from ecgprep import console
-
-    clock = iter([0.0, 1.0, 61.0, 62.0, 122.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    with console.progress_bar("Reading") as update:
-        update(1000, 50_000, 1)  # from an earlier build
-        update(7000, 50_000, 3)
-        update(7100, 50_000, 3)
-        update(13_200, 50_000, 4)
-    assert capsys.readouterr().err.splitlines() == [
-        "Reading: 7,000 of 50,000, 98/s, 3 rejected, 7 min left",
-        "Reading: 13,200 of 50,000, 100/s, 4 rejected, 6 min left",
-    ]

@@ -165,7 +165,7 @@ def test_lack_of_gpu_memory_is_one_line_with_a_way_out(capsys):
         run_command(full, [])
     assert ended.value.code == 3
     assert capsys.readouterr().err.startswith(
-        "Error: the GPU has not enough memory. Use a smaller --batch"
+        "Error: the GPU ran out of memory. Use a smaller --batch"
     )
     with pytest.raises(RuntimeError, match="ours"):
         run_command(faulty, [])
