@@ -110,8 +110,9 @@ Augmentations = Annotated[tuple[Augmentation, ...], BeforeValidator(_names)]
 
 def _described(text: str, default: Any, shown: str | None = None) -> Any:
     """Return a field with its meaning and default; `shown` replaces the default in help texts."""
-    extra = None if shown is None else {"default_shown": shown}
-    return Field(default, description=text, json_schema_extra=extra)
+    if shown is None:
+        return Field(default, description=text)
+    return Field(default, description=text, json_schema_extra={"default_shown": shown})
 
 
 class TrainConfig(BaseModel):

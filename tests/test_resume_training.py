@@ -133,8 +133,8 @@ def test_resuming_on_another_device_is_refused(small_store, tmp_path, monkeypatc
     [
         (single_module, "write_curves"),
         (single_module, "save_checkpoint"),
-        (single_module, "_decide"),
-        (decisions_module, "_finish"),
+        (single_module, "decide"),
+        (decisions_module, "finish"),
         (single_module, "save_config"),
     ],
 )

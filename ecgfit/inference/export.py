@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ecgfit.checkpoint import _MEMBER, FORMAT, require
+from ecgfit.checkpoint import FORMAT, MEMBER_PREFIX, require
 from ecgfit.inference.scorer import Ensemble, load_ensemble
 from ecgfit.metrics.calibration import Calibration
 from ecgfit.run import Run
@@ -328,7 +328,7 @@ def safetensors_bytes(run: Run) -> bytes:
 
     names, ensemble = member_names(run), load_ensemble(run.members, "cpu")
     tensors = {
-        f"{_MEMBER}{name}.{key}": tensor.contiguous()
+        f"{MEMBER_PREFIX}{name}.{key}": tensor.contiguous()
         for name, scorer in zip(names, ensemble.scorers, strict=True)
         for key, tensor in scorer.get_submodule("model").state_dict().items()
     }
