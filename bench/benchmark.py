@@ -88,9 +88,10 @@ def compare(run: Path, baseline: Path) -> Difference:
     entry = paired_difference(label, expit(other), expit(score), 0.5, 0.5, seed=0)["metrics"][
         "auroc"
     ]
-    return (
-        (entry["difference"], *entry["ci95"]) if entry["ci95"] else (math.nan, math.nan, math.nan)
-    )
+    if entry["difference"] is None or entry["ci95"] is None:
+        return math.nan, math.nan, math.nan
+    low, high = entry["ci95"]
+    return entry["difference"], low, high
 
 
 # Steps, each done once ------------------------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_patients_get_what_evaluation_gives_them(small_store, tmp_path, how):
     evaluate_run(run, small_store, "test")
     judged = Predictions.load(run.path / "predictions_test.csv").by_patient(how)
     expected = dict(
-        zip(judged.patient.tolist(), run.calibration.apply(judged.difference()), strict=True)
+        zip(judged.patient.tolist(), run.calibration.apply(judged.logit_difference()), strict=True)
     )
     table = predict_store(run, small_store, "test")
     assert any(entry["missing_leads"] for entry in table)

@@ -174,7 +174,7 @@ def test_both_write_predictions_and_their_metrics_per_patient(store, tmp_path):
             predictions = Predictions.load(tmp_path / name / f"predictions_{split}.csv")
             assert predictions.rows.tolist() == select_rows(store, split, "drop").tolist()
             patients = predictions.by_patient()
-            assert roc_auc_score(patients.label, patients.difference()) == pytest.approx(
+            assert roc_auc_score(patients.label, patients.logit_difference()) == pytest.approx(
                 summary[split]["auroc"]
             )
     with (tmp_path / "cnn" / "predictions_test.csv").open() as file:

@@ -110,7 +110,8 @@ def test_a_run_in_bfloat16_predicts_as_in_float32(small_store, tmp_path):
     )
     assert (
         np.abs(
-            run.calibration.apply(fine.difference()) - run.calibration.apply(coarse.difference())
+            run.calibration.apply(fine.logit_difference())
+            - run.calibration.apply(coarse.logit_difference())
         ).max()
         < 0.03
     )

@@ -342,11 +342,11 @@ def test_report_of_folds_shows_each_and_judges_by_their_own_thresholds(folds):
     raw = Evaluation.load(folds, "oof").uncalibrated(folds)
     members = np.concatenate(
         [
-            Predictions.load(member.path / "predictions_oof.csv").by_patient().difference()
+            Predictions.load(member.path / "predictions_oof.csv").by_patient().logit_difference()
             for member in folds.members
         ]
     )
-    np.testing.assert_allclose(np.sort(raw.difference()), np.sort(members))
+    np.testing.assert_allclose(np.sort(raw.logit_difference()), np.sort(members))
 
 
 def test_runs_of_folds_are_compared_as_they_were_judged(folds, small_store, tmp_path):

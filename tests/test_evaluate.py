@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 
 from ecgfit.checkpoint import load_checkpoint
 from ecgfit.evaluation.compare_runs import compare_runs
-from ecgfit.evaluation.evaluate import covariate_groups, evaluate_run, groups_of
+from ecgfit.evaluation.evaluate import evaluate_run
+from ecgfit.evaluation.groups import covariate_groups, patient_groups
 from ecgfit.inference.predictions import Predictions
 from ecgfit.models.factory import build_model
 from ecgfit.reports.evaluation import Evaluation
@@ -75,7 +76,7 @@ def elsewhere(tmp_path_factory) -> Store:
 def test_another_store_is_an_external_test_only_when_asked(run, small_store, elsewhere, store):
     with pytest.raises(StoreError, match="--external when no patient"):
         evaluate_run(run, elsewhere, "test")
-    with pytest.raises(StoreError, match="it is no external test"):
+    with pytest.raises(StoreError, match="so this is not an external test. Leave out --external"):
         evaluate_run(run, small_store, "all", external=True)
     with pytest.raises(
         StoreError,
@@ -331,7 +332,7 @@ def test_groups_are_those_of_the_patients(small_store):
         np.zeros((len(rows), 2)),
     )
     patients = predictions.by_patient("mean")
-    groups = groups_of(small_store, predictions, patients)
+    groups = patient_groups(small_store, predictions, patients)
     lacks = ~small_store.array("lead_mask")[:].astype(bool).all(axis=1)
     assert lacks.any()
     for p, leads in zip(patients.patient, groups["leads"], strict=True):
@@ -347,7 +348,7 @@ def test_groups_are_those_of_the_patients(small_store):
         rows[order], patient[order], predictions.label[order], np.zeros((len(order), 2))
     )
     by_patient = one.by_patient("mean")
-    leads = groups_of(small_store, one, by_patient)["leads"]
+    leads = patient_groups(small_store, one, by_patient)["leads"]
     assert leads.tolist() == [
         "some missing" if lacks[row] else "all eight" for row in by_patient.rows
     ]
@@ -448,7 +449,9 @@ def test_compare_refuses_what_cannot_be_compared(
         compare_runs([run, both], "train")
     other = train(quick(missing="mask", epochs=1), elsewhere, tmp_path / "other", say=silent)
     evaluate_run(other, elsewhere, "test")
-    with pytest.raises(InputError, match="were trained on different stores: whether"):
+    with pytest.raises(
+        InputError, match="were trained on different stores, so their test patients may differ"
+    ):
         compare_runs([run, other], "test")
     fewer = Path(shutil.copytree(both.path, tmp_path / "fewer"))
     lines = (fewer / "predictions_test.csv").read_text().splitlines(keepends=True)

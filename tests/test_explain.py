@@ -133,7 +133,7 @@ def test_attributions_add_up_and_stay_within_the_signal(run, store):
     assert parts.shape == tuple(batch.waveforms.shape)
     assert np.abs(parts.sum(axis=(1, 2)) - moved).sum() <= TOLERANCE * np.abs(moved).sum()
     assert (parts[~batch.lead_mask.numpy()] == 0).all()
-    full = predict_rows(ensemble, store, batch.rows, ("age", "sex"), amp=False).difference()
+    full = predict_rows(ensemble, store, batch.rows, ("age", "sex"), amp=False).logit_difference()
     with torch.no_grad():
         baseline = 0.0
         for scorer in ensemble.scorers:

@@ -205,7 +205,10 @@ def test_ensemble_gives_the_runs_probabilities_for_any_batch(ensemble_run, expor
     ]
     probability, logits = (np.concatenate(part) for part in zip(*found, strict=True))
     assert probability.dtype == np.float32
-    assert np.abs(probability - ensemble_run.calibration.apply(expected.difference())).max() <= 1e-5
+    assert (
+        np.abs(probability - ensemble_run.calibration.apply(expected.logit_difference())).max()
+        <= 1e-5
+    )
     assert np.abs(logits - expected.logits).max() <= 1e-5
 
 
@@ -390,7 +393,9 @@ def test_200_real_recordings_have_the_same_probability(make_real_corpus, tmp_pat
     rows, names = select_rows(store, "all", run.config.missing)[:200], run.config.tabular
     assert len(rows) == 200
     expected = run.calibration.apply(
-        predict_rows(load_ensemble(run.members, "cpu"), store, rows, names, amp=False).difference()
+        predict_rows(
+            load_ensemble(run.members, "cpu"), store, rows, names, amp=False
+        ).logit_difference()
     )
     session = onnx_session((tmp_path / "m.onnx").read_bytes())
     (batch,) = make_loader(store, rows, 200, covariates=names)

@@ -35,7 +35,7 @@ from ecgfit.metrics.definitions import (
 from ecgfit.metrics.delong import delong, delong_interval, delong_test
 from ecgfit.metrics.paired import paired_difference
 from ecgfit.metrics.subgroups import count_baseline, subgroups, suppress
-from ecgfit.metrics.summary import evaluate
+from ecgfit.metrics.summary import compute_metrics
 
 
 def sample(seed: int, n: int = 200, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +92,9 @@ def test_weighted_metrics_equal_scikit_learn_with_sample_weight(seed, ties):
 
 
 def test_one_class_is_undefined_and_never_a_number():
-    result = evaluate(np.ones(10, np.int64), np.linspace(0.1, 0.9, 10), 0.5, seed=0, n_bootstrap=50)
+    result = compute_metrics(
+        np.ones(10, np.int64), np.linspace(0.1, 0.9, 10), 0.5, seed=0, n_bootstrap=50
+    )
     assert result["metrics"]["auroc"]["value"] is None
     assert result["metrics"]["specificity"]["value"] is None
     assert result["metrics"]["sensitivity"]["value"] == 0.5
@@ -100,7 +102,7 @@ def test_one_class_is_undefined_and_never_a_number():
 
 def test_interval_is_that_of_a_plain_bootstrap():
     label, score = sample(3, 150)
-    result = evaluate(label, score, 0.5, seed=1)["metrics"]
+    result = compute_metrics(label, score, 0.5, seed=1)["metrics"]
     generator = np.random.default_rng(7)
     replicates = []
     while len(replicates) < 2000:
@@ -114,9 +116,9 @@ def test_interval_is_that_of_a_plain_bootstrap():
 
 def test_interval_does_not_depend_on_how_much_is_computed_at_once(monkeypatch):
     label, score = sample(3, 150)
-    whole = evaluate(label, score, 0.5, seed=1, n_bootstrap=300)
-    monkeypatch.setattr("ecgfit.metrics.definitions._CELLS_AT_ONCE", 150 * 7)
-    assert evaluate(label, score, 0.5, seed=1, n_bootstrap=300) == whole
+    whole = compute_metrics(label, score, 0.5, seed=1, n_bootstrap=300)
+    monkeypatch.setattr("ecgfit.metrics.bootstrap.CELLS_AT_ONCE", 150 * 7)
+    assert compute_metrics(label, score, 0.5, seed=1, n_bootstrap=300) == whole
 
 
 def simulated(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +173,7 @@ def test_calibration_of_true_probabilities_is_slope_1_and_intercept_0():
 )
 def test_a_slope_without_a_finite_answer_is_none_and_the_intercept_is_not(p):
     label = np.array([0, 0, 0, 1, 1])
-    result = evaluate(label, np.array(p), 0.5, seed=0, n_bootstrap=20)["metrics"]
+    result = compute_metrics(label, np.array(p), 0.5, seed=0, n_bootstrap=20)["metrics"]
     assert result["calibration_slope"] == {
         "value": None,
         "ci95": None,
@@ -223,8 +225,8 @@ def test_net_benefit_is_that_of_the_formula_and_undefined_beyond_1():
 
 def test_evaluate_names_every_metric_in_order_and_why_some_are_undefined():
     label, p = simulated(3)
-    assert tuple(evaluate(label, p, 0.3, 0, n_bootstrap=20)["metrics"]) == METRICS
-    nobody = evaluate(label, p, 0.9999, 0, n_bootstrap=20)["metrics"]
+    assert tuple(compute_metrics(label, p, 0.3, 0, n_bootstrap=20)["metrics"]) == METRICS
+    nobody = compute_metrics(label, p, 0.9999, 0, n_bootstrap=20)["metrics"]
     assert nobody["ppv"] == {
         "value": None,
         "ci95": None,
@@ -234,25 +236,25 @@ def test_evaluate_names_every_metric_in_order_and_why_some_are_undefined():
 
 
 @pytest.mark.parametrize(
-    ("label", "p"),
+    ("label", "p", "message"),
     [
-        ([], []),
-        ([0, 1], [0.1]),
-        ([0, 2], [0.1, 0.2]),
-        ([0, 1], [0.1, 1.2]),
-        ([0, 1], [0.1, np.nan]),
+        ([], [], "both must have the same length and at least one entry"),
+        ([0, 1], [0.1], "both must have the same length and at least one entry"),
+        ([0, 2], [0.1, 0.2], r"label holds \[2\]; only 0 and 1 are allowed"),
+        ([0, 1], [0.1, 1.2], r"values that are not numbers within \[0, 1\]"),
+        ([0, 1], [0.1, np.nan], r"values that are not numbers within \[0, 1\]"),
     ],
 )
-def test_evaluate_refuses_what_is_no_label_or_probability(label, p):
-    with pytest.raises(ValueError, match="must be of one length|only 0 and 1|outside"):
-        evaluate(np.array(label, np.int64), np.array(p, float), 0.5, 0)
+def test_labels_and_probabilities_out_of_range_are_refused(label, p, message):
+    with pytest.raises(ValueError, match=message):
+        compute_metrics(np.array(label, np.int64), np.array(p, float), 0.5, 0)
 
 
 def test_cluster_bootstrap_is_that_of_a_naive_loop_over_the_same_draws():
     label, p = simulated(4, 120)
     cluster = np.random.default_rng(1).integers(100, 140, 120)
     patients = np.unique(cluster)
-    ours = evaluate(label, p, 0.3, seed=9, n_bootstrap=200, cluster=cluster)
+    ours = compute_metrics(label, p, 0.3, seed=9, n_bootstrap=200, cluster=cluster)
     weights = np.concatenate(list(bootstrap_weights(120, 9, 200, cluster)))
     expected = []
     for w in weights:
@@ -281,13 +283,15 @@ def test_cluster_bootstrap_is_that_of_a_naive_loop_over_the_same_draws():
 def test_cluster_intervals_are_wider_when_recordings_repeat_each_other():
     label, p = simulated(5, 100)
     five = np.repeat(np.arange(100), 5)
-    repeated = evaluate(label[five], p[five], 0.3, 0, n_bootstrap=500, cluster=five)["metrics"][
-        "auroc"
-    ]["ci95"]
-    blind = evaluate(label[five], p[five], 0.3, 0, n_bootstrap=500)["metrics"]["auroc"]["ci95"]
+    repeated = compute_metrics(label[five], p[five], 0.3, 0, n_bootstrap=500, cluster=five)[
+        "metrics"
+    ]["auroc"]["ci95"]
+    blind = compute_metrics(label[five], p[five], 0.3, 0, n_bootstrap=500)["metrics"]["auroc"][
+        "ci95"
+    ]
     assert repeated[1] - repeated[0] > 1.8 * (blind[1] - blind[0])  # sqrt(5) = 2.2
     assert repeated == pytest.approx(
-        evaluate(label, p, 0.3, 0, n_bootstrap=500)["metrics"]["auroc"]["ci95"]
+        compute_metrics(label, p, 0.3, 0, n_bootstrap=500)["metrics"]["auroc"]["ci95"]
     )
 
 
@@ -484,7 +488,7 @@ def test_nothing_is_hidden_without_need():
 
 def test_an_interval_is_wilsons_where_no_resample_differs():
     label, p = np.repeat([0, 1], [40, 5]), np.r_[np.linspace(0.1, 0.6, 40), np.full(5, 0.9)]
-    found = evaluate(label, p, 0.5, 0, 200)["metrics"]
+    found = compute_metrics(label, p, 0.5, 0, 200)["metrics"]
     low, high = proportion_confint(5, 5, method="wilson")
     assert found["sensitivity"]["value"] == 1
     assert found["sensitivity"]["ci95"] == pytest.approx([low, high], abs=1e-9)
@@ -502,9 +506,9 @@ def test_an_interval_is_wilsons_where_no_resample_differs():
     error = np.sqrt((low * (1 - low) + (size - 1) * (q1 - low**2 + q2 - low**2)) / (40 * 5))
     assert (1 - low) / error == pytest.approx(1.96, abs=0.01)
     assert "reason" not in found["specificity"]
-    recordings = evaluate(label, p, 0.5, 0, 200, cluster=np.r_[np.arange(40), 40, 40, 41, 41, 42])[
-        "metrics"
-    ]["sensitivity"]
+    recordings = compute_metrics(
+        label, p, 0.5, 0, 200, cluster=np.r_[np.arange(40), 40, 40, 41, 41, 42]
+    )["metrics"]["sensitivity"]
     assert (recordings["value"], recordings["ci95"]) == (
         1,
         [1, 1],
@@ -537,7 +541,7 @@ def test_subgroup_metrics_are_those_of_the_group_alone():
     )
     assert (
         result["sex"]["F"]["metrics"]["auroc"]
-        == evaluate(label[here], p[here], 0.3, 2, n_bootstrap=100)["metrics"]["auroc"]
+        == compute_metrics(label[here], p[here], 0.3, 2, n_bootstrap=100)["metrics"]["auroc"]
     )
     assert result["sex"]["M"]["n"] == (sex == "M").sum()
     assert [group["metrics"] is None for group in result["age"].values()] == [

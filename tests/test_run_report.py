@@ -18,7 +18,8 @@ from test_report import CHROMIUM, Links
 from ecgfit.cli import _interval
 from ecgfit.config import make_config
 from ecgfit.data.rows import select_rows
-from ecgfit.evaluation.evaluate import evaluate_run, report
+from ecgfit.evaluation.evaluate import evaluate_run
+from ecgfit.evaluation.split_metrics import evaluate_predictions
 from ecgfit.inference.predictions import Predictions
 from ecgfit.metrics.curves import probability_histogram
 from ecgfit.metrics.definitions import METRICS
@@ -97,7 +98,7 @@ def run(own_store, tmp_path_factory) -> Run:
 def add_lead_removal(run: Run) -> None:
     """Put what `--each-lead` computes into the metrics, from few replicates: the true thing takes long and is tested with the evaluation."""
     patients = Predictions.load(run.path / "predictions_test.csv").by_patient()
-    probability = run.calibration.apply(patients.difference())
+    probability = run.calibration.apply(patients.logit_difference())
     removal = {
         lead: paired_difference(patients.label, probability, probability**2, 0.5, 0.5, 0, 20)[
             "metrics"
@@ -422,7 +423,7 @@ def test_a_store_of_one_class_has_a_report(copied, own_store, tmp_path):
     assert predictions.rows.tolist() == rows.tolist()
     predictions = replace(predictions, label=np.zeros(len(rows), np.int64))
     predictions.save(copied.path / "predictions_test.csv", copied.calibration)
-    metrics = report(
+    metrics = evaluate_predictions(
         predictions, "test", one_class, copied.calibration, copied.threshold, "mean", 0
     )
     (copied.path / "metrics_test.json").write_text(json.dumps(metrics))

@@ -265,7 +265,7 @@ def test_model_overfits_sixteen_recordings(store, tmp_path):
         losses.append(trainer.train_epoch(lambda: None, lambda: False))
     assert losses[-1] < 0.05 < losses[0]
     predictions = trainer.predict(trainer.kept(), "val")
-    assert ((predictions.difference() > 0) == predictions.label).all()
+    assert ((predictions.logit_difference() > 0) == predictions.label).all()
 
 
 def test_one_class_in_validation_is_told_before_training(store, tmp_path):

@@ -1,84 +1,105 @@
-"""Runs against each other on the same patients."""
+"""Compare runs with each other on the same patients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ecgfit.inference.predictions import Predictions
 from ecgfit.metrics.paired import paired_difference
+from ecgfit.metrics.results import Comparison, PairedDifference
 from ecgfit.run import Run
 from ecgprep.errors import InputError
 from ecgprep.store.format import SPLITS
 
 
-def compare_runs(runs: Sequence[Run], split: str) -> dict[str, Any]:
-    """Compare each run with the first on the patients of `split`, each at its own calibration and threshold.
+def compare_runs(runs: Sequence[Run], split: str) -> Comparison:
+    """Compare each run with the first, each at its own calibration and threshold.
 
-    Reads what `ecgfit eval` wrote. Returns {runs, split, n_patients, against_first: {run: paired_difference(...)}}. Raises InputError when a
-    run has not been evaluated, was trained on another store, gives a patient another label, or judges recordings where another judges patients.
+    Reads the predictions of `split` that `ecgfit eval` wrote. Raises InputError where a run has
+    not been evaluated, was trained on another store, labels a patient differently, or judges
+    recordings while another run judges patients.
     """
-    first, *others = runs
-    names = [str(run.path) for run in runs]
     if len({run.path.resolve() for run in runs}) < len(runs):
-        raise InputError("The same run is given twice.")
-    of_patients = [_of_patients(run, split) for run in runs]
-    label = of_patients[0].label
-    against = {}
-    for run, patients in zip(others, of_patients[1:], strict=True):
-        if run.content_sha256 != first.content_sha256 and not split.startswith("external"):
-            raise InputError(
-                f"{run.path} and {first.path} were trained on different stores: whether their {split} patients are the same is not known."
-            )
-        if run.config.aggregate != first.config.aggregate and "none" in (
-            run.config.aggregate,
-            first.config.aggregate,
-        ):
-            raise InputError(
-                f"{run.path} and {first.path}: one judges recordings, the other patients."
-            )
-        if not np.array_equal(patients.patient, of_patients[0].patient) or not np.array_equal(
-            patients.label, label
-        ):
-            raise InputError(
-                f"{run.path} and {first.path} do not predict the same {split} patients "
-                f"({len(patients.label):,} and {len(label):,}). Were they trained with the same --missing?"
-            )
-        (ours, our_threshold), (theirs, their_threshold) = (
-            items.judge(judged.calibration, judged.threshold)
-            for judged, items in ((first, of_patients[0]), (run, patients))
-        )
-        cluster = patients.drawn_together(first.config.aggregate)
-        against[str(run.path)] = paired_difference(
-            label, ours, theirs, our_threshold, their_threshold, first.config.seed, cluster=cluster
-        )
+        raise InputError("The same run is given twice. Name different runs.")
+    first, *others = runs
+    patients_of_first, *patients_of_others = [_load_patients(run, split) for run in runs]
+    against_first: dict[str, PairedDifference] = {}
+    for run, patients in zip(others, patients_of_others, strict=True):
+        _check_comparable(first, run, split)
+        _check_same_patients(first, patients_of_first, run, patients, split)
+        against_first[str(run.path)] = _compare(first, patients_of_first, run, patients)
     return {
-        "runs": names,
+        "runs": [str(run.path) for run in runs],
         "split": split,
-        "n_patients": len(np.unique(of_patients[0].patient)),
-        "against_first": against,
+        "n_patients": len(np.unique(patients_of_first.patient)),
+        "against_first": against_first,
     }
 
 
-def _of_patients(run: Run, split: str) -> Predictions:
+def _check_comparable(first: Run, run: Run, split: str) -> None:
+    """Refuse runs of different stores, and runs that judge different things."""
+    if run.content_sha256 != first.content_sha256 and not split.startswith("external"):
+        raise InputError(
+            f"{run.path} and {first.path} were trained on different stores, so their {split} "
+            "patients may differ. Compare them on an external store."
+        )
+    levels = {run.config.aggregate, first.config.aggregate}
+    if "none" in levels and len(levels) > 1:
+        raise InputError(
+            f"{run.path} and {first.path}: one judges recordings, the other patients. "
+            "Compare runs that judge the same."
+        )
+
+
+def _check_same_patients(
+    first: Run, patients_of_first: Predictions, run: Run, patients: Predictions, split: str
+) -> None:
+    same_patients = np.array_equal(patients.patient, patients_of_first.patient)
+    same_labels = np.array_equal(patients.label, patients_of_first.label)
+    if not (same_patients and same_labels):
+        raise InputError(
+            f"{run.path} and {first.path} do not predict the same {split} patients "
+            f"({len(patients.label):,} and {len(patients_of_first.label):,}). "
+            "Were they trained with the same --missing?"
+        )
+
+
+def _compare(
+    first: Run, patients_of_first: Predictions, run: Run, patients: Predictions
+) -> PairedDifference:
+    """Compare two runs whose patients are known to be the same."""
+    probability_a, threshold_a = patients_of_first.probability_and_threshold(
+        first.calibration, first.threshold
+    )
+    probability_b, threshold_b = patients.probability_and_threshold(run.calibration, run.threshold)
+    return paired_difference(
+        patients.label,
+        probability_a,
+        probability_b,
+        threshold_a,
+        threshold_b,
+        first.config.seed,
+        cluster=patients.cluster(first.config.aggregate),
+    )
+
+
+def _load_patients(run: Run, split: str) -> Predictions:
     path = run.path / f"predictions_{split}.csv"
     if not path.is_file():
-        has = (
-            ", ".join(
-                sorted(
-                    found.stem.removeprefix("predictions_")
-                    for found in run.path.glob("predictions_*.csv")
-                )
-            )
-            or "none"
-        )
-        eval_ = f"`ecgfit eval --run {run.path} --split {split} --store STORE` makes them."
-        how = {"oof": "A run of --folds has them."}.get(
-            split, eval_ if split in (*SPLITS, "all") else ""
-        )
-        raise InputError(
-            f"{run.path} has no predictions of {split} (it has: {has}). {how}".rstrip()
-        )
+        raise InputError(_no_predictions(run, split))
     return Predictions.load(path, run.calibration).by_patient(run.config.aggregate)
+
+
+def _no_predictions(run: Run, split: str) -> str:
+    """Say that a run has no predictions of a split, which ones it has, and how to make them."""
+    files = run.path.glob("predictions_*.csv")
+    splits = sorted(path.stem.removeprefix("predictions_") for path in files)
+    found = ", ".join(splits) or "none"
+    advice = ""
+    if split == "oof":
+        advice = " Only runs trained with --folds have them."
+    elif split in (*SPLITS, "all"):
+        advice = f" `ecgfit eval --run {run.path} --split {split} --store STORE` makes them."
+    return f"{run.path} has no predictions of {split} (it has: {found}).{advice}"

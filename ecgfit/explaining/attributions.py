@@ -180,7 +180,7 @@ def called_positive(
     predictions = predict_rows(
         ensemble, store, select_rows(store, split, run.config.missing), run.config.tabular, amp
     )
-    positive = run.calibration.apply(predictions.difference()) >= run.threshold
+    positive = run.calibration.apply(predictions.logit_difference()) >= run.threshold
     generator = np.random.Generator(np.random.PCG64(run.config.seed))
     chosen = {}
     for name, label in GROUPS.items():

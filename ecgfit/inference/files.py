@@ -132,16 +132,16 @@ def predict_store(run: Run, store: Store, split: str = "all") -> Table:
     values = store.array("covariates")[np.ix_(rows, covariate_columns(store, run.config.tabular))]
     rates = store.array("rate_hz")[rows]
     whole = masks.all(axis=1) if run.config.missing == "drop" else np.full(len(rows), True)
-    patients = predictions.at(whole).by_patient(run.config.aggregate)
+    patients = predictions.select(whole).by_patient(run.config.aggregate)
     of_patient = {
         patient: applied.judge(difference)
         for patient, difference in zip(
-            patients.patient.tolist(), patients.difference(), strict=True
+            patients.patient.tolist(), patients.logit_difference(), strict=True
         )
     }
     table = []
     for i, (row, difference) in enumerate(
-        zip(rows.tolist(), predictions.difference().tolist(), strict=True)
+        zip(rows.tolist(), predictions.logit_difference().tolist(), strict=True)
     ):
         span = (int(spans[i, 0]), int(spans[i, 1]))
         entry = {"row": row, "patient": int(predictions.patient[i]), **applied.judge(difference)}

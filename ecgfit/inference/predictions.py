@@ -55,7 +55,13 @@ class Predictions:
             sums = np.stack([np.bincount(index, self.logits[:, k]) for k in (0, 1)], axis=1)
             logits = sums / count[:, None]
         else:
-            key = self.difference() if how == "max" else self.rows if how == "last" else -self.rows
+            key = (
+                self.logit_difference()
+                if how == "max"
+                else self.rows
+                if how == "last"
+                else -self.rows
+            )
             order = np.lexsort((key, index))
             logits = self.logits[order[np.cumsum(count) - 1]]
         return Predictions(
@@ -66,24 +72,24 @@ class Predictions:
             None if self.threshold is None else self.threshold[first],
         )
 
-    def judge(
+    def probability_and_threshold(
         self, calibration: Calibration, threshold: float
     ) -> tuple[NDArray[np.float64], float | NDArray[np.float64]]:
         """Return the probability of each entry and the threshold that it is called by: the run's, or those that the entries bring along."""
         if self.threshold is None:
-            return calibration.apply(self.difference()), threshold
-        return UNCALIBRATED.apply(self.difference()), self.threshold
+            return calibration.apply(self.logit_difference()), threshold
+        return UNCALIBRATED.apply(self.logit_difference()), self.threshold
 
-    def calibrated(self, calibration: Calibration, threshold: float) -> Predictions:
+    def with_calibration(self, calibration: Calibration, threshold: float) -> Predictions:
         """Return predictions that bring along their calibration, in the logits, and their threshold."""
-        half = (calibration.slope * self.difference() + calibration.intercept) / 2
+        half = (calibration.slope * self.logit_difference() + calibration.intercept) / 2
         return replace(
             self,
             logits=np.stack([-half, half], axis=1),
             threshold=np.full(len(self.rows), threshold),
         )
 
-    def drawn_together(self, how: Aggregate) -> NDArray[np.int64] | None:
+    def cluster(self, how: Aggregate) -> NDArray[np.int64] | None:
         """Return each entry's patient where entries are recordings, for resampling; None where an entry is a patient."""
         return self.patient if how == "none" else None
 
@@ -91,15 +97,15 @@ class Predictions:
         """Return how many recordings each patient has, in the order of `by_patient`."""
         return np.unique(self.patient, return_counts=True)[1].astype(np.int64)
 
-    def difference(self) -> NDArray[np.float64]:
+    def logit_difference(self) -> NDArray[np.float64]:
         """Return logit 1 - logit 0: what calibration turns into a probability."""
         return np.asarray(self.logits[:, 1] - self.logits[:, 0])
 
     def labelled(self) -> Predictions:
         """Return the recordings whose label is known."""
-        return self.at(self.label >= 0)
+        return self.select(self.label >= 0)
 
-    def at(self, index: Any) -> Predictions:
+    def select(self, index: Any) -> Predictions:
         """Return some of the entries: `index` (an array) holds positions, or says of each whether it is wanted."""
         threshold = None if self.threshold is None else self.threshold[index]
         return Predictions(
@@ -107,7 +113,7 @@ class Predictions:
         )
 
     @staticmethod
-    def joined(parts: Sequence[Predictions]) -> Predictions:
+    def concatenate(parts: Sequence[Predictions]) -> Predictions:
         """Return the recordings of several, in the order of the store's rows."""
         rows, patient, label, logits = (
             np.concatenate([getattr(part, name) for part in parts])
@@ -117,12 +123,12 @@ class Predictions:
         whole = Predictions(
             rows, patient, label, logits, np.concatenate(thresholds) if thresholds else None
         )
-        return whole.at(np.argsort(whole.rows))
+        return whole.select(np.argsort(whole.rows))
 
     def save(self, path: Path, calibration: Calibration) -> None:
         """Write predictions as CSV: numbers only, no identifier. The column `threshold` is there where entries have their own."""
         whole = (self.rows, self.patient, self.label)
-        probability, threshold = self.judge(calibration, 0.0)
+        probability, threshold = self.probability_and_threshold(calibration, 0.0)
         real = [
             self.logits[:, 0],
             self.logits[:, 1],
@@ -157,7 +163,11 @@ class Predictions:
                 table[:, 3:5],
                 table[:, 6] if table.shape[1] > len(_HEADER) - 1 else None,
             )
-            probability = table[:, 5] if calibration is None else found.judge(calibration, 0.0)[0]
+            probability = (
+                table[:, 5]
+                if calibration is None
+                else found.probability_and_threshold(calibration, 0.0)[0]
+            )
         except (OSError, ValueError, IndexError, UserWarning):
             raise InputError(f"{path} is missing or damaged. {again}") from None
         if not np.allclose(probability, table[:, 5], rtol=0, atol=1e-6):

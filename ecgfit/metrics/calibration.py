@@ -1,6 +1,7 @@
-"""Recalibration on validation: from the difference of two logits to a probability, without changing any ranking.
+"""Recalibration on validation: from the difference of two logits to a probability.
 
-Class weights and over-confidence distort what the softmax gives; a line through the logits, fitted by maximum likelihood, undoes most of it.
+Class weights and overconfidence distort what the softmax gives. A line through the logits, fitted
+by maximum likelihood, undoes most of this and leaves every ranking unchanged.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from ecgfit.metrics.definitions import Floats, Ints
 
 METHODS = ("none", "temperature", "platt")
 
-
 EQUAL = 1e-12
-"""Logits that differ by no more, for their size, are equal: far below what float32 tells apart, and dividing by it would overflow."""
+"""Logits that differ by less than this, relative to their size, are equal.
 
+It is far below what float32 can tell apart; dividing by such a difference would overflow.
+"""
 
 SMALLEST_SLOPE = 1e-6
-"""A slope at or below is rounding, or validation ranks backwards."""
+"""A slope at or below this is rounding, or validation ranks backwards."""
 
-
-_STEPS = 200
+_FIELDS = {"method", "slope", "intercept", "note"}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """probability = sigmoid(slope * d + intercept), d = logit_1 - logit_0. The temperature of Guo 2017 is 1 / slope."""
+    """probability = sigmoid(slope * d + intercept) with d = logit_1 - logit_0.
+
+    The temperature of Guo 2017 is 1 / slope.
+    """
 
     method: str
     slope: float
@@ -40,7 +44,10 @@ class Calibration:
     """Why the fit is not what the method asks for; empty where it is."""
 
     def apply(self, d: Floats) -> Floats:
-        """Return the probability of label 1 for logit differences `d`, of any shape. Never decreasing in d, as the slope is positive."""
+        """Return the probability of label 1 for logit differences of any shape.
+
+        It never falls as d rises, as the slope is positive.
+        """
         return np.asarray(expit(self.slope * d + self.intercept))
 
     def to_json(self) -> dict[str, Any]:
@@ -50,101 +57,104 @@ class Calibration:
     @staticmethod
     def from_json(content: Any) -> Calibration:
         """Rebuild from `to_json`. Raises ValueError for anything else."""
-        if not isinstance(content, dict) or set(content) != {
-            "method",
-            "slope",
-            "intercept",
-            "note",
-        }:
+        if not isinstance(content, dict) or set(content) != _FIELDS:
             raise ValueError(
                 "calibration must hold method, slope, intercept and note, and nothing else."
             )
-        if content["method"] not in METHODS or not isinstance(content["note"], str):
+        method, note = content["method"], content["note"]
+        if method not in METHODS or not isinstance(note, str):
             raise ValueError(
-                f"calibration: method (={content['method']}) must be one of {', '.join(METHODS)}, and note a text."
+                f"calibration: method (={method}) must be one of {', '.join(METHODS)}, "
+                "and note must be text."
             )
-        for name in ("slope", "intercept"):
-            value = content[name]
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not math.isfinite(value)
-            ):
-                raise ValueError(f"calibration: {name} (={value}) must be a finite number.")
-        if content["slope"] <= 0:
+        slope = _finite_number(content, "slope")
+        intercept = _finite_number(content, "intercept")
+        if slope <= 0:
             raise ValueError(
-                f"calibration: slope (={content['slope']}) must be positive, or it would turn the ranking round."
+                f"calibration: slope (={slope}) must be positive, as any other would reverse "
+                "the ranking."
             )
-        return Calibration(
-            content["method"], float(content["slope"]), float(content["intercept"]), content["note"]
-        )
+        return Calibration(method, slope, intercept, note)
+
+
+def _finite_number(content: dict[str, Any], name: str) -> float:
+    value = content[name]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise ValueError(f"calibration: {name} (={value}) must be a finite number.")
+    return float(value)
 
 
 def fit_calibration(method: str, d: Floats, label: Ints) -> Calibration:
-    """Fit on validation: `d` (n,) differences of logits, `label` (n,) 0 or 1.
+    """Fit on validation: `d` (n,) are differences of logits, `label` (n,) is 0 or 1.
 
-    `none` leaves d as it is. `temperature` fits the slope by maximum likelihood (Guo 2017). `platt` fits slope and intercept to Platt's
-    smoothed targets (Platt 1999), so that it stays finite where the classes are separated. A slope that is not positive would turn the ranking
-    round: then slope 1 is kept, only the intercept is fitted, and `note` says so.
-    Raises ValueError for an unknown method, no patients, values that are not finite and labels other than 0 and 1.
+    - `none` leaves d as it is.
+    - `temperature` fits the slope by maximum likelihood (Guo 2017).
+    - `platt` fits slope and intercept to Platt's smoothed targets (Platt 1999), so the fit stays
+      finite where the classes are separated.
+
+    A slope that is not positive would reverse the ranking. In that case the slope stays 1, only the
+    intercept is fitted, and `note` says so. Raises ValueError for an unknown method, no patients,
+    values that are not finite, and labels other than 0 and 1.
     """
     if method not in METHODS:
         raise ValueError(f"method (={method}) must be one of {', '.join(METHODS)}.")
-    if (
-        not len(d)
-        or d.shape != label.shape
-        or not np.isfinite(d).all()
-        or not np.isin(label, (0, 1)).all()
-    ):
-        raise ValueError("d must be finite, labels 0 or 1, both of one length, and not empty.")
+    _check_input(d, label)
     if method == "none":
         return Calibration(method, 1.0, 0.0)
     if not 0 < label.sum() < len(label):
-        return _intercept_only(method, d, label, "validation holds one class only")
+        return _fit_intercept_only(method, d, label, "validation holds one class only")
     if method == "temperature":
-        return _temperature(d, label)
+        return _fit_temperature(d, label)
     if d.std() <= EQUAL * max(1.0, float(np.abs(d).max())):
-        return _intercept_only(method, d, label, "all logits are equal")
-    slope, intercept = _platt(d, _smoothed_targets(label))
+        return _fit_intercept_only(method, d, label, "all logits are equal")
+    slope, intercept = _fit_platt(d, _smoothed_targets(label))
     if slope <= SMALLEST_SLOPE:
-        return _intercept_only(method, d, label, "the fitted slope is not positive")
+        return _fit_intercept_only(method, d, label, "the fitted slope is not positive")
     return Calibration(method, slope, intercept)
 
 
-def _intercept_only(method: str, d: Floats, label: Ints, why: str) -> Calibration:
+def _check_input(d: Floats, label: Ints) -> None:
+    same_length = len(d) > 0 and d.shape == label.shape
+    if not same_length or not np.isfinite(d).all() or not np.isin(label, (0, 1)).all():
+        raise ValueError(
+            "d must be finite and labels must be 0 or 1; both must have the same length and at "
+            "least one entry."
+        )
+
+
+def _fit_intercept_only(method: str, d: Floats, label: Ints, why: str) -> Calibration:
+    """Fit the intercept at which the mean probability equals the mean smoothed target."""
     target = float(_smoothed_targets(label).mean())
     base = math.log(target / (1 - target))
-    low, high = (
-        base - float(d.max()) - 1,
-        base - float(d.min()) + 1,
-    )  # at `low` every probability is below the target, at `high` above
-    intercept = brentq(lambda b: float(expit(d + b).mean()) - target, low, high, xtol=1e-12)
-    return Calibration(
-        method, 1.0, float(intercept), f"{why}: slope 1 is kept, only the intercept is fitted"
-    )
+    low = base - float(d.max()) - 1  # every probability is below the target
+    high = base - float(d.min()) + 1  # every probability is above the target
+
+    def excess(intercept: float) -> float:
+        return float(expit(d + intercept).mean()) - target
+
+    intercept = float(brentq(excess, low, high, xtol=1e-12))
+    note = f"{why}: slope 1 is kept, only the intercept is fitted"
+    return Calibration(method, 1.0, intercept, note)
 
 
-def _temperature(d: Floats, label: Ints) -> Calibration:
+def _fit_temperature(d: Floats, label: Ints) -> Calibration:
     margin = np.where(label == 1, d, -d)
 
-    def gain(
-        slope: float,
-    ) -> float:  # derivative of the log-likelihood; it falls as the slope grows
+    def derivative(slope: float) -> float:
+        """Return that of the log-likelihood, which falls as the slope grows."""
         return float((margin * expit(-slope * margin)).sum())
 
-    if gain(SMALLEST_SLOPE) <= 0:
-        return _intercept_only("temperature", d, label, "the fitted slope is not positive")
+    if derivative(SMALLEST_SLOPE) <= 0:
+        return _fit_intercept_only("temperature", d, label, "the fitted slope is not positive")
     if (margin >= 0).all():
-        return Calibration(
-            "temperature",
-            1.0,
-            0.0,
-            "validation is classified without error: no temperature is best, 1 is kept",
-        )
+        note = "validation is classified without error: no temperature is best, 1 is kept"
+        return Calibration("temperature", 1.0, 0.0, note)
     high = 1.0
-    while gain(high) > 0:
+    while derivative(high) > 0:
         high *= 2
-    return Calibration("temperature", float(brentq(gain, SMALLEST_SLOPE, high, xtol=1e-13)), 0.0)
+    slope = float(brentq(derivative, SMALLEST_SLOPE, high, xtol=1e-13))
+    return Calibration("temperature", slope, 0.0)
 
 
 def _smoothed_targets(label: Ints) -> Floats:
@@ -153,27 +163,21 @@ def _smoothed_targets(label: Ints) -> Floats:
     return np.where(label == 1, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
 
 
-def _platt(d: Floats, target: Floats) -> tuple[float, float]:
-    """Minimise the cross-entropy by Newton's method with step halving (Lin, Lin & Weng 2007). `d` is not constant, so the answer is unique."""
+def _fit_platt(d: Floats, target: Floats) -> tuple[float, float]:
+    """Return slope and intercept of a logistic regression of fractional targets (n,) on d (n,).
+
+    scikit-learn takes no fractional targets, so each entry stands twice: as a positive weighted by
+    its target and as a negative weighted by the rest. `d` is not constant, so the answer is unique.
+    """
+    from sklearn.linear_model import LogisticRegression  # importing it costs a second
+
     middle, scale = float(d.mean()), float(d.std())
     z = (d - middle) / scale
-    design = np.stack([z, np.ones_like(z)])
-    mean = target.mean()
-    beta = np.array([0.0, math.log(mean / (1 - mean))])
-
-    def loss(b: Floats) -> float:
-        eta = b @ design
-        return float((np.logaddexp(0, eta) - target * eta).sum())
-
-    for _ in range(_STEPS):
-        p = expit(beta @ design)
-        step = np.linalg.solve(
-            (design * (p * (1 - p))) @ design.T + 1e-12 * np.eye(2), design @ (target - p)
-        )
-        factor, here = 1.0, loss(beta)
-        while loss(beta + factor * step) > here + 1e-12 * abs(here) and factor > 1e-10:
-            factor /= 2
-        beta = beta + factor * step
-        if np.abs(factor * step).max() < 1e-12:
-            break
-    return float(beta[0] / scale), float(beta[1] - beta[0] * middle / scale)
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=1000)
+    model.fit(
+        np.concatenate([z, z])[:, None],
+        np.repeat([1, 0], len(z)),
+        sample_weight=np.concatenate([target, 1 - target]),
+    )
+    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    return slope / scale, intercept - slope * middle / scale

@@ -1,6 +1,6 @@
-"""Points to draw: ROC, precision and recall, calibration, decision curve, histograms of the probability.
+"""Points to draw: ROC, precision and recall, calibration, decision curve, histograms.
 
-Labels are 0 or 1 (n,), probabilities (n,); all results are plain lists, ready for JSON.
+Labels are 0 or 1 (n,) and probabilities (n,). All results are plain lists, ready for JSON.
 """
 
 from __future__ import annotations
@@ -15,26 +15,30 @@ from ecgfit.metrics.bootstrap import wilson_interval
 from ecgfit.metrics.definitions import Floats, Ints, equal_mass_bins
 
 MAX_POINTS = 200
-
+"""Points of a ROC or precision-recall curve at most; more cannot be seen."""
 
 SMOOTH_POINTS = 100
 
+LOWESS_SHARE = 2 / 3
+"""Share of the patients that counts at each point of the smooth calibration curve."""
 
-_GRID = tuple(round(k / 100, 2) for k in range(1, 100))
+_RISK_THRESHOLDS = tuple(round(k / 100, 2) for k in range(1, 100))
 
 
 def decision_curve(
-    label: Ints, probability: Floats, thresholds: Sequence[float] = _GRID
+    label: Ints, probability: Floats, thresholds: Sequence[float] = _RISK_THRESHOLDS
 ) -> dict[str, list[float]]:
-    """Return net benefit (per patient) over risk thresholds of using the model, treating all, and treating none (Vickers & Elkin 2006).
+    """Return net benefit per patient of the model, of treating all and of treating none.
 
-    Raises ValueError for thresholds outside (0, 1).
+    One value for each risk threshold (Vickers & Elkin 2006). Raises ValueError for thresholds
+    outside (0, 1).
     """
     t = np.asarray(thresholds, np.float64)
     if not ((t > 0) & (t < 1)).all():
-        raise ValueError("thresholds must lie between 0 and 1")
+        raise ValueError(f"thresholds (={list(thresholds)}) must lie between 0 and 1.")
     call = probability[None, :] >= t[:, None]
-    tp, fp = (call & (label == 1)).sum(axis=1), (call & (label == 0)).sum(axis=1)
+    tp = (call & (label == 1)).sum(axis=1)
+    fp = (call & (label == 0)).sum(axis=1)
     prevalence, odds = float((label == 1).mean()), t / (1 - t)
     return {
         "threshold": t.tolist(),
@@ -44,43 +48,47 @@ def decision_curve(
     }
 
 
-def reliability_curve(label: Ints, probability: Floats, frac: float = 2 / 3) -> dict[str, Any]:
-    """Return the smooth calibration curve at up to 100 quantiles of the probability, and bins of equal mass with Wilson's 95 % interval.
+def reliability_curve(
+    label: Ints, probability: Floats, frac: float = LOWESS_SHARE
+) -> dict[str, Any]:
+    """Return a smooth calibration curve, and bins of equal mass with Wilson's 95 % interval.
 
-    The curve is `lowess` with a span of `frac`, held within 0 and 1 (Van Calster 2016 recommends such a flexible curve).
+    The curve is `lowess` with a span of `frac` at up to 100 quantiles of the probability, clipped
+    to [0, 1]. Van Calster 2016 recommends such a flexible curve.
     """
-    at = np.unique(np.quantile(probability, np.linspace(0, 1, SMOOTH_POINTS)))
-    smooth = np.clip(lowess(probability, label.astype(np.float64), at, frac), 0, 1)
+    quantiles = np.quantile(probability, np.linspace(0, 1, SMOOTH_POINTS))
+    points = np.unique(quantiles)
+    smooth = np.clip(lowess(probability, label.astype(np.float64), points, frac), 0, 1)
     return {
-        "smooth": {"predicted": at.tolist(), "observed": smooth.tolist(), "frac": frac},
+        "smooth": {"predicted": points.tolist(), "observed": smooth.tolist(), "frac": frac},
         "bins": _bins(label, probability),
     }
 
 
 def _bins(label: Ints, probability: Floats) -> list[dict[str, Any]]:
-    index, bins = equal_mass_bins(probability), []
-    for number in np.unique(index):
-        y, p = label[index == number], probability[index == number]
-        k, n = int((y == 1).sum()), len(y)
-        bins.append(
-            {
-                "mean_predicted": float(p.mean()),
-                "observed": k / n,
-                "n": n,
-                "n_positive": k,
-                "ci95": wilson_interval(k, n),
-            }
-        )
-    return bins
+    index = equal_mass_bins(probability)
+    return [_bin(label[index == k], probability[index == k]) for k in np.unique(index)]
 
 
-def lowess(x: Floats, y: Floats, at: Floats, frac: float = 2 / 3) -> Floats:
-    """Return a local linear fit of y on x, both (n,), at the points `at` (m,), without robustness iterations (Cleveland 1979).
+def _bin(label: Ints, probability: Floats) -> dict[str, Any]:
+    n_positive, n = int((label == 1).sum()), len(label)
+    return {
+        "mean_predicted": float(probability.mean()),
+        "observed": n_positive / n,
+        "n": n,
+        "n_positive": n_positive,
+        "ci95": wilson_interval(n_positive, n),
+    }
 
-    The nearest `frac` of the points count, with tricube weights; where these all share one x the fit is their mean.
+
+def lowess(x: Floats, y: Floats, points: Floats, frac: float = LOWESS_SHARE) -> Floats:
+    """Return a local linear fit of y on x, both (n,), at `points` (m,) (Cleveland 1979).
+
+    The nearest `frac` of the data count, with tricube weights and without robustness iterations.
+    Where these all share one x, the fit is their mean.
     """
     k = min(len(x), max(2, int(frac * len(x) + 1e-10)))
-    return np.array([_local_line(x, y, point, k) for point in at])
+    return np.array([_local_line(x, y, point, k) for point in points])
 
 
 def _local_line(x: Floats, y: Floats, point: float, k: int) -> float:
@@ -98,65 +106,67 @@ def _local_line(x: Floats, y: Floats, point: float, k: int) -> float:
 
 
 def roc_curve(label: Ints, score: Floats) -> dict[str, list[Any]]:
-    """Return false positive rate, sensitivity and threshold, from calling nobody positive (threshold None) to everyone, at most 200 points.
+    """Return false positive rate, sensitivity and threshold, at most 200 points.
 
-    Empty lists where a class is absent.
+    The first point calls nobody positive (threshold None), the last everyone. Empty lists where a
+    class is absent.
     """
-    threshold, tp, fp = _counts(label, score)
-    if not tp[-1] or not fp[-1]:
+    if not _has_both_classes(label):
         return {"false_positive_rate": [], "sensitivity": [], "threshold": []}
-    bends = np.r_[
-        True, (np.diff(tp, 2) != 0) | (np.diff(fp, 2) != 0), True
-    ]  # points within a straight line add nothing
-    keep = _thin(np.flatnonzero(bends))
-    cuts = [None if i == 0 else float(threshold[i - 1]) for i in keep]
+    from sklearn import metrics
+
+    # Points inside a straight line add nothing and are dropped.
+    fpr, tpr, threshold = metrics.roc_curve(label, score, drop_intermediate=True)
+    keep = _thin(len(threshold))
     return {
-        "false_positive_rate": (fp / fp[-1])[keep].tolist(),
-        "sensitivity": (tp / tp[-1])[keep].tolist(),
-        "threshold": cuts,
+        "false_positive_rate": fpr[keep].tolist(),
+        "sensitivity": tpr[keep].tolist(),
+        "threshold": [None, *threshold[keep][1:].tolist()],  # scikit-learn starts at infinity
     }
 
 
 def pr_curve(label: Ints, score: Floats) -> dict[str, list[Any]]:
-    """Return recall (sensitivity), precision (PPV) and threshold from the highest score to the lowest, at most 200 points.
+    """Return recall (sensitivity), precision (PPV) and threshold, at most 200 points.
 
-    Empty lists where a class is absent. To draw as steps: AUPRC does not interpolate.
+    They go from the highest score to the lowest. Draw them as steps: AUPRC does not interpolate.
+    Empty lists where a class is absent.
     """
-    threshold, tp, fp = _counts(label, score)
-    if not tp[-1] or not fp[-1]:
+    if not _has_both_classes(label):
         return {"recall": [], "precision": [], "threshold": []}
-    keep = _thin(np.arange(len(threshold)))
-    tp, fp = tp[1:], fp[1:]
+    from sklearn import metrics
+
+    precision, recall, threshold = metrics.precision_recall_curve(label, score)
+    # scikit-learn begins at the lowest score and adds a last point without a threshold.
+    keep = len(threshold) - 1 - _thin(len(threshold))
     return {
-        "recall": (tp / tp[-1])[keep].tolist(),
-        "precision": (tp / (tp + fp))[keep].tolist(),
+        "recall": recall[keep].tolist(),
+        "precision": precision[keep].tolist(),
         "threshold": threshold[keep].tolist(),
     }
 
 
-def _counts(label: Ints, score: Floats) -> tuple[Floats, Ints, Ints]:
-    """Return the distinct scores (m,), descending, and true and false positives after calling the first 0 .. m of them (m + 1,)."""
-    threshold, index = np.unique(-score, return_inverse=True)
-    tp, fp = (
-        np.cumsum(np.r_[0, np.bincount(index, label == value, len(threshold))]).astype(np.int64)
-        for value in (1, 0)
-    )
-    return -threshold, tp, fp
+def _has_both_classes(label: Ints) -> bool:
+    return bool((label == 1).any() and (label == 0).any())
 
 
-def _thin(index: NDArray[np.intp]) -> NDArray[np.intp]:
-    at = np.unique(
-        np.round(np.linspace(0, len(index) - 1, min(len(index), MAX_POINTS))).astype(np.intp)
-    )
-    return np.asarray(index[at])
+def _thin(n: int) -> NDArray[np.intp]:
+    """Return at most `MAX_POINTS` positions among n, evenly spaced and with both ends."""
+    positions = np.linspace(0, n - 1, min(n, MAX_POINTS))
+    return np.unique(np.round(positions).astype(np.intp))
 
 
 def probability_histogram(
     label: Ints, probability: Floats, n_bins: int = 20
 ) -> dict[str, list[Any]]:
-    """Return bin edges (n_bins + 1) over [0, 1] and the number of negative and positive patients in each; the last bin holds 1."""
+    """Return bin edges (n_bins + 1) over [0, 1] and the patients of each class in each bin.
+
+    The last bin includes 1.
+    """
     edges = np.linspace(0, 1, n_bins + 1)
-    negative, positive = (
-        np.histogram(probability[label == value], edges)[0].tolist() for value in (0, 1)
-    )
-    return {"edges": edges.tolist(), "negative": negative, "positive": positive}
+    negative, _ = np.histogram(probability[label == 0], edges)
+    positive, _ = np.histogram(probability[label == 1], edges)
+    return {
+        "edges": edges.tolist(),
+        "negative": negative.tolist(),
+        "positive": positive.tolist(),
+    }

@@ -1,8 +1,8 @@
-"""Comparisons: two models on the same patients, one model in groups of patients, a model against the mere number of recordings."""
+"""Two models compared on the same patients, by a paired bootstrap."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -10,16 +10,11 @@ from ecgfit.metrics.bootstrap import (
     N_BOOTSTRAP,
     bootstrap_weights,
     describe_bootstrap,
-    interval,
+    percentile_interval,
 )
-from ecgfit.metrics.definitions import (
-    Columns,
-    Floats,
-    Ints,
-    all_metrics,
-    check,
-)
+from ecgfit.metrics.definitions import Floats, Ints, all_metrics, check_labels_and_probabilities
 from ecgfit.metrics.delong import delong_test, independent
+from ecgfit.metrics.results import DelongTest, MetricDifference, PairedDifference
 
 
 def paired_difference(
@@ -31,61 +26,73 @@ def paired_difference(
     seed: int,
     n_bootstrap: int = N_BOOTSTRAP,
     cluster: Ints | None = None,
-) -> dict[str, Any]:
-    """Compare two models on the same entries (n,): every metric of both, b minus a with a 95 % interval from the same resamples, and p.
+) -> PairedDifference:
+    """Compare two models on the same entries (n,): every metric of both, and b minus a.
 
-    p is two-sided: 2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + replicates), at most 1 (Davison & Hinkley 1997, chapter 4). Net benefits at
-    different thresholds weigh a false positive differently: their difference is then undefined. AUROC is also tested
-    by DeLong's method, unless patients have several entries. Raises ValueError as `evaluate`.
+    The 95 % interval of a difference comes from resamples that both models share. p is two-sided:
+    2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + replicates), at most 1 (Davison & Hinkley 1997,
+    chapter 4). AUROCs are also compared by DeLong's test, unless patients have several entries.
+
+    Net benefits at different thresholds weigh a false positive differently, so their difference is
+    undefined. Raises ValueError as `compute_metrics` does.
     """
-    check(label, probability_a)
-    check(label, probability_b)
-
-    def compute(weight: Floats) -> tuple[Columns, Columns]:
-        return all_metrics(label, probability_a, threshold_a, weight), all_metrics(
-            label, probability_b, threshold_b, weight
-        )
-
-    point_a, point_b = compute(np.ones((1, len(label))))
-    parts = [
-        compute(weight) for weight in bootstrap_weights(len(label), seed, n_bootstrap, cluster)
-    ]
+    check_labels_and_probabilities(label, probability_a)
+    check_labels_and_probabilities(label, probability_b)
+    once = np.ones((1, len(label)))
+    point_a = all_metrics(label, probability_a, threshold_a, once)
+    point_b = all_metrics(label, probability_b, threshold_b, once)
+    blocks = []
+    for weight in bootstrap_weights(len(label), seed, n_bootstrap, cluster):
+        replicates_a = all_metrics(label, probability_a, threshold_a, weight)
+        replicates_b = all_metrics(label, probability_b, threshold_b, weight)
+        blocks.append({name: replicates_b[name] - replicates_a[name] for name in replicates_a})
     metrics = {}
     for name in point_a:
-        differences = np.concatenate([b[name] - a[name] for a, b in parts])
-        metrics[name] = _difference(
-            name, float(point_a[name][0]), float(point_b[name][0]), differences
-        )
+        value_a, value_b = float(point_a[name][0]), float(point_b[name][0])
+        differences = np.concatenate([block[name] for block in blocks])
+        metrics[name] = _compare_metric(name, value_a, value_b, differences)
     if np.any(np.not_equal(threshold_a, threshold_b)):
-        metrics["net_benefit"] |= {
-            "difference": None,
-            "ci95": None,
-            "p": None,
-            "reason": "undefined: the thresholds differ",
-        }
-    difference, error, p = (
-        delong_test(label, probability_a, probability_b)
-        if independent(cluster)
-        else (None, None, None)
-    )
-    delong = {"difference": difference, "standard_error": error, "p": p}
+        _withdraw(metrics["net_benefit"], "undefined: the thresholds differ")
     return {
         "metrics": metrics,
-        "delong": delong,
+        "delong": _delong(label, probability_a, probability_b, cluster),
         "bootstrap": describe_bootstrap(seed, n_bootstrap),
     }
 
 
-def _difference(name: str, value_a: float, value_b: float, differences: Floats) -> dict[str, Any]:
-    result: dict[str, Any] = {"value_a": _number(value_a), "value_b": _number(value_b)}
-    between = interval(name, value_b - value_a, differences)
-    result |= {"difference": between.pop("value"), **between, "p": None}
-    if result["difference"] is not None:
-        defined = differences[~np.isnan(differences)]
-        fewer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-        result["p"] = min(1.0, 2 * (1 + fewer) / (1 + len(defined)))
-    return result
+def _compare_metric(
+    name: str, value_a: float, value_b: float, differences: Floats
+) -> MetricDifference:
+    """Compare metric `name`, given the differences of all replicates (R,)."""
+    interval = percentile_interval(name, value_b - value_a, differences)
+    p = None
+    if interval["value"] is not None:
+        p = _two_sided_p(differences[~np.isnan(differences)])
+    result = {
+        "value_a": None if np.isnan(value_a) else value_a,
+        "value_b": None if np.isnan(value_b) else value_b,
+        "difference": interval["value"],
+        **{key: entry for key, entry in interval.items() if key != "value"},
+        "p": p,
+    }
+    return cast(MetricDifference, result)
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def _two_sided_p(differences: Floats) -> float:
+    on_the_rarer_side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (1 + on_the_rarer_side) / (1 + len(differences)))
+
+
+def _withdraw(entry: MetricDifference, reason: str) -> None:
+    """Take back a difference that means nothing; the two values stay."""
+    entry["difference"] = entry["ci95"] = entry["p"] = None
+    entry["reason"] = reason
+
+
+def _delong(
+    label: Ints, probability_a: Floats, probability_b: Floats, cluster: Ints | None
+) -> DelongTest:
+    if not independent(cluster):
+        return {"difference": None, "standard_error": None, "p": None}
+    difference, error, p = delong_test(label, probability_a, probability_b)
+    return {"difference": difference, "standard_error": error, "p": p}

@@ -17,11 +17,11 @@ from ecgfit.metrics.definitions import (
     Columns,
     Floats,
     Ints,
-    check,
+    check_labels_and_probabilities,
     curve_metrics,
     threshold_metrics,
 )
-from ecgfit.metrics.summary import filled
+from ecgfit.metrics.summary import with_score_intervals
 from ecgprep.reports.disclosure import SMALLEST_COUNT, UNSURE, Range, possible
 
 SUBGROUP_METRICS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
@@ -49,9 +49,9 @@ def subgroups(
 
     A group with fewer than 10 patients, positive patients or negative patients is withheld, and others beside it where the total less the
     rest would give its counts away (see `suppress`).
-    Raises ValueError as `evaluate`, and for a grouping of another length.
+    Raises ValueError as `compute_metrics`, and for a grouping of another length.
     """
-    check(label, probability)
+    check_labels_and_probabilities(label, probability)
     result = {}
     for grouping, names in groups.items():
         if names.shape != label.shape:
@@ -164,7 +164,7 @@ def _subgroup_metrics(
         )
         return {name: values[name] for name in SUBGROUP_METRICS}
 
-    return filled(
+    return with_score_intervals(
         with_intervals(compute, len(label), seed, n_bootstrap, cluster),
         label,
         probability >= threshold,

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgfit.evaluation.evaluate import is_of
+from ecgfit.evaluation.split_metrics import metrics_match
 from ecgfit.inference.predictions import Aggregate, Predictions
 from ecgfit.run import Run
 from ecgfit.run_files import DECIDED
@@ -63,7 +63,7 @@ class Evaluation:
             raise InputError(
                 f"{run.path}: metrics_{name}.json has another threshold than the run: it is of an earlier training. {again}"
             )
-        if not is_of(metrics, records, run.calibration, run.threshold):
+        if not metrics_match(metrics, records, run.calibration, run.threshold):
             raise InputError(
                 f"{run.path}: metrics_{name}.json and its predictions are not of one evaluation. {again}"
             )
@@ -81,7 +81,7 @@ class Evaluation:
 
     def probability(self, run: Run) -> NDArray[np.float64]:
         """Return the items' probabilities."""
-        return self.items.judge(run.calibration, run.threshold)[0]
+        return self.items.probability_and_threshold(run.calibration, run.threshold)[0]
 
     def uncalibrated(self, run: Run) -> Predictions:
         """Return the items with their logits as they were: out of fold those are in the members' own files."""
@@ -92,7 +92,7 @@ class Evaluation:
             for member in run.members
         ]
         return (
-            Predictions.joined(parts)
+            Predictions.concatenate(parts)
             .labelled()
             .by_patient(cast(Aggregate, self.metrics["aggregation"]))
         )

@@ -298,7 +298,7 @@ def _sections(run: Run, evaluation: Evaluation, show: Counts) -> dict[str, Any]:
     """Return figures and tables of one evaluation."""
     m = evaluation.metrics
     probability = evaluation.probability(run)
-    before = UNCALIBRATED.apply(evaluation.uncalibrated(run).difference())
+    before = UNCALIBRATED.apply(evaluation.uncalibrated(run).logit_difference())
     return {
         "name": split_name(evaluation.name),
         "figures": _figures(evaluation, probability, before),
@@ -561,7 +561,7 @@ def worst_mistakes(run: Run, evaluation: Evaluation, n: int = N_MISTAKES) -> lis
     """
     items, records = evaluation.items, evaluation.records
     (probability, threshold), (each, _) = (
-        part.judge(run.calibration, run.threshold) for part in (items, records)
+        part.probability_and_threshold(run.calibration, run.threshold) for part in (items, records)
     )
     found = []
     for kind, label, sign in (("false positive", 0, -1.0), ("false negative", 1, 1.0)):

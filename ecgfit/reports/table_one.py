@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgfit.data.rows import usable_rows
-from ecgfit.evaluation.evaluate import MOST_CATEGORIES
+from ecgfit.evaluation.groups import MOST_CATEGORIES
 from ecgfit.reports.checklist import (
     split_name,
 )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ecgfit.checkpoint import load_checkpoint
 from ecgfit.config import TrainConfig
 from ecgfit.data.rows import select_rows
-from ecgfit.evaluation.evaluate import operating_point, report
+from ecgfit.evaluation.operating_point import choose_operating_point
+from ecgfit.evaluation.split_metrics import evaluate_predictions
 from ecgfit.inference.predictions import Predictions
 from ecgfit.metrics.calibration import Calibration
+from ecgfit.metrics.results import OperatingPoint
 from ecgfit.run_files import BEST, CALIBRATION, NORM_STATS, THRESHOLD
 from ecgfit.training.trainer import Trainer
 from ecgprep.files.atomic import write_json
@@ -48,12 +49,12 @@ def write_decisions(
 
     `predictions` are named as their results are: val, and in cross-validation oof.
     """
-    calibration, threshold = operating_point(predictions["val"], config, "val")
+    calibration, threshold = choose_operating_point(predictions["val"], config, "val")
     for name, found in predictions.items():
         found.save(outdir / f"predictions_{name}.csv", calibration)
         # A fold is made of usable rows, so nothing is known of those that were left out.
         eligible = select_rows(store, name, "mask") if config.fold < 0 else None
-        metrics = report(
+        metrics = evaluate_predictions(
             found,
             name,
             store,
@@ -67,7 +68,7 @@ def write_decisions(
     finish(outdir, calibration, threshold)
 
 
-def finish(outdir: Path, calibration: Calibration, threshold: Mapping[str, Any]) -> None:
+def finish(outdir: Path, calibration: Calibration, threshold: OperatingPoint) -> None:
     """Write how the run is to be used. The threshold marks a run as finished, so it comes last."""
     write_json(outdir / CALIBRATION, calibration.to_json())
-    write_json(outdir / THRESHOLD, dict(threshold))
+    write_json(outdir / THRESHOLD, threshold)

@@ -10,7 +10,8 @@ import numpy as np
 
 from ecgfit.compute.device import pick_device, set_up, use_amp
 from ecgfit.data.rows import select_rows
-from ecgfit.evaluation.evaluate import operating_point, report
+from ecgfit.evaluation.operating_point import choose_operating_point
+from ecgfit.evaluation.split_metrics import evaluate_predictions
 from ecgfit.inference.predictions import UNCALIBRATED, Predictions
 from ecgfit.inference.scorer import load_ensemble, predict_rows
 from ecgfit.run import RunFolder
@@ -102,20 +103,20 @@ def _decide_out_of_fold(job: Job, members: Sequence[RunFolder]) -> None:
         Predictions.load(member.path / "predictions_oof.csv", member.calibration)
         for member in members
     ]
-    raw = Predictions.joined(parts)
-    calibration, threshold = operating_point(raw, config, "oof")
+    raw = Predictions.concatenate(parts)
+    calibration, threshold = choose_operating_point(raw, config, "oof")
     if calibration.method != "none":
         notes = [calibration.note, OF_SINGLE_MODELS]
         calibration = replace(calibration, note="; ".join(note for note in notes if note))
 
-    judged = Predictions.joined(
+    judged = Predictions.concatenate(
         [
-            part.calibrated(member.calibration, member.threshold)
+            part.with_calibration(member.calibration, member.threshold)
             for part, member in zip(parts, members, strict=True)
         ]
     )
     judged.save(outdir / "predictions_oof.csv", UNCALIBRATED)
-    metrics = report(
+    metrics = evaluate_predictions(
         judged,
         "oof",
         store,

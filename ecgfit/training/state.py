@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 
 from ecgfit.config import TrainConfig
-from ecgfit.evaluation.evaluate import is_of
+from ecgfit.evaluation.split_metrics import metrics_match
 from ecgfit.inference.predictions import Predictions
 from ecgfit.run import RunFolder
 from ecgfit.run_files import BEST, CALIBRATION, CONFIG, DECIDED, LAST, THRESHOLD
@@ -66,4 +66,4 @@ def _results_agree(run: RunFolder, rows: str) -> bool:
     predictions = Predictions.load(run.path / f"predictions_{rows}.csv", run.calibration)
     if metrics.get("threshold") != run.threshold:
         return False
-    return is_of(metrics, predictions, run.calibration, run.threshold)
+    return metrics_match(metrics, predictions, run.calibration, run.threshold)

@@ -343,7 +343,7 @@ class Trainer:
         """Return loss per recording, and AUROC and AUPRC per patient, on validation."""
         predictions = self.predict(scorer, "val")
         patients = predictions.by_patient(self.config.aggregate)
-        auroc, auprc = auroc_auprc(patients.label, patients.difference())
+        auroc, auprc = auroc_auprc(patients.label, patients.logit_difference())
         assert auroc is not None  # both classes are there: see `training_rows`
         assert auprc is not None
         logits, label = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.label)
