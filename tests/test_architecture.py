@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    "ecgprep.errors ecgprep.leads",
+    "ecgprep.errors ecgprep.leads ecgprep.ranking",
     "ecgprep.files ecgprep.recording",
     "ecgprep.drawing ecgprep.readers ecgprep.simulation ecgprep.store",
     "ecgprep.conform ecgprep.machine ecgprep.patients",
@@ -37,6 +37,7 @@ ECGFIT_MAY_USE = {
     "ecgprep.errors",
     "ecgprep.files",
     "ecgprep.leads",
+    "ecgprep.ranking",
     "ecgprep.reports",
     "ecgprep.store",
 }

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
-from ecgprep.patients.confounding import auroc, probe_origin
+from ecgprep.patients.confounding import probe_origin
 
 
 def fake_store(label, rate, mask=None, patient=None):
@@ -31,14 +30,6 @@ def fake_store(label, rate, mask=None, patient=None):
             return arrays[name]
 
     return Fake(n_samples=5000)
-
-
-def test_auroc_is_that_of_scikit_learn():
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        positive = generator.random(200) < 0.2
-        score = np.round(generator.normal(size=200) + positive, 1)  # with ties
-        assert auroc(score, positive) == pytest.approx(roc_auc_score(positive, score), abs=1e-12)
 
 
 def test_labels_that_do_not_depend_on_the_origin_give_one_half():

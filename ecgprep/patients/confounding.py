@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.ranking import auroc
 from ecgprep.store.format import LABEL_UNKNOWN, PATIENT_NONE
 from ecgprep.store.reader import Store
 
@@ -103,14 +104,3 @@ def _cross_validated_auroc(
         score = (hits + _PRIOR * positive[train].mean()) / (n + _PRIOR)
         found.append(auroc(score[cell[test]], positive[test]))
     return float(np.mean(found)) if found else None
-
-
-def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve, ties counted half (Mann-Whitney)."""
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n_positive = int(positive.sum())
-    return float(
-        (rank[positive].sum() - n_positive * (n_positive + 1) / 2)
-        / (n_positive * (len(positive) - n_positive))
-    )
