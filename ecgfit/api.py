@@ -50,7 +50,7 @@ class Run(RunFolder):
         super().__init__(Path(path))
 
     def __repr__(self) -> str:
-        what = self.config.model
+        what: str = self.config.model
         if self.config.tabular_only:
             what = "covariates only"
         if len(self.members) > 1:

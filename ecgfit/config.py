@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ecgfit.metrics.thresholds import parse_rule
 from ecgfit.models.arguments import ModelName, check_model_args
 from ecgprep.errors import InputError
 
@@ -86,6 +85,8 @@ def _model_args(value: Any) -> Any:
 
 
 def _rule(value: Any) -> Any:
+    from ecgfit.metrics.thresholds import parse_rule  # imports numpy: help texts do without
+
     parse_rule(str(value))  # raises ValueError that says what is allowed
     return value
 
@@ -286,16 +287,6 @@ class _StrictLoader(yaml.SafeLoader):
                 None, None, f"key given twice: {names}", node.start_mark
             )
         return super().construct_mapping(node, deep)
-
-
-def read_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Combine a YAML file (or nothing) with overrides, which win; None overrides nothing.
-
-    Raises InputError naming every key that is wrong.
-    """
-    values = {} if path is None else read_settings(path)
-    given = {key: value for key, value in overrides.items() if value is not None}
-    return make_config(values | given, path.name if path else "options")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 EXTRA_FIT = {"pandas", "pydantic", "sklearn", "tensorboard", "torch", "yaml"}
 """Modules that the extra `fit` brings."""
 
+WIDEST_METAVAR = 50
+"""Longer lists of choices go into the help text, where they are wrapped at 80 columns."""
+
 
 @contextmanager
 def naming_extra_fit() -> Iterator[None]:
@@ -99,19 +102,23 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     flag = f"--{name.replace('_', '-')}"
     if field.annotation is bool:
         return click.Option([flag], is_flag=True, default=None, help=field.description)
+    choices = _choices(field.annotation)
+    metavar = f"[{'|'.join(choices)}]"
+    description = field.description
+    if not choices:
+        names: dict[Any, str] = {int: "INTEGER", float: "NUMBER"}
+        metavar = names.get(field.annotation, "TEXT")
+    elif len(metavar) > WIDEST_METAVAR:
+        metavar = "NAME"
+        description = f"{description} One of {', '.join(choices)}."
     # The value stays text: TrainConfig checks it, and names every faulty one at once.
-    return click.Option(
-        [flag],
-        metavar=_metavar(field.annotation),
-        help=f"{field.description}  [default: {_shown_default(field)}]",
-    )
+    help_text = f"{description}  [default: {_shown_default(field)}]"
+    return click.Option([flag], metavar=metavar, help=help_text)
 
 
-def _metavar(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return f"[{'|'.join(get_args(annotation))}]"
-    names: dict[Any, str] = {int: "INTEGER", float: "NUMBER"}
-    return names.get(annotation, "TEXT")
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """Return the values that a field may take, where these can be listed."""
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _shown_default(field: FieldInfo) -> str:

@@ -114,11 +114,11 @@ class RunFolder:
             ) from None
 
     def _read_threshold(self) -> float:
-        value = self.read_json(THRESHOLD).get("value")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if 0 <= value <= LARGEST_THRESHOLD:
-                return float(value)
-        raise StoreError(f"{self.path}/{THRESHOLD} is damaged. {remedy_for(THRESHOLD)}")
+        value: Any = self.read_json(THRESHOLD).get("value")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= LARGEST_THRESHOLD:
+            raise StoreError(f"{self.path}/{THRESHOLD} is damaged. {remedy_for(THRESHOLD)}")
+        return float(value)
 
     def _read_calibration(self) -> Calibration:
         try:

@@ -26,7 +26,8 @@ FLOORS = (
     "ecgfit.inference",
     "ecgfit.evaluation ecgfit.explaining",
     "ecgfit.reports ecgfit.training",
-    "ecgfit.cli",
+    "ecgfit.api",
+    "ecgfit.options ecgfit.tables ecgfit.cli",
 )
 """Rooms, a folder or a single module each, from the ground up. A room imports from floors below its own, and on its
 own floor from rooms that stand before it."""

@@ -255,12 +255,12 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 def test_a_process_that_fails_alone_ends_all(small_store, tmp_path):
     code = (
-        "import os, sys; from pathlib import Path\n"
-        "import ecgfit.training.trainer as t; from ecgfit.cli import load_config, run_training\n"
+        "import os, sys\n"
+        "import ecgfit, ecgfit.training.trainer as t\n"
         "from ecgprep.errors import InputError\n"
         "def fail(*_): raise InputError('one alone')\n"
         "if os.environ['RANK'] == '1': t.Trainer._step = fail\n"
-        "run_training(load_config(None, {'batch': '16', 'threads': '1'}), Path(sys.argv[1]), Path('r'), False, False)\n"
+        "ecgfit.train(sys.argv[1], 'r', batch=16, threads=1)\n"
     )
     (tmp_path / "run.py").write_text(code)
     done = torchrun("run.py", small_store.path, cwd=tmp_path)
