@@ -61,11 +61,20 @@ def print_explanation(result: Mapping[str, Any]) -> None:
 
 
 def _new_table(title: str | None, columns: Sequence[str]) -> Table:
-    """Return a table without frame or padding, whose first column is text and never cut."""
+    """Return a table without a frame, whose first column is text and never wrapped.
+
+    The widest, that of `compare` where values are undefined, fits into 80 columns.
+    """
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     first, *numbers = columns
     table.add_column(first, no_wrap=True)
     for column in numbers:

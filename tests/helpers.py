@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from ecgprep.building.plan import BuildSettings, default_registry
 from ecgprep.building.run import build_store
@@ -51,6 +53,31 @@ def copy_run(run: Run, target: Path) -> Run:
 
     shutil.copytree(run.path, target)
     return Run(target)
+
+
+def at_step(
+    monkeypatch: pytest.MonkeyPatch,
+    epoch: int,
+    step: int,
+    member_seed: int,
+    action: Callable[[], object],
+) -> None:
+    """Do something in the middle of one training step."""
+    import ecgfit.training.trainer as trainer_module
+
+    seeds = trainer_module.torch_seeds
+
+    def interrupted(seed: int, at_epoch: int, at_step: int) -> tuple[int, int]:
+        if (seed, at_epoch, at_step) == (member_seed, epoch, step):
+            action()
+        return seeds(seed, at_epoch, at_step)
+
+    monkeypatch.setattr(trainer_module, "torch_seeds", interrupted)
+
+
+def die() -> None:
+    """End as by Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def silent(line: str) -> None:
