@@ -1,13 +1,14 @@
 """The Python API of ecgfit; the command `ecgfit` calls these functions.
 
-Paths are str or Path. Nothing prints: `progress`, where a function takes it, is called with a line
-of text now and then. What goes wrong is raised as one of the exceptions of `ecgprep`: InputError,
-StoreError and TargetExists, all of them EcgError. PyTorch and pandas are imported when they are
-needed.
+Paths are str or Path. Nothing prints: `progress`, where a function takes it, is called with a
+line of text now and then; without it, the lines go to the standard logger `ecgfit`. What goes wrong
+is raised as one of the exceptions of `ecgprep`: InputError, StoreError and TargetExists, all of
+them EcgError. PyTorch and pandas are imported when they are needed.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from ecgfit.data.named_batches import ECGBatch
     from ecgfit.metrics.results import Comparison, SplitMetrics
+
+LOGGER = logging.getLogger("ecgfit")
 
 AnyPath = str | os.PathLike[str]
 Progress = Callable[[str], object]
@@ -189,7 +192,7 @@ def train(
             folder,
             resume=resume,
             overwrite=overwrite,
-            say=_silent if progress is None else _line_to(progress),
+            say=_line_to(progress),
         )
     return Run(trained.path)
 
@@ -369,7 +372,7 @@ def predict(
         _open_run(run),
         paths,
         None if covariates is None else Path(covariates),
-        _silent if progress is None else _line_to(progress),
+        _line_to(progress),
     )
     return pd.DataFrame(table)
 
@@ -432,7 +435,7 @@ def explain(
         split,
         None if out is None else Path(out),
         n,
-        _silent if progress is None else _line_to(progress),
+        _line_to(progress),
         **options,
     )
 
@@ -567,12 +570,13 @@ def _read_curves(run: Path) -> DataFrame:
         raise StoreError(f"{run}/{CURVES} is missing or damaged. Train again.") from None
 
 
-def _silent(line: str) -> None:
-    """Take a line of progress and show nothing."""
+def _line_to(progress: Progress | None) -> Callable[[str], None]:
+    """Return where lines of progress go: to the caller, or to the log."""
 
-
-def _line_to(progress: Progress) -> Callable[[str], None]:
     def say(line: str) -> None:
-        progress(line)
+        if progress is None:
+            LOGGER.info("%s", line)
+        else:
+            progress(line)
 
     return say

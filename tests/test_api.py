@@ -63,6 +63,12 @@ def test_training_takes_paths_as_text_and_lists_and_prints_nothing(tiny_store, t
     assert capfd.readouterr() == ("", "")
 
 
+def test_progress_goes_to_the_log_where_nobody_else_takes_it(tiny_store, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="ecgfit"):
+        ecgfit.train(tiny_store, tmp_path / "r", **SMALL)
+    assert any(record.message.startswith("epoch   1/1") for record in caplog.records)
+
+
 def test_settings_win_over_a_config_file_and_both_are_checked(run, tiny_store, tmp_path):
     with pytest.raises(InputError, match=r"settings.*: lr: must be a number"):
         ecgfit.train(tiny_store, tmp_path / "r", lr="fast")

@@ -205,6 +205,14 @@ def test_tensorboard_reads_the_curves(run):
     )
 
 
+def test_time_of_an_event_is_its_epoch(run):
+    """TensorBoard's axis of relative time then counts epochs, and a resumed run has equal bytes."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.path)).Reload().Scalars("val_auprc")
+    assert [(event.step, event.wall_time) for event in events] == [(1, 1.0), (2, 2.0)]
+
+
 def test_early_stop_ends_training(store, tmp_path, monkeypatch):
     scores = iter([0.5, 0.6, 0.4, 0.6, 0.1, 0.9])
     monkeypatch.setattr(

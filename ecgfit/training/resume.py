@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from ecgfit.config import RECORDED, TrainConfig, make_config
 from ecgfit.run_files import CONFIG, config_values, looks_like_run
 from ecgprep.errors import InputError, StoreError
 from ecgprep.store.reader import Store
+
+LOGGER = logging.getLogger(__name__)
 
 PARENTS_SEARCHED = 3
 """How many folders above the run are searched for its store: runs/NAME lies two below a project."""
@@ -55,7 +58,9 @@ def find_store(outdir: Path) -> Store:
         except StoreError:  # damaged, or of another version: not the one that is searched for
             continue
         if store.content_sha256 == content_sha256:
+            LOGGER.debug("the run's store was found: %s", path)
             return store
+        LOGGER.debug("not the run's store, which has other content: %s", path)
     raise StoreError(
         f"The store of {outdir} was not found: {name}, content_sha256 {content_sha256[:12]}…. "
         "Give its path with --store (in Python: store)."
