@@ -22,8 +22,8 @@ from ecgfit.data.model_input import ModelInput
 from ecgfit.data.rows import select_rows
 from ecgfit.data.statistics import NormStats
 from ecgfit.inference.export import (
-    Standalone,
-    derive,
+    StandaloneModel,
+    derive_mask_and_span,
     differences_of,
     export_run,
     onnx_session,
@@ -135,7 +135,7 @@ def check_network(stats: NormStats, missing: str, name: str, **how: object) -> N
         for seed in (0, 1)
     ]
     ensemble = Ensemble(scorers[: 1 if name.startswith("x") else 2]).eval().requires_grad_(False)
-    proto = to_onnx(Standalone(ensemble, CALIBRATION).eval(), 1003, n)
+    proto = to_onnx(StandaloneModel(ensemble, CALIBRATION).eval(), 1003, n)
     onnx.checker.check_model(proto, full_check=True)
     content = proto.SerializeToString()
     assert differences_of(content, ensemble, CALIBRATION, 1003, amp=False).max_difference <= (
@@ -169,7 +169,7 @@ def test_covariates_alone_export(short):
 def test_mask_and_span_are_those_of_the_store(store):
     rows = select_rows(store, "all", "mask")
     (batch,) = make_loader(store, rows, len(rows))
-    lead_mask, valid_span = derive(batch.waveforms)
+    lead_mask, valid_span = derive_mask_and_span(batch.waveforms)
     assert torch.equal(lead_mask, batch.lead_mask)
     assert not batch.lead_mask.all()
     agrees = (valid_span == batch.valid_span).all(dim=1)
@@ -178,13 +178,13 @@ def test_mask_and_span_are_those_of_the_store(store):
 
 def test_mask_and_span_of_every_kind_of_row():
     waveforms, lead_mask, valid_span, _ = probes(1000, NONE, NONE)
-    found_mask, found_span = derive(torch.from_numpy(waveforms))
+    found_mask, found_span = derive_mask_and_span(torch.from_numpy(waveforms))
     assert found_span.dtype == torch.int32
     assert found_span.tolist() == valid_span.tolist()
     assert found_mask.tolist() == lead_mask.tolist()
     flat = torch.zeros(1, 8, 100, dtype=torch.int16)
     flat[:, 0, 10:90], flat[:, 1, 10:90] = torch.arange(1, 81, dtype=torch.int16), 7
-    assert derive(flat)[0].tolist() == [[True] + [False] * 7]
+    assert derive_mask_and_span(flat)[0].tolist() == [[True] + [False] * 7]
 
 
 @pytest.mark.parametrize("size", [1, 7])
@@ -403,7 +403,7 @@ def test_200_real_recordings_have_the_same_probability(make_real_corpus, tmp_pat
         {"covariates": batch.covariates.numpy()} if names else {}
     )
     difference = np.abs(session.run(["probability"], feed)[0] - expected)
-    spans = (derive(batch.waveforms)[1] == batch.valid_span).all(dim=1).numpy()
+    spans = (derive_mask_and_span(batch.waveforms)[1] == batch.valid_span).all(dim=1).numpy()
     print(  # noqa: T201
         f"{difference.max():.2e} over all, {difference[spans].max():.2e} where the span agrees ({spans.sum()})"
     )  # with -s

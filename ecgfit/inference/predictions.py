@@ -12,24 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgfit.metrics.calibration import Calibration
-from ecgfit.run_files import write_table
 from ecgprep.errors import InputError
+from ecgprep.files.atomic import write_file
 
 Aggregate = Literal["mean", "max", "first", "last", "none"]
 
-
 UNCALIBRATED = Calibration("none", 1.0, 0.0)
 
+COLUMNS = {
+    "row": np.int64,
+    "patient": np.int64,
+    "label": np.int64,
+    "logit_0": np.float64,
+    "logit_1": np.float64,
+    "probability": np.float64,
+}
+"""Columns of predictions_<split>.csv; `threshold` follows where entries have their own."""
 
-_HEADER = ["row", "patient", "label", "logit_0", "logit_1", "probability", "threshold"]
+_SAME_PROBABILITY = 1e-6
+"""Numbers are saved with nine digits, so equal ones differ by far less."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One entry per recording: store row, patient number, label (-1 = not known), and logits (n, 2) float64.
+    """One entry per recording: store row, patient number, label and logits.
 
-    Out of fold each patient is judged by one of several models: their logits are then calibrated already, and `threshold` (n,) is that
-    model's own.
+    All are (n,), `logits` (n, 2) float64; a label of -1 is unknown. Out of fold each patient is
+    judged by one of several models. The logits are then calibrated already, and `threshold` (n,)
+    holds that model's own.
     """
 
     rows: NDArray[np.int64]
@@ -39,58 +49,58 @@ class Predictions:
     threshold: NDArray[np.float64] | None = None
 
     def by_patient(self, how: Aggregate = "mean") -> Predictions:
-        """Return one entry per patient, or all of them with `none`; a patient is positive when any recording is.
+        """Return one entry per patient; with `none` the entries as they are.
 
-        `mean` averages the logits, `max` takes the recording with the greatest difference of logits, `first` and `last` go by the order of
-        the store's rows, which is that of the manifest. `rows` are each patient's first.
+        A patient is positive when any recording is. `mean` averages the logits; `max` takes the
+        recording with the greatest difference of logits; `first` and `last` go by the order of the
+        store's rows, which is that of the manifest. `rows` are the first of each patient.
         """
         if how == "none":
             return self
-        patient, first, index, count = np.unique(
-            self.patient, return_index=True, return_inverse=True, return_counts=True
-        )
-        positive = np.bincount(index, self.label == 1) > 0
-        label = np.where(positive, 1, np.where(np.bincount(index, self.label == 0) > 0, 0, -1))
-        if how == "mean":
-            sums = np.stack([np.bincount(index, self.logits[:, k]) for k in (0, 1)], axis=1)
-            logits = sums / count[:, None]
-        else:
-            key = (
-                self.logit_difference()
-                if how == "max"
-                else self.rows
-                if how == "last"
-                else -self.rows
-            )
-            order = np.lexsort((key, index))
-            logits = self.logits[order[np.cumsum(count) - 1]]
+        patient, first, index = np.unique(self.patient, return_index=True, return_inverse=True)
         return Predictions(
             self.rows[first],
             patient,
-            label,
-            logits,
+            self._label_of_patients(index),
+            self._logits_of_patients(index, how),
             None if self.threshold is None else self.threshold[first],
         )
+
+    def _label_of_patients(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return 1 where any recording is positive, else 0 where any is negative, else -1."""
+        has_positive = np.bincount(index, self.label == 1) > 0
+        has_negative = np.bincount(index, self.label == 0) > 0
+        return np.where(has_positive, 1, np.where(has_negative, 0, -1))
+
+    def _logits_of_patients(self, index: NDArray[np.intp], how: Aggregate) -> NDArray[np.float64]:
+        n_recordings = np.bincount(index)
+        if how == "mean":
+            sums = [np.bincount(index, self.logits[:, k]) for k in (0, 1)]
+            return np.asarray(np.stack(sums, axis=1) / n_recordings[:, None])
+        key = {"max": self.logit_difference(), "last": self.rows, "first": -self.rows}[how]
+        order = np.lexsort((key, index))  # by patient, then by key: the last of each is taken
+        last_of_patient = np.cumsum(n_recordings) - 1
+        return self.logits[order[last_of_patient]]
 
     def probability_and_threshold(
         self, calibration: Calibration, threshold: float
     ) -> tuple[NDArray[np.float64], float | NDArray[np.float64]]:
-        """Return the probability of each entry and the threshold that it is called by: the run's, or those that the entries bring along."""
+        """Return the probability of each entry (n,) and the threshold that it is called at.
+
+        Both are the run's, `calibration` and `threshold`, unless the entries have their own.
+        """
         if self.threshold is None:
             return calibration.apply(self.logit_difference()), threshold
         return UNCALIBRATED.apply(self.logit_difference()), self.threshold
 
     def with_calibration(self, calibration: Calibration, threshold: float) -> Predictions:
-        """Return predictions that bring along their calibration, in the logits, and their threshold."""
+        """Return the same predictions with the calibration in their logits, and their threshold."""
         half = (calibration.slope * self.logit_difference() + calibration.intercept) / 2
-        return replace(
-            self,
-            logits=np.stack([-half, half], axis=1),
-            threshold=np.full(len(self.rows), threshold),
-        )
+        logits = np.stack([-half, half], axis=1)
+        return replace(self, logits=logits, threshold=np.full(len(self.rows), threshold))
 
     def cluster(self, how: Aggregate) -> NDArray[np.int64] | None:
-        """Return each entry's patient where entries are recordings, for resampling; None where an entry is a patient."""
+        """Return the patient of each entry (n,) for resampling; None where entries are patients."""
         return self.patient if how == "none" else None
 
     def n_recordings(self) -> NDArray[np.int64]:
@@ -98,7 +108,7 @@ class Predictions:
         return np.unique(self.patient, return_counts=True)[1].astype(np.int64)
 
     def logit_difference(self) -> NDArray[np.float64]:
-        """Return logit 1 - logit 0: what calibration turns into a probability."""
+        """Return logit 1 - logit 0 (n,), which calibration turns into a probability."""
         return np.asarray(self.logits[:, 1] - self.logits[:, 0])
 
     def labelled(self) -> Predictions:
@@ -106,7 +116,7 @@ class Predictions:
         return self.select(self.label >= 0)
 
     def select(self, index: Any) -> Predictions:
-        """Return some of the entries: `index` (an array) holds positions, or says of each whether it is wanted."""
+        """Return the entries at positions `index`, or where `index` (n,) is true."""
         threshold = None if self.threshold is None else self.threshold[index]
         return Predictions(
             self.rows[index], self.patient[index], self.label[index], self.logits[index], threshold
@@ -114,64 +124,83 @@ class Predictions:
 
     @staticmethod
     def concatenate(parts: Sequence[Predictions]) -> Predictions:
-        """Return the recordings of several, in the order of the store's rows."""
-        rows, patient, label, logits = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("rows", "patient", "label", "logits")
-        )
+        """Return the recordings of all parts, in the order of the store's rows."""
         thresholds = [part.threshold for part in parts if part.threshold is not None]
         whole = Predictions(
-            rows, patient, label, logits, np.concatenate(thresholds) if thresholds else None
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.patient for part in parts]),
+            np.concatenate([part.label for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate(thresholds) if thresholds else None,
         )
         return whole.select(np.argsort(whole.rows))
 
     def save(self, path: Path, calibration: Calibration) -> None:
-        """Write predictions as CSV: numbers only, no identifier. The column `threshold` is there where entries have their own."""
-        whole = (self.rows, self.patient, self.label)
-        probability, threshold = self.probability_and_threshold(calibration, 0.0)
-        real = [
+        """Write predictions as CSV, whole or not at all: numbers only, no identifiers."""
+        import pandas as pd  # importing it costs half a second
+
+        probability, _ = self.probability_and_threshold(calibration, 0.0)
+        columns = [
+            self.rows,
+            self.patient,
+            self.label,
             self.logits[:, 0],
             self.logits[:, 1],
             probability,
-            *([threshold] if isinstance(threshold, np.ndarray) else []),
         ]
-        table = [
-            [*map(int, row[:3]), *(f"{value:.9g}" for value in row[3:])]
-            for row in zip(*whole, *real, strict=True)
-        ]
-        write_table(path, _HEADER[: 3 + len(real)], table)
+        table = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+        if self.threshold is not None:
+            table["threshold"] = self.threshold
+        text = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+        write_file(path, text.encode())
 
     @classmethod
     def load(cls, path: Path, calibration: Calibration | None = None) -> Predictions:
-        """Read what `save` wrote; with `calibration`, only what was written with that. Raises InputError when it is not that."""
-        again = (
-            "`ecgfit train` with --resume makes it again."
-            if path.stem.endswith(("_val", "_oof"))
-            else "Run `ecgfit eval` again."
-        )
+        """Read what `save` wrote; with `calibration`, check that it was written with the same.
+
+        Raises InputError where the file is missing, damaged or was written with another.
+        """
+        advice = "Run `ecgfit eval` again."
+        if path.stem.endswith(("_val", "_oof")):
+            advice = "`ecgfit train` with --resume makes it again."
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "error", UserWarning
-                )  # NumPy only warns of a file without lines
-                table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, dtype=np.float64)
-            rows, patient, label = table[:, :3].astype(np.int64).T
-            found = cls(
-                rows,
-                patient,
-                label,
-                table[:, 3:5],
-                table[:, 6] if table.shape[1] > len(_HEADER) - 1 else None,
-            )
-            probability = (
-                table[:, 5]
-                if calibration is None
-                else found.probability_and_threshold(calibration, 0.0)[0]
-            )
-        except (OSError, ValueError, IndexError, UserWarning):
-            raise InputError(f"{path} is missing or damaged. {again}") from None
-        if not np.allclose(probability, table[:, 5], rtol=0, atol=1e-6):
-            raise InputError(
-                f"{path} was not made with the calibration that the run has now: it is of an earlier training. {again}"
-            )
-        return found
+            predictions, saved = cls._parse(path)
+        except (OSError, ValueError):
+            raise InputError(f"{path} is missing or damaged. {advice}") from None
+        if calibration is not None:
+            probability, _ = predictions.probability_and_threshold(calibration, 0.0)
+            if not np.allclose(probability, saved, rtol=0, atol=_SAME_PROBABILITY):
+                raise InputError(
+                    f"{path} was made with another calibration than the run has now, so it is "
+                    f"of an earlier training. {advice}"
+                )
+        return predictions
+
+    @classmethod
+    def _parse(cls, path: Path) -> tuple[Predictions, NDArray[np.float64]]:
+        """Return predictions and their saved probabilities.
+
+        Raises OSError, or ValueError for anything that `save` did not write.
+        """
+        import pandas as pd
+
+        with warnings.catch_warnings(record=True) as caught:  # of lines of another length
+            warnings.simplefilter("always", pd.errors.ParserWarning)
+            # Cells are read as text: not every pandas parses numbers to the last bit.
+            table = pd.read_csv(path, dtype=object, index_col=False, keep_default_na=False)
+        has_columns = list(table) in ([*COLUMNS], [*COLUMNS, "threshold"])
+        if caught or not has_columns or table.empty:
+            raise ValueError(f"{path.name} is not a table of predictions")
+        columns = {
+            name: table[name].to_numpy().astype(COLUMNS.get(name, np.float64)) for name in table
+        }
+        if not all(np.isfinite(column).all() for column in columns.values()):
+            raise ValueError(f"{path.name} holds numbers that are not finite")
+        predictions = cls(
+            columns["row"],
+            columns["patient"],
+            columns["label"],
+            np.stack([columns["logit_0"], columns["logit_1"]], axis=1),
+            columns.get("threshold"),
+        )
+        return predictions, columns["probability"]

@@ -41,9 +41,9 @@ def describe_bootstrap(seed: int, n_bootstrap: int) -> BootstrapSettings:
 def bootstrap_weights(
     n: int, seed: int, n_bootstrap: int, cluster: Ints | None = None
 ) -> Iterator[Floats]:
-    """Yield how often each of n entries was drawn, in blocks (R, n) with R summing to `n_bootstrap`.
+    """Yield how often each of n entries was drawn, in blocks (R, n).
 
-    With `cluster` (n,) patients are drawn, each with all entries.
+    The R sum to `n_bootstrap`. With `cluster` (n,) patients are drawn, each with all entries.
     """
     patient = np.arange(n) if cluster is None else np.unique(cluster, return_inverse=True)[1]
     n_patients = int(patient.max()) + 1

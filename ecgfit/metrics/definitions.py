@@ -295,7 +295,10 @@ def auroc_auprc(label: Ints, score: Floats) -> tuple[float | None, float | None]
 
 
 def check_labels_and_probabilities(label: Ints, probability: Floats) -> None:
-    """Raise ValueError unless labels are 0 or 1, probabilities within [0, 1], and both (n,), n > 0."""
+    """Raise ValueError unless labels are 0 or 1 and probabilities within [0, 1].
+
+    Both must be (n,), with n > 0.
+    """
     if not len(label) or label.shape != probability.shape:
         raise ValueError(
             f"label has shape {label.shape}, probability {probability.shape}; "

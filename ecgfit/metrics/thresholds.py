@@ -65,7 +65,8 @@ def choose_threshold(label: Ints, probability: Floats, rule: str) -> float:
     - `fixed=X`: X itself.
 
     The first three take the highest of equal candidates. `specificity`, `npv` and `net-benefit` may
-    call nobody positive. Raises ValueError for an unknown rule, and where no threshold satisfies it.
+    call nobody positive. Raises ValueError for an unknown rule, and where no threshold satisfies
+    the rule.
     """
     name, value = parse_rule(rule)
     check_labels_and_probabilities(label, probability)
