@@ -114,6 +114,14 @@ def ensemble_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def mask_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An ensemble as `ensemble_run`, but with missing leads in a mask channel; one epoch."""
+    outdir = tmp_path_factory.mktemp("runs") / "mask"
+    settings = {"seeds": (3, 4), "tabular": "age,sex", "missing": "mask", "epochs": 1}
+    return trained(tiny_store, outdir, **settings)
+
+
+@pytest.fixture(scope="session")
 def folds_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A cross-validation of three folds, trained on `tiny_store` and evaluated on test."""
     return trained(tiny_store, tmp_path_factory.mktemp("runs") / "folds", folds=3, epochs=1)

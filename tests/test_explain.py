@@ -1,32 +1,37 @@
-"""What a run looks at: beats where they are known to be, attributions that add up, nothing of fewer than ten patients."""
+"""What a run looks at: known beats are found, attributions add up, and small groups stay hidden."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_ecgfit_cli import ecgfit
+from click.testing import CliRunner
+from helpers import copy_run
 
-import ecgfit.explaining.attributions as explain_module
-from ecgfit.config import make_config
+from ecgfit.cli import cli
 from ecgfit.data.loader import make_loader
 from ecgfit.data.rows import select_rows
-from ecgfit.explaining.attributions import TOLERANCE, attribute, explain_run
+from ecgfit.explaining import gradients
+from ecgfit.explaining.attributions import GROUPS, draw_called_positive, explain_run
 from ecgfit.explaining.beats import cut_beats, find_beats
 from ecgfit.inference.scorer import load_ensemble, predict_rows
 from ecgfit.run import Run
-from ecgfit.training.runner import train
-from ecgprep.errors import EcgError, InputError
+from ecgfit.run_files import EXPLANATIONS
+from ecgprep.errors import EcgError, InputError, TargetExists
 from ecgprep.files.atomic import write_json
 from ecgprep.leads import LEADS, TWELVE_LEADS
 from ecgprep.simulation.simulator import Heart, draw_beats, simulate
 
 EIGHT = [TWELVE_LEADS.index(lead) for lead in LEADS]
 ALL = np.ones(8, np.bool_)
+FILES = {Path(name).name for name in EXPLANATIONS}
+
+
+# Beats
 
 
 def known_beats(seed: int, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,20 +42,24 @@ def known_beats(seed: int, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
     return uv, peaks[(peaks > 0.1 * rate_hz) & (peaks < 9.9 * rate_hz)]
 
 
-def matched(found: np.ndarray, known: np.ndarray, within: float) -> tuple[int, int]:
-    """Return how many known beats were missed, and how many found are none (none is expected of the 0.1 s at the ends)."""
+def count_mismatches(found: np.ndarray, known: np.ndarray, within: float) -> tuple[int, int]:
+    """Return how many known beats were missed, and how many found beats are none.
+
+    Found beats outside of the known ones do not count: QRS at the ends may be cut off.
+    """
     apart = np.abs(found[:, None] - known[None, :])
     inner = (found > known.min() - within) & (found < known.max() + within)
-    return int((apart.min(axis=0) > within).sum()), int((apart.min(axis=1) > within)[inner].sum())
+    missed = apart.min(axis=0) > within
+    false = apart.min(axis=1)[inner] > within
+    return int(missed.sum()), int(false.sum())
 
 
 @pytest.mark.parametrize("rate_hz", [100, 250, 500])
 def test_beats_are_found_where_they_are(rate_hz):
     for seed in range(0, 40, 3):
         uv, known = known_beats(seed, rate_hz)
-        assert matched(
-            find_beats(uv, ALL, (0, uv.shape[1]), rate_hz), known, 0.03 * rate_hz + 1
-        ) == (0, 0), seed
+        found = find_beats(uv, ALL, (0, uv.shape[1]), rate_hz)
+        assert count_mismatches(found, known, 0.03 * rate_hz + 1) == (0, 0), seed
 
 
 def test_beats_are_found_with_noise_on_two_leads_one_missing_and_padding():
@@ -62,7 +71,7 @@ def test_beats_are_found_with_noise_on_two_leads_one_missing_and_padding():
         uv[:, :1000], uv[:, 4000:] = 0, 0
         known = known[(known > 1050) & (known < 3950)]
         found = find_beats(uv, mask, (1000, 4000), 500)
-        assert matched(found, known, 20) == (0, 0), seed
+        assert count_mismatches(found, known, 20) == (0, 0), seed
         assert ((found >= 1000) & (found < 4000)).all()
 
 
@@ -74,11 +83,18 @@ def test_an_artefact_hides_no_beats_elsewhere():
     assert np.abs(found[:, None] - away[None, :]).min(axis=0).max() <= 20
 
 
-def test_beats_are_a_refractory_period_apart_and_absent_where_there_is_no_signal():
+def test_no_beats_are_found_where_there_is_no_signal():
     noise = np.random.default_rng(0).normal(0, 100, (8, 5000)).astype(np.int16)
     assert find_beats(noise, ~ALL, (0, 5000), 500).size == 0
     assert find_beats(noise, ALL, (100, 500), 500).size == 0
     assert find_beats(np.zeros((8, 5000), np.int16), ALL, (0, 5000), 500).size == 0
+
+
+def test_beats_in_noise_are_a_refractory_period_apart():
+    noise = np.random.default_rng(0).normal(0, 100, (8, 5000)).astype(np.int16)
+    found = find_beats(noise, ALL, (0, 5000), 500)
+    assert len(found) > 1
+    assert np.diff(found).min() >= 500 * (0.25 - 2 * 0.06)  # each is refined by up to 0.06 s
 
 
 def test_only_whole_beats_within_the_span_are_cut():
@@ -88,145 +104,174 @@ def test_only_whole_beats_within_the_span_are_cut():
     assert cut[:, 0, 10].tolist() == [20, 50]
 
 
-@pytest.fixture(scope="module")
-def run(store, tmp_path_factory) -> Run:
-    """Two members with covariates and the mask channel, and a threshold that calls all recordings positive."""
-    settings = {
-        "epochs": 1,
-        "batch": 16,
-        "threads": 2,
-        "missing": "mask",
-        "tabular": ["age", "sex"],
-        "seeds": [0, 1],
-        "model_args": {"width": 0.25},
-    }
-    finished = train(
-        make_config(settings, "test"),
-        store,
-        tmp_path_factory.mktemp("runs") / "r",
-        say=lambda _: None,
-    )
-    write_json(
-        finished.path / "threshold.json", finished.read_json("threshold.json") | {"value": 0.0}
-    )
-    return Run(finished.path)
+# Attributions
 
 
-@pytest.fixture(scope="module")
-def explained(run, store) -> dict:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explain_module, "STEPS", 8)
-        patch.setattr(explain_module, "MORE_STEPS", 8)
-        return explain_run(run, store, "all", n=12)
+def test_attributions_add_up_and_stay_within_the_signal(mask_run, tiny_store):
+    lacking = np.flatnonzero(~tiny_store.array("lead_mask").all(axis=1))[:2]
+    rows = np.union1d(lacking, select_rows(tiny_store, "test", "drop")[:2])
+    ensemble = load_ensemble(mask_run.members, "cpu").requires_grad_(False)
+    (batch,) = make_loader(tiny_store, rows, 4, covariates=("age", "sex"))
+    attribution, difference = gradients.attribute(ensemble, batch)
+    assert attribution.shape == tuple(batch.waveforms.shape)
+    error = np.abs(attribution.sum(axis=(1, 2)) - difference).sum()
+    assert error <= gradients.TOLERANCE * np.abs(difference).sum()
+    assert (attribution[~batch.lead_mask.numpy()] == 0).all()
+    predictions = predict_rows(ensemble, tiny_store, rows, ("age", "sex"), amp=False)
+    expected = predictions.logit_difference() - baseline_difference(ensemble, batch)
+    assert np.abs(difference - expected).max() < 1e-4
 
 
-def test_attributions_add_up_and_stay_within_the_signal(run, store):
-    lacking = np.flatnonzero(~store.array("lead_mask").all(axis=1))[:2]
-    ensemble = load_ensemble(run.members, "cpu").requires_grad_(False)
-    (batch,) = make_loader(
-        store,
-        np.union1d(lacking, select_rows(store, "test", "drop")[:2]),
-        4,
-        covariates=("age", "sex"),
-    )
-    parts, moved = attribute(ensemble, batch)
-    assert parts.shape == tuple(batch.waveforms.shape)
-    assert np.abs(parts.sum(axis=(1, 2)) - moved).sum() <= TOLERANCE * np.abs(moved).sum()
-    assert (parts[~batch.lead_mask.numpy()] == 0).all()
-    full = predict_rows(ensemble, store, batch.rows, ("age", "sex"), amp=False).logit_difference()
+def baseline_difference(ensemble, batch) -> np.ndarray:
+    """Return the ensemble's difference of logits (B,) where all eight leads are 0."""
+    differences = []
     with torch.no_grad():
-        baseline = 0.0
         for scorer in ensemble.scorers:
             x, tabular = scorer.model_input(
                 batch.waveforms, batch.lead_mask, batch.valid_span, batch.covariates
             )
             x[:, :8] = 0
-            logits = scorer.model(x, tabular)
-            baseline = baseline + (logits[:, 1] - logits[:, 0]).double().numpy() / len(
-                ensemble.scorers
-            )
-    assert np.abs(moved - (full - baseline)).max() < 1e-4
+            logits = scorer.model(x, tabular).double().numpy()
+            differences.append(logits[:, 1] - logits[:, 0])
+    return np.mean(differences, axis=0)
 
 
-def test_files_are_written_and_agree(explained, run, store):
+# Runs
+
+
+@pytest.fixture(scope="module")
+def run(mask_run, tmp_path_factory) -> Run:
+    """A copy of `mask_run` with a threshold that calls all recordings positive."""
+    copy = copy_run(mask_run, tmp_path_factory.mktemp("explained") / "r")
+    threshold = copy.read_json("threshold.json") | {"value": 0.0}
+    write_json(copy.path / "threshold.json", threshold)
+    return Run(copy.path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradients, "STEPS", 8)
+        patch.setattr(gradients, "MORE_STEPS", 50)
+        yield
+
+
+@pytest.fixture(scope="module")
+def explained(run, tiny_store) -> dict:
+    return explain_run(run, tiny_store, "all", n=12)
+
+
+def test_the_result_is_written_beside_its_pictures(explained, run):
     out = run.path / "explain"
-    assert {path.name for path in out.iterdir()} == {
-        *(
-            "explain_true_positives.png",
-            "explain_false_positives.png",
-            "attributions.npz",
-            "explain.json",
-        ),
-    }
-    assert json.loads((out / "explain.json").read_text()) == {
-        key: value for key, value in explained.items() if key != "folder"
-    }
-    assert (out / "explain_true_positives.png").read_bytes().startswith(b"\x89PNG")
-    with np.load(out / "attributions.npz") as arrays:
-        for name in ("true_positives", "false_positives"):
-            group = explained["groups"][name]
-            assert arrays[f"{name}_n"].tolist() == [
-                group["n_recordings"],
-                group["n_patients"],
-                group["n_beats"],
-            ]
-            assert group["n_recordings"] <= 12
-            assert sum(group["lead_share"].values()) == pytest.approx(1)
-            beat, parts = arrays[f"{name}_mean_beat_uv"], arrays[f"{name}_mean_attribution"]
-            assert beat.shape == parts.shape == (8, 350)
-            assert beat.dtype == parts.dtype == np.float32
-            assert (
-                np.abs(arrays["time_s"][np.abs(beat[1]).argmax()]) < 0.05
-            )  # lead II is greatest at the R peak
-            assert 0 <= group["completeness_error"] < 1
+    assert {path.name for path in out.iterdir()} == FILES
+    written = json.loads((out / "explain.json").read_text())
+    assert written | {"folder": str(out)} == explained
+    for name in GROUPS:
+        assert (out / f"explain_{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_same_again_to_the_byte_and_chosen_by_label(explained, run, store, tmp_path):
+@pytest.mark.parametrize("name", GROUPS)
+def test_arrays_agree_with_the_result(explained, run, name):
+    group = explained["groups"][name]
+    with np.load(run.path / "explain" / "attributions.npz") as arrays:
+        counts = [group[key] for key in ("n_recordings", "n_patients", "n_beats")]
+        assert arrays[f"{name}_n"].tolist() == counts
+        beat, attribution = arrays[f"{name}_mean_beat_uv"], arrays[f"{name}_mean_attribution"]
+        time_s = arrays["time_s"]
+    assert group["n_recordings"] <= 12
+    assert sum(group["lead_share"].values()) == pytest.approx(1)
+    assert beat.shape == attribution.shape == (8, 70)
+    assert beat.dtype == attribution.dtype == np.float32
+    assert np.abs(time_s[np.abs(beat[1]).argmax()]) < 0.05  # lead II is greatest at the R peak
+    assert 0 <= group["completeness_error"] < 1
+
+
+def test_one_recording_of_each_patient_is_drawn_by_label_and_always_the_same(run, tiny_store):
     ensemble = load_ensemble(run.members, "cpu")
-    rows = explain_module.called_positive(run, store, ensemble, "all", False, 12)
-    for name, label in explain_module.GROUPS.items():
-        assert (store.array("label")[rows[name]] == label).all()
-        assert len(rows[name]) == 12 == len(np.unique(store.array("patient")[rows[name]]))
-        assert (
-            rows[name].tolist()
-            == explain_module.called_positive(run, store, ensemble, "all", False, 12)[name].tolist()
-        )
+    drawn = draw_called_positive(run, tiny_store, ensemble, "all", False, 12)
+    again = draw_called_positive(run, tiny_store, ensemble, "all", False, 12)
+    for name, label in GROUPS.items():
+        rows = drawn[name]
+        assert (tiny_store.array("label")[rows] == label).all()
+        assert len(rows) == 12 == len(np.unique(tiny_store.array("patient")[rows]))
+        assert rows.tolist() == again[name].tolist()
 
 
-def test_nothing_is_written_of_fewer_than_ten_patients_or_of_none(explained, run, store, tmp_path):
-    out = tmp_path / "few"
-    shutil.copytree(run.path / "explain", out)
-    result = explain_run(run, store, "val", out=out)
+def test_nothing_is_written_of_fewer_than_ten_patients(explained, run, tiny_store, tmp_path):
+    """Pictures of an earlier explanation go, too."""
+    out = copy_run(run, tmp_path / "run").path / "explain"
+    result = explain_run(Run(out.parent), tiny_store, "val")
     assert {group["note"] for group in result["groups"].values()} == {
         "fewer than 10 patients with whole beats: their average is not written"
     }
     assert {path.name for path in out.iterdir()} == {"attributions.npz", "explain.json"}
     with np.load(out / "attributions.npz") as arrays:
         assert arrays.files == ["time_s"]
+
+
+def test_a_group_without_recordings_is_reported_as_such(run, tiny_store, tmp_path):
     high = Run(run.path)
     high.threshold = 1.1
-    assert explain_run(high, store, "val", out=out)["groups"]["true_positives"] == {
-        "note": "there are none"
-    }
+    result = explain_run(high, tiny_store, "val", out=tmp_path / "out")
+    assert result["groups"]["true_positives"] == {"note": "there are none"}
 
 
-def test_what_cannot_be_explained_is_refused(run, store, monkeypatch):
-    with pytest.raises(InputError, match="--n"):
-        explain_run(run, store, n=5)
+def test_what_cannot_be_explained_is_refused(run, tiny_store, monkeypatch):
+    with pytest.raises(InputError, match=r"--n \(=5\) must be at least 10"):
+        explain_run(run, tiny_store, n=5)
     alone = Run(run.path)
     alone.config = alone.config.model_copy(update={"tabular_only": True})
-    with pytest.raises(InputError, match="does not use the ECG"):
-        explain_run(alone, store)
+    with pytest.raises(InputError, match="does not use the ECG, so there is nothing to draw"):
+        explain_run(alone, tiny_store)
     monkeypatch.setitem(sys.modules, "captum", None)
     with pytest.raises(EcgError, match="extras `explain` and `report`"):
-        explain_run(run, store)
+        explain_run(run, tiny_store)
 
 
-def test_command(run, store, tmp_path):
-    done = ecgfit(
-        "explain", run.path, "--store", store.path, "--split", "val", "-o", "out", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+# Where explanations go
+
+
+def test_explanations_of_another_run_are_replaced_only_with_overwrite(
+    run, trained_run, tiny_store, tmp_path
+):
+    explain_run(trained_run, tiny_store, "val", out=tmp_path)
+    before = (tmp_path / "explain.json").read_bytes()
+    with pytest.raises(TargetExists, match="holds explanations of another run.*--overwrite"):
+        explain_run(run, tiny_store, "val", out=tmp_path)
+    assert (tmp_path / "explain.json").read_bytes() == before
+    explain_run(run, tiny_store, "val", out=tmp_path, overwrite=True)
+    assert json.loads((tmp_path / "explain.json").read_text())["threshold"] == run.threshold
+    explain_run(run, tiny_store, "val", out=tmp_path)  # its own of before
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_files_of_the_user_are_not_taken_for_explanations(run, tiny_store, tmp_path, name):
+    (tmp_path / name).write_text("mine\n")
+    with pytest.raises(TargetExists, match="or files of yours with their names"):
+        explain_run(run, tiny_store, "val", out=tmp_path)
+    assert (tmp_path / name).read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_folder_of_another_run_is_refused_whatever_is_said(
+    run, trained_run, tiny_store, tmp_path, there
+):
+    other = copy_run(trained_run, tmp_path / "other").path / "explain"
+    if there:
+        other.mkdir()
+    with pytest.raises(InputError, match="is another run's own. Name another folder"):
+        explain_run(run, tiny_store, "val", out=other, overwrite=True)
+    assert not list(other.parent.glob("explain/*"))
+
+
+def test_command(run, trained_run, tiny_store, tmp_path):
+    out = tmp_path / "out"
+    words = ["--store", str(tiny_store.path), "--split", "val", "-o", str(out)]
+    done = CliRunner().invoke(cli, ["explain", str(run.path), *words])
+    assert done.exit_code == 0, done.output
     assert "true positives: fewer than 10 patients" in done.stdout
-    assert done.stdout.endswith("folder: out\n")
-    assert ecgfit("explain", run.path, "--store", "absent.zarr", cwd=tmp_path).returncode == 4
+    assert done.stdout.endswith(f"folder: {out}\n")
+    done = CliRunner().invoke(cli, ["explain", str(trained_run.path), *words])
+    assert isinstance(done.exception, TargetExists)
+    done = CliRunner().invoke(cli, ["explain", str(trained_run.path), *words, "--overwrite"])
+    assert done.exit_code == 0, done.output

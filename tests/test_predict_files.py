@@ -35,11 +35,9 @@ ALL_TEST = SplitPlan((0, 0, 100), allow_missing_class=True)
 
 
 @pytest.fixture(scope="module")
-def run(tiny_store, tmp_path_factory) -> Run:
+def run(mask_run) -> Run:
     """Two members with covariates and the mask channel; read-only."""
-    outdir = tmp_path_factory.mktemp("runs") / "001"
-    settings = {"tabular": "age,sex", "seeds": [0, 1], "missing": "mask", "epochs": 1}
-    return trained(tiny_store, outdir, **settings)
+    return mask_run
 
 
 @pytest.fixture(scope="module")
@@ -501,7 +499,7 @@ def test_nothing_is_written_into_a_store_whether_the_command_was_given_it_or_not
 
 def test_files_of_a_run_are_replaced_by_no_command(run, files):
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    member = run.path / "members/0"
+    member = run.path / "members/3"
     for output in (
         run.path / "threshold.json",
         member / "threshold.json",
