@@ -30,7 +30,7 @@ from corpus import anonymous_mb, fill, sparse_store, write_muse_corpus
 from floor import Gather, memcpy_gather
 from numpy.typing import NDArray
 
-from ecgfit.data.loader import Batches, ahead, make_loader
+from ecgfit.data.loader import Batches, make_loader, prefetch
 from ecgprep.building.plan import BuildSettings
 from ecgprep.building.run import build_store
 from ecgprep.patients.manifest import read_manifest
@@ -100,7 +100,7 @@ def warm_works(
 
     def iterate_threaded(k: int) -> None:
         threaded.epoch = k
-        exhaust(ahead(threaded.__iter__(), 1))
+        exhaust(prefetch(iter(threaded), 1))
 
     return {
         "floor": each(floor),

@@ -1,9 +1,10 @@
-"""Batches: the right rows in a repeatable order, buffers that stay whole as long as promised, with and without a thread."""
+"""Batches: the right rows in a repeatable order, in buffers that stay whole as long as promised."""
 
 from __future__ import annotations
 
 import threading
-from itertools import count
+from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,16 +12,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from ecgfit.compute.distributed import Ranks
-from ecgfit.data.loader import Batches, ahead, make_loader
+from ecgfit.data.loader import Batches, BufferPool, make_loader, prefetch
 from ecgfit.data.rows import select_rows
 from ecgprep.store.reader import Store
 
 
 @pytest.fixture(params=[True, False], ids=["resident", "cold"])
 def resident(request, monkeypatch) -> bool:
-    """Both ways to make batches: in the caller's thread from a store that is in memory, and ahead in another from one that is not."""
+    """Make batches of a store in memory, and of one on disk: those by a thread, ahead."""
     monkeypatch.setattr(Store, "is_resident", lambda self, rows: request.param)
-    return request.param
+    return bool(request.param)
 
 
 def expected(store: Store, rows: np.ndarray) -> np.ndarray:
@@ -39,9 +40,7 @@ def test_loader_is_a_dataloader_and_gives_what_the_store_holds(store, resident):
     for batch in loader:
         assert torch.equal(batch.waveforms, torch.from_numpy(expected(store, batch.rows)))
         assert batch.waveforms.dtype == torch.int16
-        assert torch.equal(
-            batch.label, torch.from_numpy(np.array(store.array("label")[batch.rows])).long()
-        )
+        assert batch.label.tolist() == store.array("label")[batch.rows].tolist()
         seen.extend(batch.rows)
     assert seen == rows.tolist()
     assert len(loader) == len(list(loader))
@@ -144,11 +143,11 @@ def test_epoch_goes_on_from_any_step(store, resident):
     assert list(batches) == []
 
 
-def test_no_buffer_is_filled_again_before_two_batches_later(store, resident):
+def test_few_buffers_are_used_in_turn(store, resident):
     where = [batch.waveforms.data_ptr() for batch in make_loader(store, np.arange(40), 4)]
-    in_turn = 2 if resident else 3  # the third is the thread's
-    assert len(set(where)) == in_turn
-    assert where[in_turn:] == where[:-in_turn]
+    assert all(one != next_one for one, next_one in zip(where, where[1:], strict=False))
+    most = 2 if resident else 3  # the third is the thread's
+    assert len(set(where)) <= most
 
 
 def test_last_two_batches_stay_whole_into_the_next_epoch(store, resident):
@@ -215,54 +214,136 @@ def test_random_numbers_of_the_program_are_left_alone(store, resident):
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_ahead_keeps_the_order_and_the_depth(depth):
+def test_prefetch_keeps_the_order_and_the_depth(depth):
     begun = []
-    items = ahead((begun.append(i) or i for i in range(10)), depth)
+
+    def numbers():
+        for i in range(10):
+            begun.append(i)
+            yield i
+
+    items = prefetch(numbers(), depth)
     for i, item in enumerate(items):
         assert item == i
         assert len(begun) <= i + 1 + depth
     assert list(items) == []
 
 
-def test_ahead_yields_what_was_made_before_a_failure():
+def test_prefetch_yields_what_was_made_before_a_failure():
     def failing():
         yield from (1, 2)
         raise ValueError("third")
 
-    items = ahead(failing(), 1)
+    items = prefetch(failing(), 1)
     assert [next(items), next(items)] == [1, 2]
     with pytest.raises(ValueError, match="third"):
         next(items)
 
 
-def test_no_buffer_is_filled_while_the_gpu_may_still_copy_from_it(monkeypatch):
-    """With a GPU that does what it is asked only when somebody waits for it."""
-    done, asked = [], count()
+def test_prefetch_starts_its_thread_as_told_and_closes_what_it_reads():
+    started, closed = [], []
 
-    class Event:
-        def __init__(self, blocking: bool) -> None:
-            assert blocking, "a thread that spins would take a core"
+    def endless():
+        try:
+            while True:
+                yield threading.current_thread().name
+        finally:
+            closed.append(True)
 
-        def record(self) -> None:
-            self.number = next(asked)
+    items = prefetch(endless(), 1, lambda: started.append(threading.current_thread().name))
+    assert next(items) == "loader"
+    items.close()
+    assert started == ["loader"]
+    assert closed == [True]
+    assert not loader_threads()
 
-        def synchronize(self) -> None:
-            done.append(self.number)
 
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "Event", Event)
+def test_a_buffer_is_used_again_whole_after_a_short_batch():
+    pool = BufferPool((4, 8, 10), pin=False)
+    short = pool.take(3)
+    assert short.shape == (3, 8, 10)
+    assert pool.take(4).data_ptr() != short.data_ptr()
+    pool.release(short)
+    again = pool.take(4)
+    assert (again.shape, again.data_ptr()) == ((4, 8, 10), short.data_ptr())
+
+
+class LazyGpu:
+    """A GPU that copies nothing until somebody waits for an event that follows the copy."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Callable[[], None]] = deque()
+        self.n_asked = self.n_done = 0
+        self.threads: list[tuple[int, str]] = []
+
+    def ask(self, work: Callable[[], None]) -> None:
+        self.queue.append(work)
+        self.n_asked += 1
+
+    def finish(self, n: int) -> None:
+        while self.n_done < n:
+            self.queue.popleft()()
+            self.n_done += 1
+
+    def event(self, blocking: bool) -> LazyGpuEvent:
+        assert blocking, "a thread that spins would take a core"
+        return LazyGpuEvent(self)
+
+    def set_device(self, device: int) -> None:
+        self.threads.append((device, threading.current_thread().name))
+
+
+class LazyGpuEvent:
+    def __init__(self, gpu: LazyGpu) -> None:
+        self.gpu = gpu
+
+    def record(self) -> None:
+        self.n_asked = self.gpu.n_asked
+
+    def synchronize(self) -> None:
+        self.gpu.finish(self.n_asked)
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> LazyGpu:
+    """Pretend that there is a GPU, the fourth, and that memory can be pinned for it."""
+    gpu, empty = LazyGpu(), torch.empty
+
+    def not_pinned(*shape, pin_memory=False, **settings):
+        return empty(*shape, **settings)
+
+    monkeypatch.setattr(torch, "empty", not_pinned)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    monkeypatch.setattr(
-        torch.cuda,
-        "set_device",
-        lambda device: chosen.append((device, threading.current_thread().name)),
-    )
-    begun_after = []
-    items = (begun_after.append(len(done)) for _ in range(6))
-    list(ahead(items, 1, pin=True))
-    assert begun_after == [1, 2, 3, 4, 5, 6]
-    assert chosen == [(3, "loader")]
-    assert done[:6] == list(range(6))
+    monkeypatch.setattr(torch.cuda, "set_device", gpu.set_device)
+    return gpu
+
+
+def test_no_buffer_is_filled_before_the_gpu_has_copied_from_it(store, resident, gpu):
+    loader = make_loader(store, np.arange(42), 4, pin=True)
+    copied: list[tuple[list[int], torch.Tensor]] = []
+
+    def copy_of(batch) -> Callable[[], None]:
+        return lambda: copied.append((batch.rows.tolist(), batch.waveforms.clone()))
+
+    buffers = set()
+    for _ in range(2):
+        for batch in loader:
+            gpu.ask(copy_of(batch))
+            buffers.add(batch.waveforms.data_ptr())
+    assert 0 < len(gpu.queue) < gpu.n_asked, "some copies had to wait, and some were waited for"
+    gpu.finish(gpu.n_asked)
+    assert [rows for rows, _ in copied] == 2 * [batch.rows.tolist() for batch in loader]
+    for rows, waveforms in copied:
+        assert torch.equal(waveforms, torch.from_numpy(expected(store, np.array(rows))))
+    assert len(buffers) <= 3
+
+
+def test_threads_pin_memory_for_the_gpu_in_use(store, resident, gpu):
+    list(make_loader(store, np.arange(8), 4, pin=True))
+    n_threads = 1 if resident else 2  # one gathers, the other asks the disk
+    assert gpu.threads == n_threads * [(3, "loader")]
 
 
 def test_workers_that_would_each_make_every_batch_are_refused(store):

@@ -1,18 +1,21 @@
-"""From rows to batches: a DataLoader whose items are whole batches, made in the process that trains.
+"""From rows to batches: a DataLoader of whole batches, made in the process that trains.
 
-A batch is one gather from the memory-mapped store into one of two or three buffers that are used in turn. Worker processes would cost more
-than the work: 0.05-0.07 of a memcpy's speed. So would larger buffers, filled for several small batches at once: 2.5 MB stay in the processor's
-cache, 20 MB do not, and the copy takes 1.6 times as long. A thread makes batches ahead where there is something to wait for, a GPU or a disk;
-where the same cores train, it would only take turns with them.
+A batch is one gather from the memory-mapped store into one of two or three buffers that are used in
+turn. Worker processes would cost more than the work: they reach 0.05-0.07 of a memcpy's speed.
+Larger buffers, filled for several small batches at once, would be slower too: 2.5 MB stay in the
+processor's cache, 20 MB do not, and the copy takes 1.6 times as long.
+
+A thread makes batches ahead where there is something to wait for, a GPU or a disk. Where the same
+cores train, a thread would only take turns with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cache
-from itertools import repeat
+from functools import cache, partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -29,41 +32,100 @@ from ecgfit.data.seeds import ORDER_STREAM, generator_for
 from ecgprep.leads import LEADS
 from ecgprep.store.reader import Store
 
-_LOOKED_UP_TOGETHER = 4096
-"""Recordings whose labels, masks and so on are looked up at once: for each batch alone it would take up to a third of the copy's time, most of
-it waiting for memory, since a gather empties the processor's caches."""
+LOOKED_UP_TOGETHER = 4096
+"""Recordings whose labels, masks and spans are looked up at once.
 
+Looking them up for each batch alone would take up to a third of the copy's time. Most of that is
+waiting for memory, because a gather empties the processor's caches.
+"""
 
-_ANNOUNCED = 512
-"""Recordings that the disk knows of before they are read, at least."""
-
+READ_AHEAD = 512
+"""Recordings, at least, that the disk is asked for before they are gathered."""
 
 _END = object()
-
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One process's share of a batch. `waveforms` int16 (B, 8, L) µV lies in a reused buffer: valid until two batches later; the other
-    arrays are the caller's. `all_rows` are the store rows of the whole batch, of which this share begins at `first`."""
+@dataclass(eq=False, kw_only=True)
+class Share:
+    """One process's share of a batch, without its waveforms. Its arrays belong to the caller."""
+
+    lead_mask: Tensor
+    """Bool (B, 8): which leads were recorded."""
+    valid_span: Tensor
+    """int32 (B, 2): first sample that is not padding, and the one after the last."""
+    covariates: Tensor
+    """float32 (B, K), NaN where missing."""
+    label: Tensor
+    """int64 (B,)."""
+    rows: NDArray[np.int64]
+    """Store rows of this share (B,)."""
+    all_rows: NDArray[np.int64]
+    """Store rows of the whole batch."""
+    first: int
+    """Where this share begins within the whole batch."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Batch(Share):
+    """One process's share of a batch."""
 
     waveforms: Tensor
-    lead_mask: Tensor
-    valid_span: Tensor
-    covariates: Tensor
-    label: Tensor
-    rows: NDArray[np.int64]
-    all_rows: NDArray[np.int64]
-    first: int
+    """int16 (B, 8, L) in µV, in a reused buffer: valid until the batch after the next."""
+
+
+class BufferPool:
+    """Buffers of one shape that are filled, released and filled again.
+
+    They are reused because touching new pages of memory costs more than the copy into them. With
+    `pin` they lie in page-locked memory, from which a GPU copies while the program goes on.
+    """
+
+    def __init__(self, shape: Sequence[int], *, pin: bool) -> None:
+        self.shape, self.pin = tuple(shape), pin
+        self._free: deque[tuple[Tensor, Any]] = deque()
+
+    def take(self, n: int) -> Tensor:
+        """Return the first `n` items of a buffer: of the one released longest ago, or of a new one.
+
+        Waits until the GPU has finished what it had been asked to do when the buffer was released.
+        """
+        try:
+            buffer, copied = self._free.popleft()
+        except IndexError:
+            return self._allocate()[:n]
+        if copied is not None:
+            copied.synchronize()
+        return buffer[:n]
+
+    def release(self, part: Tensor) -> None:
+        """Allow the buffer that `part` begins to be filled again.
+
+        The GPU may not even have begun to copy from it, so an event that follows the copy goes with
+        the buffer.
+        """
+        copied = None
+        if self.pin:
+            # Blocking: the thread that waits for the event sleeps instead of using up a core.
+            copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            copied.record()  # type: ignore[no-untyped-call]
+        if part.shape != self.shape:
+            part = part.as_strided(self.shape, part.stride(), 0)
+        self._free.append((part, copied))
+
+    def _allocate(self) -> Tensor:
+        if self.pin:
+            return torch.empty(self.shape, dtype=torch.int16, pin_memory=True)
+        return torch.from_numpy(np.empty(self.shape, np.int16))
 
 
 class Batches(IterableDataset[Batch]):
-    """Batches of `rows`: in a new order per epoch when `seed` is given, a function of (seed, epoch) alone, else as they are.
+    """Batches of `rows`, as they are or, with a `seed`, in a new order each epoch.
 
-    The last batch of a shuffled epoch is left out when a process would get a single recording of it: batch normalisation has no variance of
-    one. `epoch` and `first_step` say where the next iteration begins.
+    The order is a function of (seed, epoch) alone. `epoch` and `first_step` say where the next
+    iteration begins. The last batch of a shuffled epoch is left out if a process would get a single
+    recording of it: batch normalisation has no variance of one value.
     """
 
     def __init__(
@@ -76,128 +138,142 @@ class Batches(IterableDataset[Batch]):
         covariates: Sequence[str] = (),
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     ) -> None:
-        self.store, self.rows, self.batch_size, self.seed, self.pin, self.ranks = (
-            store,
-            rows,
-            batch_size,
-            seed,
-            pin,
-            ranks,
-        )
+        self.store = store
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pin = pin
+        self.ranks = ranks
         self.columns = covariate_columns(store, covariates)
         self.epoch = self.first_step = 0
-        self._share = cache(ranks.share)
-        self._spare: list[Tensor] | None = None
+        self._share_of = cache(ranks.share)
+        largest = min(batch_size, len(rows))
+        largest_share = -(-largest // ranks.world)
+        self._buffers = BufferPool((largest_share, len(LEADS), store.n_samples), pin=pin)
 
     def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
         n_full, rest = divmod(len(self.rows), self.batch_size)
-        least = 2 * self.ranks.world if self.seed is not None and n_full else 1
-        return n_full + (rest >= least)
+        is_training = self.seed is not None and n_full > 0
+        fewest = 2 * self.ranks.world if is_training else 1
+        return n_full + (rest >= fewest)
 
     def order(self) -> list[NDArray[np.int64]]:
         """Return the rows of every batch of the current epoch."""
-        rows = (
-            self.rows
-            if self.seed is None
-            else generator_for(self.seed, self.epoch, 0, ORDER_STREAM).permutation(self.rows)
-        )
-        return [rows[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
+        rows = self.rows
+        if self.seed is not None:
+            rows = generator_for(self.seed, self.epoch, 0, ORDER_STREAM).permutation(rows)
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        return [rows[start : start + self.batch_size] for start in starts]
 
     def __iter__(self) -> Generator[Batch, None, None]:
+        """Yield the batches that are left of the current epoch."""
         if get_worker_info() is not None:
             raise ValueError(
-                "Batches are made in the process that trains: every worker would make all of them. Use num_workers=0."
+                "Batches are made in the process that trains, and every worker would make all of "
+                "them. Use num_workers=0."
             )
-        order, cold = self.order()[self.first_step :], not self.store.is_resident(self.rows)
-        by_thread, buffers = cold or self.pin, self._take_buffers()
-        ring = buffers if by_thread else buffers[::2]
-        batches = self._made(order, ring, cold)
-        yield from ahead(batches, 1, self.pin) if by_thread else batches
-        oldest = len(order) % len(ring)
-        ring = (
-            ring[oldest:] + ring[:oldest]
-        )  # so the last batch is not the first to go in the next iteration
-        self._spare = ring if by_thread else [ring[0], buffers[1], ring[1]]
+        order = self.order()[self.first_step :]
+        is_cold = not self.store.is_resident(self.rows)
+        on_start = None
+        if self.pin:
+            # A new thread uses the first GPU, and would pin memory for that one.
+            on_start = partial(torch.cuda.set_device, torch.cuda.current_device())
+        with ExitStack() as stack:
+            shares = self._look_up(order)
+            if is_cold:
+                depth = max(2, READ_AHEAD // self.batch_size)
+                shares = prefetch(self._ask_the_disk(shares), depth, on_start)
+                stack.enter_context(closing(shares))
+            batches = self._gather(shares)
+            if is_cold or self.pin:
+                batches = prefetch(batches, 1, on_start)
+                stack.enter_context(closing(batches))
+            yield from self._release_in_turn(batches)
 
-    def _take_buffers(self) -> list[Tensor]:
-        """Return the buffers of the epoch before, or new ones where another iteration still holds them: touching new pages costs
-        more than the copy into them."""
-        buffers, self._spare = self._spare, None
-        n = -(-min(self.batch_size, len(self.rows)) // self.ranks.world)
-        shape = (3, n, len(LEADS), self.store.n_samples)
-        return buffers or list(
-            torch.empty(shape, dtype=torch.int16, pin_memory=True)
-            if self.pin
-            else torch.from_numpy(np.empty(shape, np.int16))
+    def _look_up(self, order: list[NDArray[np.int64]]) -> Generator[Share, None, None]:
+        """Look up everything but the waveforms, for several batches at once."""
+        n_batches = max(1, LOOKED_UP_TOGETHER // self.batch_size)
+        for i in range(0, len(order), n_batches):
+            yield from self._look_up_together(order[i : i + n_batches])
+
+    def _look_up_together(self, batches: list[NDArray[np.int64]]) -> Iterator[Share]:
+        spans = [self._share_of(len(all_rows)) for all_rows in batches]
+        parts = [all_rows[span] for all_rows, span in zip(batches, spans, strict=True)]
+        sizes = [len(part) for part in parts]
+        rows = np.concatenate(parts)
+        covariates = self.store.array("covariates")[np.ix_(rows, self.columns)]
+        values = zip(
+            self._split(self.store.array("lead_mask")[rows], sizes),
+            self._split(self.store.array("valid_span")[rows], sizes),
+            self._split(covariates, sizes),
+            self._split(self.store.array("label")[rows].astype(np.int64), sizes),
+            strict=True,
         )
-
-    def _announced(self, order: list[NDArray[np.int64]]) -> Generator[None, None, None]:
-        """Tell the disk of one batch after the other; it makes us wait when it has enough to do."""
-        for all_rows in order:
-            self.store.announce(all_rows[self._share(len(all_rows))])
-            yield
-
-    def _made(
-        self, order: list[NDArray[np.int64]], ring: list[Tensor], cold: bool
-    ) -> Generator[Batch, None, None]:
-        """Make one batch after the other, each in the next buffer."""
-        depth = max(2, _ANNOUNCED // self.batch_size)
-        with (
-            closing(ahead(self._announced(order), depth))
-            if cold
-            else nullcontext(repeat(None)) as announced
-        ):
-            for i, ((rows, *rest), _) in enumerate(
-                zip(self._looked_up(order), announced, strict=False)
-            ):
-                waveforms = ring[i % len(ring)][: len(rows)]
-                self.store.gather(rows, waveforms.numpy())
-                yield Batch(waveforms, *rest)
-
-    def _looked_up(self, order: list[NDArray[np.int64]]) -> Iterator[tuple[Any, ...]]:
-        """Yield rows and, after them, what a Batch holds besides waveforms."""
-        together = max(1, _LOOKED_UP_TOGETHER // self.batch_size)
-        arrays = [
-            self.store.array(name) for name in ("lead_mask", "valid_span", "label", "covariates")
-        ]
-        for load in (order[i : i + together] for i in range(0, len(order), together)):
-            shares = [self._share(len(all_rows)) for all_rows in load]
-            parts = [all_rows[share] for all_rows, share in zip(load, shares, strict=True)]
-            sizes, rows = [len(part) for part in parts], np.concatenate(parts)
-            mask, span, label = (torch.from_numpy(array[rows]) for array in arrays[:3])
-            covariates = torch.from_numpy(arrays[3][np.ix_(rows, self.columns)])
-            tensors = (mask, span, covariates, label.long())
-            columns = (
-                torch.split(tensor.pin_memory() if self.pin and tensor.numel() else tensor, sizes)
-                for tensor in tensors
-            )
-            yield from zip(
-                parts, *columns, parts, load, (share.start for share in shares), strict=True
+        for i, (lead_mask, valid_span, covariate, label) in enumerate(values):
+            yield Share(
+                lead_mask=lead_mask,
+                valid_span=valid_span,
+                covariates=covariate,
+                label=label,
+                rows=parts[i],
+                all_rows=batches[i],
+                first=spans[i].start,
             )
 
+    def _split(self, values: NDArray[Any], sizes: list[int]) -> tuple[Tensor, ...]:
+        """Return `values` as tensors of these lengths, pinned where the waveforms are."""
+        tensor = torch.from_numpy(values)
+        if self.pin and tensor.numel():
+            tensor = tensor.pin_memory()
+        return torch.split(tensor, sizes)
 
-def ahead(
-    items: Generator[T, None, None], depth: int, pin: bool = False
+    def _ask_the_disk(self, shares: Iterable[Share]) -> Generator[Share, None, None]:
+        """Ask the disk for each share's waveforms; it makes us wait while it has enough to do."""
+        for share in shares:
+            self.store.announce(share.rows)
+            yield share
+
+    def _gather(self, shares: Iterable[Share]) -> Generator[Batch, None, None]:
+        """Copy each share's waveforms into a free buffer."""
+        for share in shares:
+            waveforms = self._buffers.take(len(share.rows))
+            self.store.gather(share.rows, waveforms.numpy())
+            yield Batch(waveforms=waveforms, **vars(share))
+
+    def _release_in_turn(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
+        """Yield batches; release each one's buffer when the batch after the next is asked for.
+
+        When the iteration is abandoned, the caller keeps what it holds.
+        """
+        held: deque[Tensor] = deque()
+        for batch in batches:
+            held.append(batch.waveforms)
+            yield batch
+            if len(held) == 2:
+                self._buffers.release(held.popleft())
+        for waveforms in held:
+            self._buffers.release(waveforms)
+
+
+def prefetch(
+    items: Generator[T, None, None],
+    depth: int,
+    on_start: Callable[[], object] | None = None,
 ) -> Generator[T, None, None]:
-    """Yield items that a thread makes, `depth` of them before they are asked for; what goes wrong there is raised here.
+    """Yield items that a thread makes, up to `depth` of them before they are asked for.
 
-    With `pin` none is begun before the GPU has done what it had been asked until then: its copy out of a buffer that is to be filled again
-    may not even have begun.
+    The thread calls `on_start` first. What goes wrong there is raised here. Closing the generator
+    ends the thread and closes `items`.
     """
-    asked: SimpleQueue[Any] = SimpleQueue()
+    orders: SimpleQueue[object] = SimpleQueue()
     made: SimpleQueue[Any] = SimpleQueue()
-
-    device = torch.cuda.current_device() if pin else 0
 
     def make() -> None:
         try:
-            if pin:
-                torch.cuda.set_device(
-                    device
-                )  # a new thread has the first, and would pin memory for that
-            while (event := asked.get()) is not _END:
-                if event is not None:
-                    event.synchronize()
+            if on_start is not None:
+                on_start()
+            while orders.get() is not _END:
                 made.put(next(items, _END))
         except BaseException as error:
             made.put(error)
@@ -206,33 +282,29 @@ def ahead(
     thread.start()
     try:
         for _ in range(depth):
-            asked.put(_asked_of_the_gpu(pin))
+            orders.put("one more")
         while True:
-            asked.put(_asked_of_the_gpu(pin))
-            if (item := made.get()) is _END:
+            orders.put("one more")
+            item = made.get()
+            if item is _END:
                 return
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
-        asked.put(_END)
+        orders.put(_END)
         thread.join()
         items.close()
 
 
-def _asked_of_the_gpu(pin: bool) -> Any:
-    """Return an event that comes when the GPU has done what it has been asked until now; the thread that waits for it sleeps. None without a GPU."""
-    if not pin:
-        return None
-    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-    event.record()  # type: ignore[no-untyped-call]
-    return event
-
-
 class Loader(DataLoader[Batch]):
-    """A DataLoader without workers, collation or memory of its own: DataLoader's way through them takes a tenth of a small batch's time."""
+    """A DataLoader without workers, collation or memory of its own.
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # an iterator is all that is promised
+    DataLoader's own way through them takes a tenth of a small batch's time.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base promises its own
+        """Iterate over the dataset itself."""
         return iter(self.dataset)
 
 
@@ -245,5 +317,8 @@ def make_loader(
     covariates: Sequence[str] = (),
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> DataLoader[Batch]:
-    """Return a DataLoader whose items are whole batches, gathered in this process; `loader.dataset.epoch` chooses the order."""
+    """Return a DataLoader whose items are whole batches, gathered in this process.
+
+    `loader.dataset.epoch` chooses the order. See `Batches` for the other arguments.
+    """
     return Loader(Batches(store, rows, batch_size, seed, pin, covariates, ranks), batch_size=None)

@@ -77,7 +77,16 @@ class ResidentBatches(Batches):
             waveforms, mask, span, covariates, label = (
                 tensor.index_select(0, here) for tensor in self._tensors
             )
-            yield Batch(waveforms, mask, span, covariates, label, rows, all_rows, share.start)
+            yield Batch(
+                waveforms=waveforms,
+                lead_mask=mask,
+                valid_span=span,
+                covariates=covariates,
+                label=label,
+                rows=rows,
+                all_rows=all_rows,
+                first=share.start,
+            )
 
 
 def resident_loader(loader: DataLoader[Batch], device: str) -> DataLoader[Batch]:
