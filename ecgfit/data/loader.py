@@ -86,10 +86,18 @@ class BufferPool:
         self.shape, self.pin = tuple(shape), pin
         self._free: deque[tuple[Tensor, Any]] = deque()
 
+    def hold(self, n_buffers: int) -> None:
+        """Have this many buffers free, so that none is filled again before the others were used."""
+        while len(self._free) > n_buffers:
+            self._free.popleft()
+        while len(self._free) < n_buffers:
+            self._free.appendleft((self._allocate(), None))
+
     def take(self, n: int) -> Tensor:
-        """Return the first `n` items of a buffer: of the one released longest ago, or of a new one.
+        """Return the first `n` items of the buffer that was released longest ago.
 
         Waits until the GPU has finished what it had been asked to do when the buffer was released.
+        Where another iteration has taken all buffers, a new one is made.
         """
         try:
             buffer, copied = self._free.popleft()
@@ -175,6 +183,9 @@ class Batches(IterableDataset[Batch]):
             )
         order = self.order()[self.first_step :]
         is_cold = not self.store.is_resident(self.rows)
+        by_thread = is_cold or self.pin
+        # The caller may use two batches at a time; a third is made meanwhile by the thread.
+        self._buffers.hold(3 if by_thread else 2)
         on_start = None
         if self.pin:
             # A new thread uses the first GPU, and would pin memory for that one.
@@ -186,7 +197,7 @@ class Batches(IterableDataset[Batch]):
                 shares = prefetch(self._ask_the_disk(shares), depth, on_start)
                 stack.enter_context(closing(shares))
             batches = self._gather(shares)
-            if is_cold or self.pin:
+            if by_thread:
                 batches = prefetch(batches, 1, on_start)
                 stack.enter_context(closing(batches))
             yield from self._release_in_turn(batches)
