@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands do, before torch is imported
 
@@ -355,13 +354,12 @@ def trainer_rate(
     train_mode(trainer.model)
     source = endless(trainer)
     kept = on_device(next(source), device) if fixed else None
-    pending: list[Any] = []
     begun = 0.0
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             synchronise(device)
             begun = time.perf_counter()
-        trainer._step(next(source) if kept is None else kept, pending, (False, False))
+        trainer.take_step(next(source) if kept is None else kept)
         trainer.progress.step += 1
     synchronise(device)
     return batch * steps / (time.perf_counter() - begun)

@@ -179,13 +179,13 @@ def train(
         StoreError: Store or run is missing, damaged, or not the one that fits.
         TargetExists: The run exists, or is being trained by another process.
     """
-    from ecgfit.compute.distributed import left_together
+    from ecgfit.compute.distributed import stop_at_end
     from ecgfit.training.runner import train as train_run
 
     folder = None if outdir is None else Path(outdir)
     checked = settings_of(config, settings, resume_from=folder if resume else None)
     opened = _training_store(store, folder if resume else None)
-    with left_together():
+    with stop_at_end():
         trained = train_run(
             checked,
             opened,

@@ -133,7 +133,7 @@ def test_two_processes_equal_one_to_rounding(small_store, tmp_path):
 
 
 def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
-    options = ["--epochs", "2", "--batch", "16", "--threads", "1"]
+    options = ["--epochs", "2", "--batch", "16", "--threads", "1", "--amp", "off"]
     done = torchrun(
         "-m",
         "ecgfit.cli",
@@ -259,7 +259,7 @@ def test_a_process_that_fails_alone_ends_all(small_store, tmp_path):
         "import ecgfit, ecgfit.training.trainer as t\n"
         "from ecgprep.errors import InputError\n"
         "def fail(*_): raise InputError('one alone')\n"
-        "if os.environ['RANK'] == '1': t.Trainer._step = fail\n"
+        "if os.environ['RANK'] == '1': t.Trainer.take_step = fail\n"
         "ecgfit.train(sys.argv[1], 'r', batch=16, threads=1)\n"
     )
     (tmp_path / "run.py").write_text(code)

@@ -113,7 +113,7 @@ def test_resuming_on_another_device_is_refused(tiny_store, tmp_path, monkeypatch
     """`auto` may mean bfloat16 on one machine only: half a run of each would be neither."""
     train(quick(epochs=1, **settings), tiny_store, tmp_path / "r", say=silent)
     for module in (outdir_module, trainer_module):
-        monkeypatch.setattr(module, "use_amp", lambda asked, device: True)
+        monkeypatch.setattr(module, "use_amp", lambda *arguments: True)
     with pytest.raises(StoreError, match=r"other settings \(amp: off, now on\)"):
         train(quick(epochs=1, **settings), tiny_store, tmp_path / "r", resume=True, say=silent)
 

@@ -189,14 +189,14 @@ def test_initial_weights_of_an_ensemble_are_those_of_the_same_seed_or_the_first(
 
 def nan_for(monkeypatch, rows, from_epoch: int) -> None:
     """Make the logits of some store rows NaN in training, as a broken recording would."""
-    whole = Trainer._row_losses
+    whole = Trainer.losses_of
 
     def broken(self, batch, *seeds):
         losses = whole(self, batch, *seeds)
         hit = torch.from_numpy(np.isin(batch.rows, rows)) & (self.progress.epoch >= from_epoch)
         return torch.where(hit, math.nan, losses)
 
-    monkeypatch.setattr(Trainer, "_row_losses", broken)
+    monkeypatch.setattr(Trainer, "losses_of", broken)
 
 
 @pytest.mark.parametrize("checks", [1, 32])

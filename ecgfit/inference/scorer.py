@@ -104,7 +104,17 @@ def load_run(run: Run) -> tuple[Ensemble, bool]:
     """
     set_up(run.config.threads)
     device = pick_device("cpu" if run.config.device == "cpu" else "auto")
-    return load_ensemble(run.members, device), use_amp(run.config.amp, device)
+    return load_ensemble(run.members, device), _computes_in_bfloat16(run, device)
+
+
+def _computes_in_bfloat16(run: Run, device: str) -> bool:
+    """Return whether a run is used in bfloat16 on a device.
+
+    `auto` does so only on the kind of device that it was trained on, and if it was trained so.
+    """
+    was_on = "cpu" if str(run.recorded.get("device")).startswith("cpu ") else "cuda"
+    trained = bool(run.recorded.get("amp")) and device == was_on
+    return use_amp(run.config.amp, device, trained)
 
 
 def score_batch(

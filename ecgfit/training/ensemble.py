@@ -82,7 +82,7 @@ def _decide_on_validation(job: Job, members: Sequence[RunFolder]) -> None:
     config = job.config
     set_up(config.threads)
     device = pick_device(config.device)
-    amp = use_amp(config.amp, device)
+    amp = use_amp(config.amp, device, members[0].recorded.get("amp"))
     ensemble = load_ensemble(list(members), device)
     rows = training_rows(members[0].config, job.store)["val"]
     predictions = predict_rows(ensemble, job.store, rows, config.tabular, amp)

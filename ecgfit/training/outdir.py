@@ -75,7 +75,8 @@ def check_same_settings(job: Job) -> None:
             "another run."
         )
     device = pick_device(job.config.device)
-    wanted = resolved_settings(job.config, device, use_amp(job.config.amp, device), job.ranks)
+    amp = use_amp(job.config.amp, device, recorded.get("amp"))
+    wanted = resolved_settings(job.config, device, amp, job.ranks)
     is_of_cpu = str(recorded.get("device")).startswith("cpu ")
     values |= {
         "device": "cpu" if is_of_cpu else "cuda",

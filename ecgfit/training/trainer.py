@@ -1,19 +1,18 @@
 """What the training loop works on, and its steps.
 
-Everything random is a function of (seed, epoch, step), so a run that is killed at any step and resumed from its last checkpoint ends in
-the same weights as one that was not.
+Everything random is a function of (seed, epoch, step). So a run that is killed at any step and
+resumed from its last checkpoint ends in the same weights as one that was not.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ecgfit.checkpoint import load_checkpoint, weights_of
-from ecgfit.compute.device import pick_device, set_up, use_amp
+from ecgfit.compute.device import pick_device, set_up, use_amp, warn_of_emulation
 from ecgfit.compute.distributed import Ranks, running_statistics, synchronised
 from ecgfit.config import TrainConfig
 from ecgfit.data.augment import Draws, draw
@@ -38,7 +37,9 @@ from ecgfit.metrics.definitions import auroc_auprc
 from ecgfit.models.factory import Network, build_model
 from ecgfit.run_files import differing_settings
 from ecgfit.training.ema import Ema
+from ecgfit.training.loss_log import LossLog, StepLoss
 from ecgfit.training.losses import batch_weight, class_weights, row_losses
+from ecgfit.training.stop_signal import StopSignal
 from ecgfit.training.transfer import (
     Loaded,
     freeze_backbone,
@@ -53,34 +54,22 @@ from ecgprep.store.reader import Store
 WARMUP_SHARE = 0.05
 """Share of all steps in which `cosine` rises to the full rate."""
 
-
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 4
 
-
 STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 32}
-"""A look at the losses, and at what other processes ask for, waits for a GPU to do all that it was asked."""
-
+"""Steps after which losses and other processes' requests are read: reading synchronises a GPU."""
 
 SECONDS_BETWEEN_SAVES = 600
-"""A long epoch is saved on its way."""
+"""A long epoch is saved before it ends."""
 
 
 class Stopped(Exception):
     """The run was asked to end, and its state has been saved."""
 
 
-class Pending(NamedTuple):
-    """A step whose loss has not been looked at: it still lies on the device."""
-
-    rows: NDArray[np.int64]
-    all_rows: NDArray[np.int64]
-    row_losses: Tensor
-    loss: Tensor
-
-
 @dataclass
 class Progress:
-    """How far a run is: finished epochs, the best of them, and the steps of the epoch that is under way."""
+    """How far a run has come: finished epochs, the best of them, steps of the current epoch."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0, "score": -math.inf})
@@ -89,21 +78,26 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch under way, from 0."""
+        """Number of the current epoch, from 0."""
         return len(self.history)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Trainer:
-    """All that the loop works on; what changes from step to step is in `scorer`, `ema`, `optimizer`, `plateau` and `progress`."""
+    """All that the loop works on.
+
+    What changes from step to step lies in `scorer`, `ema`, `optimizer`, `plateau` and `progress`.
+    """
 
     config: TrainConfig
     store: Store
     ranks: Ranks
     rows: dict[str, NDArray[np.int64]]
+    """Store rows by use: train, val and, in cross-validation, scored."""
     stats: NormStats
     device: str
     amp: bool
+    """Whether the network computes in bfloat16."""
     scorer: Scorer
     class_weights: Tensor | None
     optimizer: torch.optim.Optimizer
@@ -113,48 +107,42 @@ class Trainer:
 
     @classmethod
     def prepare(cls, config: TrainConfig, store: Store, ranks: Ranks = Ranks()) -> Trainer:  # noqa: B008 - frozen
-        """Choose rows, compute statistics from train rows, build the model. Raises InputError, StoreError."""
+        """Choose rows, compute statistics of the train rows, build the model.
+
+        Raises InputError and StoreError.
+        """
         set_up(config.threads, deterministic=config.deterministic == "on")
         device = pick_device(config.device)
         rows = training_rows(config, store)
         if min(config.batch, len(rows["train"])) < 2 * ranks.world:
             raise InputError(
-                f"batch: each of the {ranks.world} processes needs two recordings of every batch. Use a larger batch or fewer processes."
+                f"batch: each of the {ranks.world} processes needs two recordings of every batch. "
+                "Use a larger batch or fewer processes."
             )
         stats = NormStats.of(store, rows["train"], config.tabular)
         model_input = ModelInput(stats, config.missing)
-        model = build_model(
-            config.model,
-            model_input.n_channels,
-            config.seed,
-            len(config.tabular),
-            ecg=not config.tabular_only,
-            model_args=config.model_args,
-        )
-        if config.freeze == "backbone":
-            freeze_backbone(model)
+        model = _build_network(config, model_input)
         scorer = Scorer(model_input, synchronised(model, ranks, device)).to(device)
-        optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.lr, config.weight_decay, config.layer_decay), fused=True
-        )
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE
-        )
-        weights = class_weights(config.class_weights, store.array("label")[rows["train"]])
-        ema = Ema(scorer.model, config.ema) if config.ema else None
+        amp = use_amp(config.amp, device)
+        if amp and ranks.is_first:
+            warn_of_emulation(device)
+        groups = parameter_groups(model, config.lr, config.weight_decay, config.layer_decay)
+        optimizer = torch.optim.AdamW(groups, fused=True)
         return cls(
-            config,
-            store,
-            ranks,
-            rows,
-            stats,
-            device,
-            use_amp(config.amp, device),
-            scorer,
-            weights,
-            optimizer,
-            plateau,
-            ema,
+            config=config,
+            store=store,
+            ranks=ranks,
+            rows=rows,
+            stats=stats,
+            device=device,
+            amp=amp,
+            scorer=scorer,
+            class_weights=class_weights(config.class_weights, store.array("label")[rows["train"]]),
+            optimizer=optimizer,
+            plateau=torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE
+            ),
+            ema=Ema(scorer.model, config.ema) if config.ema else None,
         )
 
     @property
@@ -170,18 +158,24 @@ class Trainer:
 
     @cached_property
     def _compiled(self) -> tuple[nn.Module, nn.Module]:
-        """The input's kernel and the network, as training steps call them: they share weights with `scorer`, which is what is kept."""
+        """The input's kernel and the network, as training steps call them.
+
+        They share their weights with `scorer`, which is what is kept.
+        """
         parts = self.scorer.model_input, self.scorer.model
         if self.config.compile == "off":
             return parts
-        torch.compiler.reset()  # graphs belong to code: an ensemble's members would share its limit of eight, and then go on without
-        return torch.compile(parts[0], dynamic=False), torch.compile(parts[1], dynamic=False)  # type: ignore[return-value]
+        # Graphs belong to code. An ensemble's members would share its limit of eight graphs, and
+        # then go on without.
+        torch.compiler.reset()
+        model_input, network = (torch.compile(part, dynamic=False) for part in parts)
+        return model_input, network  # type: ignore[return-value]
 
     @cached_property
     def batches(self) -> DataLoader[Batch]:
         """The train rows in batches: streamed from the store, or kept on the device."""
         rows, config = self.rows["train"], self.config
-        loader = make_loader(
+        streamed = make_loader(
             self.store,
             rows,
             config.batch,
@@ -192,99 +186,94 @@ class Trainer:
         )
         n_bytes = 2 * len(rows) * len(LEADS) * self.store.n_samples
         if not fits(config.resident, n_bytes, self.device):
-            return loader
+            return streamed
         try:
-            return resident_loader(loader, self.device)
+            return resident_loader(streamed, self.device)
         except DoesNotFit:
             if config.resident == "on":
                 raise
-            return loader  # another process has taken the room meanwhile
+            return streamed  # another process has taken the room meanwhile
 
     def loader(self) -> Any:
-        """Return a DataLoader of the epoch under way, from its next step."""
+        """Return a DataLoader of the current epoch, from its next step."""
         dataset = self.batches.dataset
         assert isinstance(dataset, Batches)
         dataset.epoch, dataset.first_step = self.progress.epoch, self.progress.step
         return self.batches
 
     def train_epoch(self, save: Callable[[], None], stop: Callable[[], bool]) -> float:
-        """Take the steps that are left of the epoch under way and return its mean loss.
+        """Take the steps that are left of the current epoch and return its mean loss.
 
-        `save` is called every ten minutes, and when `stop` says so, followed by Stopped. Raises InputError when a loss is not finite.
+        Calls `save` every ten minutes, and when `stop` returns True; then raises Stopped. Raises
+        InputError when a loss is not finite.
         """
         train_mode(self.model)
         loader = self.loader()
-        n_steps, saved = len(loader.dataset), time.monotonic()
-        pending: list[Pending] = []
+        n_steps = len(loader.dataset)
+        log = LossLog(self.ranks, self.progress.epoch, self.progress.step)
+        signal = StopSignal(stop, self.ranks, self.device, SECONDS_BETWEEN_SAVES)
         for batch in loader:
-            if self.config.scheduler == "cosine":
-                self._set_lr(
-                    cosine_factor(
-                        self.progress.epoch * n_steps + self.progress.step,
-                        self.config.epochs * n_steps,
-                    )
-                )
-            own = stop(), time.monotonic() - saved > SECONDS_BETWEEN_SAVES
-            wishes = self._step(batch, pending, own)
+            self._schedule_rate(n_steps)
+            signal.poll()
+            log.append(self.take_step(batch, signal.requests))
             self.progress.step += 1
-            due = self.progress.step == n_steps or len(pending) >= STEPS_BETWEEN_LOOKS[self.device]
-            if due or (self.ranks.world == 1 and any(own)):
-                self._look_at(pending)
-                asked, late = map(bool, wishes)
-                if asked or late:
-                    save()
-                    saved = time.monotonic()
-                if asked:
-                    raise Stopped
+            is_last = self.progress.step == n_steps
+            is_time_to_look = len(log) >= STEPS_BETWEEN_LOOKS[self.device]
+            if not (is_last or is_time_to_look or signal.is_urgent):
+                continue
+            self.progress.losses.extend(log.read())
+            signal.agree()
+            if signal.wants_to_save or signal.wants_to_stop:
+                save()
+                signal.saved()
+            if signal.wants_to_stop:
+                raise Stopped
         return float(np.mean(self.progress.losses))
 
-    def _step(
-        self, batch: Batch, pending: list[Pending], wishes: Sequence[bool | Tensor]
-    ) -> Sequence[bool | Tensor]:
-        """Take one step; return which wishes any process has, so that all heed one at the same step. Nothing here waits for a GPU."""
-        losses = self._row_losses(
-            batch, *torch_seeds(self.config.seed, self.progress.epoch, self.progress.step)
-        )
+    def take_step(self, batch: Batch, requests: Sequence[Tensor] = ()) -> StepLoss:
+        """Take one optimizer step, and sum `requests` over the processes on the way.
+
+        Nothing here waits for a GPU.
+        """
+        seeds = torch_seeds(self.config.seed, self.progress.epoch, self.progress.step)
+        losses = self.losses_of(batch, *seeds)
         all_labels = torch.from_numpy(self.store.array("label")[batch.all_rows].astype(np.int64))
-        loss = losses.sum() / float(batch_weight(all_labels, self.config.loss, self.class_weights))
+        weight = batch_weight(all_labels, self.config.loss, self.class_weights)
+        loss = losses.sum() / float(weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         loss = loss.detach()
-        if self.ranks.world > 1:
-            wishes = summed = [torch.full((), float(wish), device=self.device) for wish in wishes]
-            self.ranks.sum_(
-                [*(p.grad for p in self.model.parameters() if p.grad is not None), loss, *summed]
-            )
+        is_shared = self.ranks.world > 1
+        if is_shared:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self.ranks.sum_([*gradients, loss, *requests])
         self.optimizer.step()
-        if (
-            self.ranks.world > 1 and self.device == "cpu"
-        ):  # on GPUs they are those of the whole batch
-            self.ranks.sum_(running_statistics(self.model), divide_by=self.ranks.world)
+        if is_shared and self.device == "cpu":  # on GPUs they are those of the whole batch
+            self.ranks.average_(running_statistics(self.model))
         if self.ema is not None:
             self.ema.update(self.model)
-        pending.append(Pending(batch.rows, batch.all_rows, losses.detach(), loss))
-        return wishes
-
-    def _row_losses(self, batch: Batch, augmentation_seed: int, dropout_seed: int) -> Tensor:
-        draws = Draws(
-            torch.Generator(self.device).manual_seed(augmentation_seed),
-            len(batch.all_rows),
-            batch.first,
+        return StepLoss(
+            batch_loss=loss,
+            row_losses=losses.detach(),
+            rows=batch.rows,
+            all_rows=batch.all_rows,
         )
+
+    def losses_of(self, batch: Batch, augmentation_seed: int, dropout_seed: int) -> Tensor:
+        """Return the training loss (B,) of each of the batch's recordings, augmented."""
+        generator = torch.Generator(self.device).manual_seed(augmentation_seed)
+        draws = Draws(generator, len(batch.all_rows), batch.first)
         drawn = draw(self.config.aug, draws, batch.waveforms.shape)
         torch.manual_seed(dropout_seed + self.ranks.rank)
-        tensors = (
-            batch.waveforms,
-            batch.lead_mask,
-            batch.valid_span,
-            batch.covariates,
-            batch.label,
-        )
-        waveforms, lead_mask, span, covariates, label = (
-            tensor.to(self.device, non_blocking=True) for tensor in tensors
-        )
         model_input, network = self._compiled
-        x, tabular = model_input(waveforms, lead_mask, span, covariates, drawn)
+        x, tabular = model_input(
+            self._sent(batch.waveforms),
+            self._sent(batch.lead_mask),
+            self._sent(batch.valid_span),
+            self._sent(batch.covariates),
+            drawn,
+        )
+        label = self._sent(batch.label)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
             logits = network(x, tabular)
         return row_losses(
@@ -295,29 +284,20 @@ class Trainer:
             self.config.label_smoothing,
         )
 
-    def _look_at(self, pending: list[Pending]) -> None:
-        """Note the losses of the steps since the last look. Raises InputError naming the rows of one that is not finite."""
-        losses = torch.stack([step.loss for step in pending]).tolist()
-        first = self.progress.step - len(pending) + 1
-        for number, (step, value) in enumerate(zip(pending, losses, strict=True), start=first):
-            if not math.isfinite(
-                value
-            ):  # for all processes at the same step, since the loss is that of the whole batch
-                bad = self.ranks.gather(step.rows[~torch.isfinite(step.row_losses).cpu().numpy()])
-                listed = ", ".join(map(str, (bad if len(bad) else step.all_rows)[:8]))
-                raise InputError(
-                    f"The loss is {value} at epoch {self.progress.epoch + 1}, step {number} (store rows {listed}). "
-                    "Lower --lr, or look at these recordings with `ecgprep report`."
-                )
-        self.progress.losses.extend(losses)
-        pending.clear()
+    def _sent(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
-    def _set_lr(self, factor: float) -> None:
+    def _schedule_rate(self, n_steps: int) -> None:
+        """Set the learning rate of the next step; `plateau` changes it after epochs only."""
+        if self.config.scheduler != "cosine":
+            return
+        taken = self.progress.epoch * n_steps + self.progress.step
+        factor = cosine_factor(taken, self.config.epochs * n_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * factor * group["lr_factor"]
 
     def kept(self) -> Scorer:
-        """Return the model that is validated and kept: the averaged weights, where there is an average."""
+        """Return the model that is validated and kept: with averaged weights, where there are."""
         if self.ema is None:
             return self.scorer
         averaged = copy.deepcopy(self.scorer)
@@ -325,11 +305,10 @@ class Trainer:
         return averaged
 
     def predict(self, scorer: Scorer, name: str) -> Predictions:
-        """Logits of the rows called `name` (train, val, scored), computed by all processes together."""
+        """Return logits of the rows called `name`, computed by all processes together."""
         rows = self.rows[name]
-        part = predict_rows(
-            scorer, self.store, rows[self.ranks.share(len(rows))], self.config.tabular, self.amp
-        )
+        share = rows[self.ranks.share(len(rows))]
+        part = predict_rows(scorer, self.store, share, self.config.tabular, self.amp)
         if self.ranks.world == 1:
             return part
         return Predictions(
@@ -348,9 +327,8 @@ class Trainer:
         assert auprc is not None
         logits, label = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.label)
         weights = None if self.class_weights is None else self.class_weights.double()
-        loss = row_losses(logits, label, self.config.loss, weights).sum() / batch_weight(
-            label, self.config.loss, weights
-        )
+        losses = row_losses(logits, label, self.config.loss, weights)
+        loss = losses.sum() / batch_weight(label, self.config.loss, weights)
         return {"val_loss": float(loss), "val_auroc": auroc, "val_auprc": auprc}
 
     def state(self) -> dict[str, Any]:
@@ -369,32 +347,21 @@ class Trainer:
         }
 
     def load_state(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises StoreError when it is of another store or config, or damaged."""
+        """Go on from a checkpoint.
+
+        Raises StoreError when it is damaged, or of another store or config.
+        """
         state = load_checkpoint(path)
         try:
-            if state["content_sha256"] != self.store.content_sha256:
-                raise StoreError(
-                    f"{path.parent.parent} was trained on another store. Resume it with its own store, or start another run."
-                )
-            if changed := differing_settings(
-                state["settings"], resolved_settings(self.config, self.device, self.amp, self.ranks)
-            ):
-                raise StoreError(
-                    f"{path.parent.parent} was started with other settings ({changed}). Resume with the same, or start another run."
-                )
+            self._check_origin(state, path.parent.parent)
             self.model.load_state_dict(state["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.plateau.load_state_dict(state["plateau"])
-            if not isinstance(state["history"], list) or not state["best"].keys() >= {
-                "epoch",
-                "score",
-            }:
-                raise KeyError
             self.progress = Progress(
-                state["history"],
-                state["best"],
+                _checked_history(state["history"]),
+                _checked_best(state["best"]),
                 int(state["step"]),
                 [float(loss) for loss in state["losses"]],
             )
@@ -403,34 +370,88 @@ class Trainer:
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError):
             raise StoreError(f"{path} is damaged. Start again with --overwrite.") from None
 
+    def _check_origin(self, state: dict[str, Any], run: Path) -> None:
+        """Refuse a checkpoint of another store or config, and compute as it was trained."""
+        if state["content_sha256"] != self.store.content_sha256:
+            raise StoreError(
+                f"{run} was trained on another store. Resume it with its own store, or start "
+                "another run."
+            )
+        settings = state["settings"]
+        self.amp = use_amp(self.config.amp, self.device, settings["amp"] == "on")
+        own = resolved_settings(self.config, self.device, self.amp, self.ranks)
+        changed = differing_settings(settings, own)
+        if changed:
+            raise StoreError(
+                f"{run} was started with other settings ({changed}). Resume with the same, or "
+                "start another run."
+            )
+
     def load_weights(self) -> Loaded | None:
         """Start from the weights that `init_from` names, as far as they fit. Raises StoreError."""
-        if not self.config.init_from:
+        config = self.config
+        if not config.init_from:
             return None
-        state = weights_of(
-            Path(self.config.init_from),
-            str(self.config.seed if self.config.fold < 0 else self.config.fold),
-        )
+        member = config.seed if config.fold < 0 else config.fold
+        state = weights_of(Path(config.init_from), str(member))
         try:
             loaded = load_matching(self.model, state)
         except ValueError as error:
-            raise StoreError(f"init_from {self.config.init_from}: {error}") from None
-        frozen = {
-            name for name, parameter in self.model.named_parameters() if not parameter.requires_grad
-        }
-        if at_random := [name for name in loaded.untouched if name in frozen]:
-            names = ", ".join(at_random[:4]) + (" and others" if len(at_random) > 4 else "")
-            raise StoreError(
-                f"init_from {self.config.init_from}: {names} do not fit, and with freeze=backbone would stay at random values. Use the --missing and "
-                "--model-args that the weights come from, or leave --freeze out."
-            )
+            raise StoreError(f"init_from {config.init_from}: {error}") from None
+        self._check_nothing_frozen_is_random(loaded)
         if self.ema is not None:
-            self.ema = Ema(self.model, self.config.ema)
+            self.ema = Ema(self.model, config.ema)
         return loaded
+
+    def _check_nothing_frozen_is_random(self, loaded: Loaded) -> None:
+        parameters = dict(self.model.named_parameters())
+        frozen = {name for name, tensor in parameters.items() if not tensor.requires_grad}
+        at_random = [name for name in loaded.untouched if name in frozen]
+        if not at_random:
+            return
+        names = ", ".join(at_random[:4])
+        if len(at_random) > 4:
+            names += " and others"
+        raise StoreError(
+            f"init_from {self.config.init_from}: {names} do not fit, and with freeze=backbone "
+            "would stay at random values. Use the --missing and --model-args that the weights "
+            "come from, or leave --freeze out."
+        )
+
+
+def _build_network(config: TrainConfig, model_input: ModelInput) -> Network:
+    """Build the config's network, with the backbone frozen where it says so."""
+    network = build_model(
+        config.model,
+        model_input.n_channels,
+        config.seed,
+        len(config.tabular),
+        ecg=not config.tabular_only,
+        model_args=config.model_args,
+    )
+    if config.freeze == "backbone":
+        freeze_backbone(network)
+    return network
+
+
+def _checked_history(value: Any) -> list[dict[str, float]]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _checked_best(value: Any) -> dict[str, Any]:
+    best = dict(value)
+    if not best.keys() >= {"epoch", "score"}:
+        raise KeyError
+    return best
 
 
 def resolved_settings(config: TrainConfig, device: str, amp: bool, ranks: Ranks) -> dict[str, Any]:
-    """Return the settings with what they left to the machine: a run that goes on elsewhere would not end in the same weights."""
+    """Return the settings, with what they left to the machine.
+
+    A run that goes on where these differ would not end in the same weights.
+    """
     return config.model_dump(mode="json") | {
         "device": device,
         "amp": "on" if amp else "off",
@@ -439,31 +460,45 @@ def resolved_settings(config: TrainConfig, device: str, amp: bool, ranks: Ranks)
 
 
 def training_rows(config: TrainConfig, store: Store) -> dict[str, NDArray[np.int64]]:
-    """Return the rows that train and select (and, in cross-validation, those that are scored). Raises InputError where a class is absent."""
+    """Return the rows that train and select and, in cross-validation, those that are scored.
+
+    Raises InputError when one of the two classes is absent.
+    """
     if config.fold >= 0:
         rows = fold_rows(store, config.missing, config.folds, config.fold, 0)
     else:
         rows = {split: select_rows(store, split, config.missing) for split in ("train", "val")}
     for name, found in rows.items():
-        patients = Predictions(
-            found,
-            store.array("patient")[found],
-            store.array("label")[found],
-            np.zeros((len(found), 2)),
-        ).by_patient()
-        positive = int((patients.label == 1).sum())
-        items = store.array("label")[found] if name == "train" else patients.label
-        if len(np.unique(items)) < 2:
-            what = {"train": "train", "val": "validation", "scored": "scored"}[name]
-            raise InputError(
-                f"The {what} rows hold {positive:,} positive and {len(patients.label) - positive:,} negative patients; {config.val_metric} and the "
-                "loss need both. Build the store with more patients or another --split, or use fewer --folds."
-            )
+        _check_both_classes(name, found, store, config.val_metric)
     return rows
 
 
+def _check_both_classes(name: str, rows: NDArray[np.int64], store: Store, val_metric: str) -> None:
+    """Refuse rows whose metric, or when they train whose loss, lacks a class.
+
+    A patient is positive when any of the patient's recordings is.
+    """
+    patient, label = store.array("patient")[rows], store.array("label")[rows]
+    n_patients = len(np.unique(patient))
+    n_positive = len(np.unique(patient[label == 1]))
+    has_both = 0 < n_positive < n_patients
+    if name == "train":  # the loss is that of recordings
+        has_both = len(np.unique(label)) == 2
+    if has_both:
+        return
+    what = {"train": "train", "val": "validation", "scored": "scored"}[name]
+    raise InputError(
+        f"The {what} rows hold {n_positive:,} positive and {n_patients - n_positive:,} negative "
+        f"patients; {val_metric} and the loss need both. Build the store with more patients or "
+        "another --split, or use fewer --folds."
+    )
+
+
 def cosine_factor(step: int, n_steps: int) -> float:
-    """Return the learning rate's factor: a linear rise over the first 5 % of steps, then half a cosine to 0."""
+    """Return the learning rate's factor at a step.
+
+    It rises linearly over the first 5 % of the steps, then falls to 0 along half a cosine.
+    """
     warmup = max(1, round(WARMUP_SHARE * n_steps))
     if step < warmup:
         return (step + 1) / warmup
