@@ -351,8 +351,6 @@ def predict(
         InputError: An argument is wrong, or the CSV of covariates is.
         StoreError: Run or store is missing, damaged, or they do not fit each other.
     """
-    import pandas as pd
-
     from ecgfit.inference.files import predict_files, predict_store
 
     if (files is None) == (store is None):
@@ -360,7 +358,7 @@ def predict(
     if store is not None:
         if covariates is not None:
             raise InputError("covariates goes with files: a store holds its own.")
-        return pd.DataFrame(predict_store(_open_run(run), _open_store(store), split or "all"))
+        return predict_store(_open_run(run), _open_store(store), split or "all")
     if split is not None:
         raise InputError("split goes with a store.")
     if isinstance(files, str | os.PathLike):
@@ -368,13 +366,12 @@ def predict(
     paths = [Path(file) for file in files or ()]
     if not paths:
         raise InputError("There is no file to predict. Give at least one.")
-    table = predict_files(
+    return predict_files(
         _open_run(run),
         paths,
         None if covariates is None else Path(covariates),
         _line_to(progress),
     )
-    return pd.DataFrame(table)
 
 
 def compare(runs: Sequence[AnyPath | RunFolder], split: str = "test") -> Comparison:
@@ -405,8 +402,8 @@ def explain(
     *,
     n: int = 100,
     out: AnyPath | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
-    **options: Any,
 ) -> Mapping[str, Any]:
     """Draw what a run looks at: mean beats of true and false positives, with attributions.
 
@@ -416,8 +413,8 @@ def explain(
         split: train, val, test or all.
         n: Patients of a group at most, with one recording each.
         out: Folder to write to; RUN/explain by default.
+        overwrite: Replace explanations of another run, and files of the same names.
         progress: Called with a line of text for each group.
-        **options: Passed on to the explanation.
 
     Returns:
         The content of explain.json, and the folder.
@@ -425,6 +422,7 @@ def explain(
     Raises:
         InputError: An argument is wrong, or the run does not use the ECG.
         StoreError: Run or store is missing, damaged, or they do not fit each other.
+        TargetExists: The folder holds another run's explanations, or is another run.
         EcgError: An extra is not installed.
     """
     from ecgfit.explaining.attributions import explain_run
@@ -436,7 +434,7 @@ def explain(
         None if out is None else Path(out),
         n,
         _line_to(progress),
-        **options,
+        overwrite,
     )
 
 

@@ -252,7 +252,8 @@ def predict(
     if store is None and split is not None:
         raise click.UsageError("--split goes with --store.")
     from ecgfit import api
-    from ecgfit.inference.files import MARKS, write_predictions
+    from ecgfit.inference.files import count_refused
+    from ecgfit.inference.tables import MARKS, write_predictions
 
     target = None
     if output not in (None, STDOUT):
@@ -267,7 +268,7 @@ def predict(
         progress=lambda line: click.echo(line, err=True),
     )
     write_predictions(table, target, as_json)
-    n_refused = int((table["status"] != "ok").sum()) if "status" in table else 0
+    n_refused = count_refused(table)
     if n_refused:
         click.echo(
             f"{n_refused:,} of {len(table):,} files could not be used; column status says why.",
@@ -356,10 +357,17 @@ def _print_parity(difference: float | None, difference_bfloat16: float | None) -
     help="Patients of a group at most, with one recording each.",
 )
 @click.option("-o", "--output", type=Folder, help="Folder to write to.  [default: RUN/explain]")
+@overwrite_option
 @json_option
 @verbosity_options
 def explain(
-    run_dir: Path, store: Path, split: str, n: int, output: Path | None, as_json: bool
+    run_dir: Path,
+    store: Path,
+    split: str,
+    n: int,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Draw what RUN looks at: mean beats of true and of false positives.
 
@@ -370,7 +378,9 @@ def explain(
     from ecgfit import api
 
     with status_lines("explaining") as say:
-        result = api.explain(run_dir, store, split, n=n, out=output, progress=say)
+        result = api.explain(
+            run_dir, store, split, n=n, out=output, overwrite=overwrite, progress=say
+        )
     if as_json:
         _print_json(result)
     else:

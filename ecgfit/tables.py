@@ -97,7 +97,7 @@ def _metrics_table(title: str, values: Mapping[str, Any]) -> Table:
         if entry["value"] is None:
             table.add_row(name, "undefined", entry["reason"])
         else:
-            table.add_row(name, _number(entry["value"]), _interval(entry))
+            table.add_row(name, _number(entry["value"]), interval_text(entry))
     return table
 
 
@@ -109,7 +109,7 @@ def _lead_table(removal: Mapping[str, Any]) -> Table:
             lead,
             _number(entry["value_b"]),
             _number(entry["difference"], sign="+"),
-            _interval(entry, sign="+"),
+            interval_text(entry, sign="+"),
         )
     return table
 
@@ -122,7 +122,7 @@ def _comparison_table(metrics: Mapping[str, Any]) -> Table:
             _number(entry["value_a"]),
             _number(entry["value_b"]),
             _number(entry["difference"], sign="+"),
-            _interval(entry, sign="+"),
+            interval_text(entry, sign="+"),
             "" if entry["p"] is None else f"{entry['p']:.3f}",
         )
     return table
@@ -170,7 +170,7 @@ def _remarks(metrics: Mapping[str, Any]) -> list[str]:
     return remarks
 
 
-def _interval(entry: Mapping[str, Any], sign: str = "") -> str:
+def interval_text(entry: Mapping[str, Any], sign: str = "") -> str:
     """Return an interval; where it has no width, the reason."""
     low, high = entry["ci95"] or (0, 0)
     if low < high:

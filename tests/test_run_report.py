@@ -15,7 +15,6 @@ import pytest
 from conftest import build, changed_store
 from test_report import CHROMIUM, Links
 
-from ecgfit.cli import _interval
 from ecgfit.config import make_config
 from ecgfit.data.rows import select_rows
 from ecgfit.evaluation.evaluate import evaluate_run
@@ -35,6 +34,7 @@ from ecgfit.reports.html import (
 )
 from ecgfit.reports.table_one import table_one
 from ecgfit.run import Run
+from ecgfit.tables import interval_text
 from ecgfit.training.runner import train
 from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import InputError, StoreError
@@ -386,8 +386,8 @@ def test_an_interval_without_width_is_not_shown_as_one(run):
         "reason": "no true interval: every resample gives the same",
     }
     assert between(entry) == ""
-    assert interval_or_reason(entry) == _interval(entry) == entry["reason"]
-    assert _interval({"ci95": [-0.01, 0.02]}, "+") == "-0.010 to +0.020"
+    assert interval_or_reason(entry) == interval_text(entry) == entry["reason"]
+    assert interval_text({"ci95": [-0.01, 0.02]}, "+") == "-0.010 to +0.020"
     items = {item.number: item.text for item in report_content(run)["checklist"]}
     assert "and score intervals where no resample differs" in items["12e"]
     shown = [
