@@ -19,7 +19,7 @@ from ecgfit.reports.html import write_run_report
 from ecgfit.run import Run
 from ecgfit.run_files import BEST, LAST
 from ecgfit.training.runner import train
-from ecgfit.training.trainer import Trainer
+from ecgfit.training.trainer import Trainer, cosine_factor
 from ecgprep.errors import InputError, StoreError
 from ecgprep.store.reader import Store
 
@@ -51,26 +51,20 @@ def test_what_fits_another_lead_count_and_head_is_loaded_and_the_rest_is_listed(
     first = next(iter(load_checkpoint(source.path / BEST)["model"]))
     assert first in skipped  # nine channels instead of eight
     assert any(name.startswith("head") for name in skipped)
-    assert any(
-        line.startswith("init_from: not loaded") and "there," in line and "here)" in line
-        for line in said
-    )
-    assert any(
-        "make sure that no patient" in line for line in said
-    )  # a bare file does not say where it was trained
+    not_loaded = [line for line in said if line.startswith("init_from: not loaded")]
+    assert any("there," in line and "here)" in line for line in not_loaded)
+    # A bare file does not say where it was trained.
+    assert any("make sure that no patient" in line for line in said)
     loaded = run.recorded["tensors_loaded"]
     assert loaded
     assert not skipped & {name.removeprefix("ecg.") for name in loaded}
 
 
 def test_a_frozen_part_that_would_stay_random_is_refused(source, tiny_store, tmp_path):
-    config = {
-        "missing": "mask",
-        "init_from": str(source.path),
-    }  # nine channels instead of eight: the first layer does not fit
-    with pytest.raises(
-        StoreError, match=r"stem\S* .*with freeze=backbone would stay at random values"
-    ):
+    # Nine channels instead of eight: the first layer does not fit.
+    config = {"missing": "mask", "init_from": str(source.path)}
+    message = r"stem\S* .*with freeze=backbone would stay at random values"
+    with pytest.raises(StoreError, match=message):
         train(quick(epochs=1, freeze="backbone", **config), tiny_store, tmp_path / "r", say=silent)
     assert not (tmp_path / "r").exists()
     for fits in (config, config | {"freeze": "backbone", "missing": "drop", "tabular": "age"}):
@@ -168,10 +162,11 @@ def test_layer_decay_sets_the_rates_by_depth(tiny_store):
     for distance, modules in enumerate(reversed(trainer.model.depth_groups())):
         rates = {owner[id(p)] for module in modules for p in module.parameters()}
         assert rates == {0.01 * 0.5**distance}
-    trainer._set_lr(0.1)
-    assert [group["lr"] for group in groups] == pytest.approx(
-        [0.001 * group["lr_factor"] for group in groups]
-    )
+    trainer.train_epoch(lambda: None, lambda: False)
+    n_steps = trainer.progress.step
+    factor = cosine_factor(n_steps - 1, trainer.config.epochs * n_steps)
+    expected = [0.01 * factor * group["lr_factor"] for group in groups]
+    assert [group["lr"] for group in groups] == pytest.approx(expected)
 
 
 def test_initial_weights_of_an_ensemble_are_those_of_the_same_seed_or_the_first(
@@ -206,10 +201,8 @@ def test_loss_that_is_nan_names_the_rows_and_never_becomes_best(
     rows = Trainer.prepare(quick(), tiny_store).rows["train"][[7]]
     nan_for(monkeypatch, rows, from_epoch=1)
     monkeypatch.setitem(trainer_module.STEPS_BETWEEN_LOOKS, "cpu", checks)
-    with pytest.raises(
-        InputError,
-        match=rf"The loss is nan at epoch 2, step \d+ \(store rows {rows[0]}\)\. Lower --lr",
-    ):
+    message = rf"The loss is nan at epoch 2, step \d+ \(store rows {rows[0]}\)\. Lower --lr"
+    with pytest.raises(InputError, match=message):
         train(quick(), tiny_store, tmp_path / "r", say=silent)
     assert load_checkpoint(tmp_path / "r" / BEST)["epoch"] == 1
     assert len(load_checkpoint(tmp_path / "r" / LAST)["history"]) == 1
@@ -218,6 +211,5 @@ def test_loss_that_is_nan_names_the_rows_and_never_becomes_best(
         for tensor in load_checkpoint(tmp_path / "r" / BEST)["model"].values()
     )
     monkeypatch.undo()
-    train(
-        quick(), tiny_store, tmp_path / "r", resume=True, say=silent
-    )  # the checkpoint is of before
+    # The checkpoint is from before.
+    train(quick(), tiny_store, tmp_path / "r", resume=True, say=silent)
