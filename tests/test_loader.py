@@ -167,7 +167,7 @@ def test_two_iterations_at_once_do_not_share_buffers(store, resident):
         assert one.waveforms.data_ptr() != other.waveforms.data_ptr()
 
 
-@pytest.mark.parametrize("name", ["gather", "announce", "array"])
+@pytest.mark.parametrize("name", ["gather", "prefetch", "array"])
 def test_failure_reaches_who_asks_for_the_batch(store, monkeypatch, name):
     monkeypatch.setattr(Store, "is_resident", lambda self, rows: False)
     loader = make_loader(store, np.arange(20), 4)
@@ -185,7 +185,7 @@ def test_cold_store_hears_of_every_row_before_it_is_read(store, monkeypatch):
     heard, read = [], []
     gather = Store.gather
     monkeypatch.setattr(Store, "is_resident", lambda self, rows: False)
-    monkeypatch.setattr(Store, "announce", lambda self, rows: heard.append(rows.tolist()))
+    monkeypatch.setattr(Store, "prefetch", lambda self, rows: heard.append(rows.tolist()))
     monkeypatch.setattr(
         Store,
         "gather",
@@ -202,7 +202,7 @@ def test_cold_store_hears_of_every_row_before_it_is_read(store, monkeypatch):
 
 def test_resident_store_hears_nothing_and_there_is_no_thread(store, monkeypatch):
     monkeypatch.setattr(Store, "is_resident", lambda self, rows: True)
-    monkeypatch.setattr(Store, "announce", lambda self, rows: pytest.fail("announced"))
+    monkeypatch.setattr(Store, "prefetch", lambda self, rows: pytest.fail("prefetched"))
     for _ in make_loader(store, np.arange(20), 4):
         assert not loader_threads()
 

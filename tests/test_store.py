@@ -185,7 +185,7 @@ def test_files_of_odd_size_are_mapped_one_by_one_without_descriptors(store, tmp_
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
-def test_announced_rows_are_those_that_are_read(store, monkeypatch, side_by_side):
+def test_prefetched_rows_are_those_that_are_read(store, monkeypatch, side_by_side):
     """The bytes that the system is told of are the rows', to the byte."""
     monkeypatch.setattr(ecgprep.store.mmap, "can_map_side_by_side", lambda size: side_by_side)
     told = []
@@ -195,7 +195,7 @@ def test_announced_rows_are_those_that_are_read(store, monkeypatch, side_by_side
         lambda addresses, size: told.extend((address, size) for address in addresses),
     )
     other, rows = Store(store.path), np.array([7, 0, len(store) - 1])
-    other.announce(rows)
+    other.prefetch(rows)
     for (address, size), waveforms in zip(told, whole(store)[rows], strict=True):
         assert ctypes.string_at(address, size) == waveforms.tobytes()
 
@@ -215,12 +215,12 @@ def test_advice_covers_whole_pages(monkeypatch):
     assert len(calls) == 2
 
 
-def test_announcing_changes_no_value(store):
+def test_prefetching_changes_no_value(store):
     rows = np.arange(len(store))
     other = Store(store.path)
-    other.announce(rows[::-1])
+    other.prefetch(rows[::-1])
     np.testing.assert_array_equal(whole(other), whole(store))
-    for ask in (other.announce, other.is_resident):
+    for ask in (other.prefetch, other.is_resident):
         with pytest.raises(IndexError):
             ask(np.array([len(store)]))
 

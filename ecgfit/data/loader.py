@@ -242,7 +242,7 @@ class Batches(IterableDataset[Batch]):
     def _ask_the_disk(self, shares: Iterable[Share]) -> Generator[Share, None, None]:
         """Ask the disk for each share's waveforms; it makes us wait while it has enough to do."""
         for share in shares:
-            self.store.announce(share.rows)
+            self.store.prefetch(share.rows)
             yield share
 
     def _gather(self, shares: Iterable[Share]) -> Generator[Batch, None, None]:

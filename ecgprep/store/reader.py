@@ -308,7 +308,7 @@ class Store:
             raise IndexError(f"rows must be within 0..{len(self) - 1}")
         return index
 
-    def announce(self, rows: NDArray[np.integer[Any]]) -> None:
+    def prefetch(self, rows: NDArray[np.integer[Any]]) -> None:
         """Ask the system to begin reading the waveforms of `rows`, to be gathered soon: random rows then come at the speed of the disk.
 
         For rows that are in memory it costs 2-3 µs each and gains nothing: ask `is_resident`. Raises IndexError for a row outside the store.
