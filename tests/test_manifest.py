@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from ecgprep.errors import InputError
-from ecgprep.patients.manifest import read_manifest
+from ecgprep.patients.manifest import read_manifest, write_frame
 
 HEADER = "patient_id,path_xml,label\n"
 
@@ -165,3 +168,82 @@ def test_covariate_that_is_no_number(tmp_path, value):
     message = fault_of(tmp_path, WITH_AGE + f"P1,a,0,{value},1,x\n", covariates=["age"])
     assert "line 2, age: must be a number or empty" in message
     assert "SECRET" not in message
+
+
+def round_trip(tmp_path, columns, **options):
+    """Write a DataFrame as a manifest and read it."""
+    path = tmp_path / "frame.csv"
+    write_frame(pd.DataFrame(columns), path)
+    return read_manifest(path, **options)
+
+
+def test_dataframe_reads_like_the_csv_of_the_same_rows(tmp_path):
+    content = HEADER.replace("label", "label,age,site") + (
+        '00123,a.xml,0,56,1\n123,"x, y/b.xml",1,,2\n1e3,"""c"".xml",0,0.1,1\n'
+    )
+    from_csv = manifest_of(tmp_path, content, covariates=["age"], group_by="site")
+    from_frame = round_trip(
+        tmp_path,
+        {
+            "patient_id": ["00123", "123", "1e3"],
+            "path_xml": ["a.xml", Path("x, y/b.xml"), '"c".xml'],
+            "label": [0, 1, 0],
+            "age": np.array([56, np.nan, 0.1], np.float32),
+            "site": [1.0, 2.0, 1.0],
+        },
+        covariates=["age"],
+        group_by="site",
+    )
+    assert from_frame.patient_id == from_csv.patient_id
+    assert from_frame.path_xml == from_csv.path_xml
+    assert from_frame.group == from_csv.group
+    assert from_frame.label.tolist() == from_csv.label.tolist()
+    assert list(from_frame.line) == list(from_csv.line)
+    assert from_frame.covariates.tobytes() == from_csv.covariates.tobytes()
+    assert (tmp_path / "frame.csv").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [0.0, 1.0, np.nan],
+        pd.array([0, 1, pd.NA], "Int8"),
+        np.array([False, True, None], object),
+        ["0", "1", None],
+    ],
+    ids=["float", "Int8", "bool", "text"],
+)
+def test_labels_of_a_dataframe_may_have_any_of_the_types_that_pandas_makes(tmp_path, labels):
+    columns = {"patient_id": [7, 8, 9], "path_xml": ["a", "b", "c"], "label": labels}
+    rows = round_trip(tmp_path, columns, unlabelled=True)
+    assert rows.label.tolist() == [0, 1, -1]
+    assert rows.patient_id == ["7", "8", "9"]
+
+
+def test_faults_of_a_dataframe_are_named_by_line_and_column(tmp_path):
+    columns = {"patient_id": ["P1", None], "path_xml": ["a", "b"], "label": [0.5, 1.0]}
+    with pytest.raises(InputError) as caught:
+        round_trip(tmp_path, columns)
+    assert "line 2, label: must be 0 or 1" in str(caught.value)
+    assert "line 3, patient_id: must be text" in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", [[7.0, np.nan], ["P1", 8.0]], ids=["float column", "one float"])
+def test_float_ids_of_a_dataframe_are_refused(tmp_path, ids):
+    frame = pd.DataFrame({"patient_id": ids, "path_xml": ["a", "b"], "label": [0, 1]})
+    with pytest.raises(InputError, match=r"column patient_id: a floating-point.*dtype=.*str"):
+        write_frame(frame, tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()
+
+
+def test_repeated_columns_of_a_dataframe_are_refused(tmp_path):
+    frame = pd.DataFrame([["P1", "a", 0, 1]], columns=[*HEADER.strip().split(","), "label"])
+    with pytest.raises(InputError, match="more than one column label"):
+        write_frame(frame, tmp_path / "m.csv")
+
+
+def test_text_of_a_dataframe_that_is_not_unicode_is_refused_without_repeating_it(tmp_path):
+    frame = pd.DataFrame({"patient_id": ["SECRET\udcff"], "path_xml": ["a"], "label": [0]})
+    with pytest.raises(InputError, match="not valid Unicode") as caught:
+        write_frame(frame, tmp_path / "m.csv")
+    assert "SECRET" not in str(caught.value)

@@ -18,12 +18,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import InputError, describe
+from ecgprep.files.atomic import PRIVATE, write_file
 from ecgprep.store.format import LABEL_UNKNOWN
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 REQUIRED = ("patient_id", "path_xml", "label")
 
@@ -147,6 +152,63 @@ def read_manifest(
         digest,
         groups if group_by else None,
     )
+
+
+def write_frame(frame: DataFrame, path: Path) -> None:
+    """Write a pandas DataFrame as a private CSV manifest (mode 0600), for `read_manifest`.
+
+    Row i of the frame becomes line i + 2 of the file; the index is left out. Missing values become
+    empty fields and whole floats become integers (0.0 -> 0), because pandas stores a column of
+    integers as floats as soon as one value is missing. For the same reason floats are refused in
+    `patient_id` and `path_xml`: the original text ("00123", say) cannot be recovered from them.
+    Raises InputError for a repeated column name, for such floats and for text that is not Unicode.
+    """
+    names = [str(name).strip() for name in frame.columns]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(
+            f"The DataFrame has more than one column {', '.join(repeated)}. "
+            "Column names must be unique. Drop or rename the others."
+        )
+    columns = [_cells(frame.iloc[:, k], name) for k, name in enumerate(names)]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(zip(*columns, strict=True))
+    try:
+        data = text.getvalue().encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            "The DataFrame holds text that is not valid Unicode, so it cannot be written as UTF-8. "
+            "Rename the files, or correct the text."
+        ) from None
+    write_file(path, data, PRIVATE)
+
+
+def _cells(column: Series, name: str) -> list[str]:
+    """Return the CSV fields of one column; empty where a value is missing."""
+    cells = []
+    for row, (value, missing) in enumerate(zip(column, column.isna(), strict=True)):
+        if missing:
+            cells.append("")
+            continue
+        is_float = isinstance(value, float | np.floating)
+        if is_float and name in ("patient_id", "path_xml"):
+            raise InputError(
+                f"The DataFrame, row {row}, column {name}: a floating-point number; it must be "
+                "text or an integer. pandas turns integers into floats where values are missing: "
+                f"read the file with dtype={{{name!r}: str}}."
+            )
+        cells.append(_cell(value))
+    return cells
+
+
+def _cell(value: Any) -> str:
+    """Write one value that is not missing: True as 1 and 56.0 as 56, everything else as itself."""
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    if is_whole or isinstance(value, bool | np.bool_):
+        return str(int(value))
+    return str(value)
 
 
 def read_patients(path: Path) -> frozenset[str]:
