@@ -403,7 +403,7 @@ def test_a_file_system_that_cannot_lock_is_warned_of_and_used(folder, monkeypatc
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with pytest.warns(UserWarning, match="cannot lock: start no two programs"):
+    with pytest.warns(UserWarning, match="does not support file locks. Do not start two programs"):
         build(folder / "m.csv", folder / "s.zarr", LOOSE)
     assert (folder / "s.zarr/zarr.json").exists()
     assert not list(folder.glob(".*.lock"))

@@ -33,9 +33,9 @@ from ecgprep.building.rows import collect
 from ecgprep.building.writer import _write_store
 from ecgprep.errors import InputError, NoSpace, StoreError, TargetExists
 from ecgprep.files.atomic import (
-    out_of_space_is_named,
+    finish_publishing,
+    naming_full_disk,
     publish_dir,
-    recover_published,
     remove_partials_of,
 )
 from ecgprep.files.lock import locked
@@ -48,7 +48,7 @@ from ecgprep.store.format import (
 )
 from ecgprep.store.reader import Store, looks_like_store
 from ecgprep.store.record import private_path, read_build_record
-from ecgprep.store.verify import NotAsMeantError, verify_new_store
+from ecgprep.store.verify import VerificationFailed, verify_new_store
 
 MAX_COMPARED = 1_000_000
 """Recordings among which re-exported ones are looked for: the time grows with the square, and is 4 hours here."""
@@ -115,7 +115,7 @@ def build_share(
     plan: Plan, parts: Sequence[Part], jobs: int = 1, progress: Progress | None = None
 ) -> int:
     """Build those of `parts` that are not built yet, while others build theirs. Returns how many were built."""
-    with locked(plan.store, wait=False, shared=True), out_of_space_is_named(plan.store.parent):
+    with locked(plan.store, wait=False, shared=True), naming_full_disk(plan.store.parent):
         todo, done, rejected = _unfinished(parts, None)
         for n, n_rejected in run_parts(todo, jobs):
             done, rejected = done + n, rejected + n_rejected
@@ -185,7 +185,7 @@ def _check_target(store: Path, replace: bool) -> None:
 def _working(plan: Plan, standing: Standing | None = None) -> Iterator[None]:
     """Make the work folder, locked against a second builder; it stays until the store is published."""
     plan.store.parent.mkdir(parents=True, exist_ok=True)
-    with locked(plan.store, wait=False), out_of_space_is_named(plan.store.parent):
+    with locked(plan.store, wait=False), naming_full_disk(plan.store.parent):
         _recover(plan.store)
         remove_partials_of(plan.store)
         _check_target(plan.store, plan.replace)
@@ -247,7 +247,7 @@ def _finalise(plan: Plan, parts: Sequence[Part], standing: Standing | None) -> S
         _write_store(plan, rows, registry)
         try:
             verify_new_store(built)
-        except NotAsMeantError as error:  # what cannot be trusted must not be resumed
+        except VerificationFailed as error:  # what cannot be trusted must not be resumed
             for index in {row // CHUNK_RECORDS for row in error.bad_rows}:
                 parts[index].result.unlink(missing_ok=True)
             if not error.bad_rows:
@@ -274,7 +274,7 @@ def recover(store: Path) -> None:
 
 
 def _recover(store: Path) -> None:
-    recover_published(store)
+    finish_publishing(store)
     record = read_build_record(store, "build.next.json")
     if (
         record is not None

@@ -1,6 +1,7 @@
 """Files that are whole or absent: write beside, fsync, rename, fsync the folder.
 
-A rename without fsync can survive a power cut while the data do not (Pillai et al., OSDI 2014), so every writer goes through here.
+Without fsync, a rename can survive a power cut while the data do not (Pillai et al., OSDI 2014),
+so every writer goes through here.
 """
 
 from __future__ import annotations
@@ -20,22 +21,24 @@ from ecgprep.errors import NoSpace
 PRIVATE = 0o600
 """Mode of files that hold identifiers or lead back to them: readable by their owner only."""
 
-
 PARTIAL = ".partial"
+"""Suffix of files that are still being written."""
 
 
 @contextlib.contextmanager
-def out_of_space_is_named(where: Path) -> Iterator[None]:
-    """Turn "disk full" into `NoSpace`, which says what to do; the OSError would echo the file's path."""
+def naming_full_disk(where: Path) -> Iterator[None]:
+    """Turn "disk full" into `NoSpace`, which says what to do; the OSError would show a path."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free_mb = shutil.disk_usage(where if where.exists() else where.parent).free / 1e6
-            raise NoSpace(
-                f"The disk that holds {where.name} is full ({free_mb:.0f} MB free). No half-written file was left. Free space, or write elsewhere."
-            ) from None
-        raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        existing = where if where.exists() else where.parent
+        free_mb = shutil.disk_usage(existing).free / 1e6
+        raise NoSpace(
+            f"The disk that holds {where.name} is full ({free_mb:.0f} MB free). "
+            "No half-written file was left behind. Free some space, or write to another disk."
+        ) from None
 
 
 def fsync_dir(path: Path) -> None:
@@ -48,30 +51,32 @@ def fsync_dir(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
-    """Write `data` to `path`, whole or not at all; the mode counts from the first byte on. Raises NoSpace."""
-    temporary = path.with_name(
-        f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PARTIAL}"
-    )  # pids of two machines may be equal
-    with out_of_space_is_named(path.parent):
+    """Write `data` to `path`, whole or not at all; `mode` holds from the first byte on.
+
+    Raises NoSpace when the disk is full.
+    """
+    # The process id is not enough: two machines may share the folder.
+    name = f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PARTIAL}"
+    temporary = path.with_name(name)
+    with naming_full_disk(path.parent):
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-            with open(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
+            _write_durably(temporary, data, mode)
             os.replace(temporary, path)
-        except (
-            BaseException
-        ) as error:  # Ctrl-C included: whatever ends the write takes its leftover with it
+        except BaseException as error:  # Ctrl-C included
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                error.filename, error.filename2 = (
-                    str(path),
-                    None,
-                )  # what was asked for, not the file beside it
+            if isinstance(error, OSError):  # name the file that the caller asked for
+                error.filename, error.filename2 = str(path), None
             raise
         fsync_dir(path.parent)
+
+
+def _write_durably(path: Path, data: bytes | memoryview, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
 
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
@@ -81,12 +86,11 @@ def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
 
 def canonical_json(value: Any, indent: int | None = None) -> bytes:
     """Encode so that equal values give equal bytes; NaN is refused, since it is not JSON."""
-    separators = None if indent else (",", ":")
     text = json.dumps(
         value,
         sort_keys=True,
         indent=indent,
-        separators=separators,
+        separators=None if indent else (",", ":"),
         ensure_ascii=True,
         allow_nan=False,
     )
@@ -94,38 +98,46 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete what a killed `write_file` has left anywhere under a folder that nobody else is writing to."""
+    """Delete what killed `write_file` calls left in a folder that no other program writes to."""
     for path in list(folder.rglob(f".*{PARTIAL}")):
         path.unlink(missing_ok=True)
 
 
 def remove_partials_of(path: Path) -> None:
-    """Delete what a killed `write_file` of this file, or of one whose name begins with its name, has left; call it under the file's lock."""
+    """Delete what killed `write_file` calls left of this file; call it under the file's lock.
+
+    Leftovers of files whose names begin with this file's name are deleted, too.
+    """
     for leftover in list(path.parent.glob(f".{glob.escape(path.name)}*{PARTIAL}")):
         leftover.unlink(missing_ok=True)
 
 
-def _aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
-
-
 def publish_dir(built: Path, target: Path, replace: bool) -> None:
-    """Give a finished folder its final name; with `replace`, what stood there is moved aside first and deleted last.
+    """Give a finished folder its final name.
 
-    A process that is killed between the two renames leaves the old folder aside: `recover_published` puts it back.
+    With `replace`, the folder that has the name is moved aside first and deleted last. If the
+    process is killed between the two renames, `finish_publishing` puts the old folder back.
     """
     if replace and target.exists():
-        os.rename(target, _aside(target))
+        os.rename(target, _replaced(target))
     os.rename(built, target)
     fsync_dir(target.parent)
-    recover_published(target)
+    finish_publishing(target)
 
 
-def recover_published(target: Path) -> None:
-    """End a `publish_dir` that was cut short: delete the old folder where the new one has its name, put it back where not."""
-    old = _aside(target)
+def finish_publishing(target: Path) -> None:
+    """Clean up after a `publish_dir` that was cut short.
+
+    The old folder is deleted if the new one has its name, and put back if not.
+    """
+    old = _replaced(target)
     if old.exists() and not target.exists():
         os.rename(old, target)
         fsync_dir(target.parent)
     elif old.exists():
         shutil.rmtree(old)
+
+
+def _replaced(target: Path) -> Path:
+    """Return where `publish_dir` keeps the old folder until the new one has its name."""
+    return target.with_name(f".{target.name}.old")

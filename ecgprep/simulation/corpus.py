@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from ecgprep.errors import TargetExists
-from ecgprep.files.atomic import out_of_space_is_named, write_file
+from ecgprep.files.atomic import naming_full_disk, write_file
 from ecgprep.files.output import refuse_inside_store
 from ecgprep.leads import TWELVE_LEADS
 from ecgprep.simulation.simulator import Heart, simulate
@@ -112,7 +112,7 @@ def _vendor_file(
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file that can be made again: not fsynced, but never left cut off. Raises NoSpace."""
-    with out_of_space_is_named(path.parent):
+    with naming_full_disk(path.parent):
         try:
             path.write_bytes(data)
         except BaseException:

@@ -17,7 +17,7 @@ from ecgprep.errors import StoreError, TargetExists
 from ecgprep.files.atomic import (
     canonical_json,
     fsync_dir,
-    out_of_space_is_named,
+    naming_full_disk,
     publish_dir,
     write_file,
 )
@@ -154,7 +154,7 @@ def _making(out: Path) -> Iterator[Path]:
         raise TargetExists(f"{out} exists. Give another name.")
     out.parent.mkdir(parents=True, exist_ok=True)
     made = out.with_name(f".{out.name}.making")
-    with locked(out, wait=False), out_of_space_is_named(out.parent):
+    with locked(out, wait=False), naming_full_disk(out.parent):
         shutil.rmtree(made, ignore_errors=True)  # what a killed process has left
         try:
             made.mkdir()

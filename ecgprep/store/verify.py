@@ -29,7 +29,7 @@ class Verification:
     bad_rows: tuple[int, ...]
 
 
-class NotAsMeantError(StoreError):
+class VerificationFailed(StoreError):
     """A store that has just been written is damaged; `bad_rows` are the rows whose waveforms are."""
 
     def __init__(self, result: Verification) -> None:
@@ -41,10 +41,10 @@ class NotAsMeantError(StoreError):
 
 
 def verify_new_store(path: Path) -> None:
-    """Check a store whose content hash has just been computed from its files. Raises NotAsMeantError listing the faults."""
+    """Check a store whose content hash has just been computed from its files. Raises VerificationFailed listing the faults."""
     result = check_store(path, rehash=False)
     if result.faults:
-        raise NotAsMeantError(result)
+        raise VerificationFailed(result)
 
 
 def check_store(path: Path, rehash: bool = True) -> Verification:
