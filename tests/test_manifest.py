@@ -109,8 +109,9 @@ def test_unlabelled_rows_need_the_option(tmp_path):
         tmp_path, HEADER + "P1,a.xml,\nP2,b.xml,1\n", unlabelled=True
     ).label.tolist() == [-1, 1]
     for value in ("", "-1", "NA"):
-        assert "Where it is not known leave it empty, and say --unlabelled" in fault_of(
-            tmp_path, HEADER + f"P1,a.xml,{value}\n"
+        assert (
+            "Where the label is not known, leave the field empty, and add --unlabelled"
+            in fault_of(tmp_path, HEADER + f"P1,a.xml,{value}\n")
         )
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import InputError
-from ecgprep.patients.manifest import covariate_value
+from ecgprep.files.csv_header import check_header
+from ecgprep.patients.covariates import covariate_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ def read_covariates(path: Path, names: Sequence[str]) -> pd.DataFrame:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            _check_header(header, (FILE, *names), path.name)
+            check_header(header, (FILE, *names), f"{path.name}, line 1")
             for cells in reader:
                 if any(cell.strip() for cell in cells):  # spreadsheets leave empty lines
                     where = f"{path.name}, line {reader.line_num}"
@@ -72,34 +73,6 @@ def _parse_value(text: str, name: str, where: str) -> float:
         raise InputError(
             f"{where}, column {name}: not a number. Leave it empty where it is not known."
         ) from None
-
-
-def _check_header(header: Sequence[str], needed: Sequence[str], where: str) -> None:
-    """Refuse a header that lacks a needed column or has one twice.
-
-    A header without `file` is not quoted: in a table without header it would hold values.
-    """
-    needs = f"it needs {','.join(needed)}"
-    absent = [name for name in needed if name not in header]
-    if absent:
-        found = f"it has {', '.join(header)}"
-        if FILE not in header:
-            found = f"it has {len(header)} columns"
-        raise InputError(
-            f"{where}: column {', '.join(absent)} is missing; {needs}, and {found}."
-            + _separator_hint(header)
-        )
-    repeated = [name for name in needed if header.count(name) > 1]
-    if repeated:
-        raise InputError(
-            f"{where}: column {', '.join(repeated)} is there twice; {needs}, each once."
-        )
-
-
-def _separator_hint(header: Sequence[str]) -> str:
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        return " Is it separated by semicolons or tabs? It must be separated by commas."
-    return ""
 
 
 def covariates_of_files(

@@ -1,124 +1,154 @@
-"""Files that a user names with -o: where they go is checked before any work is done, and nothing that is not ours is replaced."""
+"""Files that a user names with -o.
+
+Where they go is checked before any work is done, and no file that is not ours is replaced.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ecgprep.errors import InputError, TargetExists
 from ecgprep.files.atomic import write_file
 
 STDOUT = Path("-")
-"""What commands that print to standard output take for it."""
+"""What commands that print to standard output accept as its name."""
 
-
-_PATTERN = "(Of a pattern such as *.xml right after -o the first file is the output.)"
-
+_PATTERN_HINT = "(If a pattern such as *.xml follows -o, its first file is taken as the output.)"
 
 _RECORDED = b"\nrecorded:\n"
-"""What stands in the config.yaml of a run of ecgfit."""
+"""What the config.yaml of a run of ecgfit holds."""
+
+_FOLDERS_OF_EVERY_RUN = ("checkpoints", "members")
+"""A run folder holds at least one of these; a folder with only a copy of config.yaml does not."""
+
+_SEARCHED_BYTES = 2**16
+"""How much of a file's beginning and of its end is searched for the marks of our files."""
 
 
-_NAMES_OF_RUNS = re.compile(
-    r"(config|norm_stats|calibration|threshold|curves)\.\w+|metrics_.*\.json|predictions_(train|val|test|all|oof|external_.*)\.csv|events\.out\..*"
-)
+@dataclass(frozen=True)
+class ReservedNames:
+    """Names in a run folder that only the run itself may use."""
 
-
-_FOLDERS_OF_RUNS = ("checkpoints", "members", "explain")
-
-
-_LOOKED_AT = 2**16
-"""Bytes at a file's beginning and at its end in which the marks of our files stand."""
+    files: re.Pattern[str]
+    folders: frozenset[str]
 
 
 def check_output(
-    path: Path, marks: Iterable[bytes], inputs: Iterable[Path] = (), overwrite: bool = False
+    path: Path,
+    marks: Iterable[bytes],
+    inputs: Iterable[Path] = (),
+    overwrite: bool = False,
+    reserved: ReservedNames | None = None,
 ) -> Path:
-    """Return where to write what is to go to `path`, links followed.
+    """Return where to write what is meant for `path`, with links resolved.
 
-    A file that is there already is replaced where it is empty or matches one of `marks`, regular expressions of what the same command has
-    written, or with `overwrite`; one of `inputs` never: a shell's `-o *.xml` names an ECG. Nothing is written into a store, whose every file
-    counts; into the folder of a run only what is new, or ours, and by no name that is the run's. A pipe or a device is written into. No
-    message holds the name, which may be a patient's. Raises InputError for a place that cannot be written to, TargetExists for one inside a
-    store and for a file that is not ours.
+    An existing file is replaced if it is empty, if it matches one of `marks` (regular expressions
+    that recognise the command's own results), or with `overwrite`. One of `inputs` is never
+    replaced: a shell expands `-o *.xml` to the name of an ECG. Nothing is written into a store,
+    whose content hash covers every file. In the folder of a run, only new files and results of
+    ours are written, and never under one of the `reserved` names. Pipes and devices are written to.
+
+    Messages do not repeat the name, which may be a patient's. Raises InputError for a place that
+    cannot be written to; TargetExists inside a store and for a file that is not ours.
     """
     if is_stream(path):
         return path
     try:
         target = path.resolve()
-    except (OSError, RuntimeError):  # so do Python 3.11 and 3.12 with a link to itself
+    except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise for a link to itself
         target = path
     if path == STDOUT:
         raise InputError(
-            "The output (=-) must be a file: this result is not for a terminal. Name one, or write to /dev/stdout."
+            "The output (=-) must be a file: this result is not meant for a terminal. "
+            "Name a file, or write to /dev/stdout."
         )
     _check_place(target, inputs)
-    in_run = _check_run(target)
-    if target.exists() and not _is_ours(target, marks):
-        if in_run:
-            raise TargetExists(
-                "The output exists in a run's folder, where --overwrite replaces nothing. Delete it, or name another file."
-            )
-        if not overwrite:
-            raise TargetExists(
-                f"The output exists, and is not what this command writes. Name another file, or say --overwrite to replace it. {_PATTERN}"
-            )
+    in_run = _check_run(target, reserved)
+    if not target.exists() or _is_ours(target, marks):
+        return target
+    if in_run:
+        raise TargetExists(
+            "The output exists and belongs to the folder of a run, where --overwrite replaces "
+            "nothing. Delete the file, or name another one."
+        )
+    if not overwrite:
+        raise TargetExists(
+            "The output exists and was not written by this command. Name another file, or add "
+            f"--overwrite to replace it. {_PATTERN_HINT}"
+        )
     return target
 
 
 def _check_place(target: Path, inputs: Iterable[Path]) -> None:
-    """Refuse a place that is no file's, that is an input's or a store's, or that cannot be written to. Raises InputError, TargetExists."""
+    """Refuse a place that is not a file's, or is an input's or a store's, or is not writable.
+
+    Raises InputError, TargetExists.
+    """
     if target.is_symlink():
         raise InputError("The output is a link to itself. Name another file.")
     if target.is_dir():
         raise InputError("The output is a folder. Name a file.")
     if not target.parent.is_dir():
-        raise InputError("The output's folder does not exist. Make it first, or write elsewhere.")
-    if any(
-        target == given.resolve() or (target.exists() and given.exists() and target.samefile(given))
-        for given in inputs
-    ):
+        raise InputError("The output's folder does not exist. Create it, or write elsewhere.")
+    if any(_is_same_file(target, given) for given in inputs):
         raise InputError(
-            f"The output is one of the inputs, and would replace it. Name another file. {_PATTERN}"
+            "The output is one of the inputs and would replace it. Name another file. "
+            + _PATTERN_HINT
         )
     refuse_inside_store(target)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise InputError(
-            "The output's folder cannot be written to. Write elsewhere, or see to its permissions."
+            "The output's folder cannot be written to. Write elsewhere, or change its permissions."
         )
+
+
+def _is_same_file(target: Path, given: Path) -> bool:
+    """Say whether two paths lead to one file, also through links."""
+    if target == given.resolve():
+        return True
+    return target.exists() and given.exists() and target.samefile(given)
 
 
 def refuse_inside_store(path: Path) -> None:
-    """Refuse an output, a file or a folder, that lies in a Zarr store, whichever. Raises TargetExists."""
-    real = Path(
-        os.path.realpath(path)
-    )  # Path.resolve raises on a link to itself, which others report
+    """Refuse a file or folder that lies inside any Zarr store. Raises TargetExists."""
+    # Path.resolve would raise on a link to itself, which the caller reports in its own words.
+    real = Path(os.path.realpath(path))
     if any((folder / "zarr.json").is_file() for folder in real.parents):
         raise TargetExists(
-            "The output lies inside a store, which holds its own files only. Write elsewhere."
+            "The output lies inside a store, which may hold nothing but its own files. "
+            "Write elsewhere."
         )
 
 
-def _check_run(target: Path) -> bool:
-    """Say whether a file lies right in the folder of a run; refuse it by a name, or in a folder, of the run's own. Raises InputError."""
+def _check_run(target: Path, reserved: ReservedNames | None) -> bool:
+    """Say whether a file lies directly in the folder of a run.
+
+    Raises InputError for a name, or a folder, that is reserved for the run itself.
+    """
     run = next((folder for folder in target.parents if _is_run(folder)), None)
-    inside = target.relative_to(run) if run is not None else Path()
-    if len(inside.parts) > 1 and inside.parts[0] in _FOLDERS_OF_RUNS:
+    if run is None:
+        return False
+    inside = target.relative_to(run).parts
+    is_direct = len(inside) == 1
+    if reserved and not is_direct and inside[0] in reserved.folders:
         raise InputError(
-            "The output lies in a folder of a run that holds the run's own files. Write elsewhere."
+            "The output lies in a folder that is reserved for a run's own files. Write elsewhere."
         )
-    if len(inside.parts) == 1 and _NAMES_OF_RUNS.fullmatch(target.name):
+    if reserved and is_direct and reserved.files.fullmatch(target.name):
         raise InputError(
-            "The output has the name of one of a run's own files. Name another file, or write elsewhere."
+            "The output has a name that is reserved for a run's own files. "
+            "Name another file, or write elsewhere."
         )
-    return len(inside.parts) == 1
+    return is_direct
 
 
 def _is_run(folder: Path) -> bool:
-    """Say whether a folder is that of a run of ecgfit, and not only one with a copy of its settings."""
-    if not any((folder / name).is_dir() for name in ("checkpoints", "members")):
+    """Say whether this is the folder of a run of ecgfit."""
+    if not any((folder / name).is_dir() for name in _FOLDERS_OF_EVERY_RUN):
         return False
     try:
         return _RECORDED in b"\n" + (folder / "config.yaml").read_bytes()
@@ -127,38 +157,40 @@ def _is_run(folder: Path) -> bool:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder, there already or to be made, in which nothing can be written. Raises InputError."""
-    there = next(
-        folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
-    )
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    """Refuse an existing or future folder that cannot be written to. Raises InputError."""
+    candidates = (path.absolute(), *path.absolute().parents)
+    existing = next(folder for folder in candidates if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(
-            f"{path} is not a folder that can be written to. Name another, see to its permissions, or work on a copy."
+            f"{path} is not a folder that can be written to. "
+            "Name another one, change its permissions, or work on a copy."
         )
 
 
 def is_stream(path: Path) -> bool:
-    """Say whether there is a pipe or device at `path`, which is written into and not replaced."""
-    of_system = str(path).startswith(
-        ("/dev/", "/proc/")
-    )  # /dev/stdout is a file where the shell redirects it: to be written into all the same
-    return path.exists() and not path.is_dir() and (of_system or not path.is_file())
+    """Say whether `path` is a pipe or a device, which is written to and never replaced."""
+    if not path.exists() or path.is_dir():
+        return False
+    # A shell can redirect /dev/stdout to a regular file, which must not be replaced either.
+    return str(path).startswith(("/dev/", "/proc/")) or not path.is_file()
 
 
 def write_output(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
-    """Write to what `check_output` returned: a file whole or not at all, a pipe or device as it takes it. Raises NoSpace."""
-    if is_stream(path):
-        with open(
-            os.open(path, os.O_WRONLY | os.O_APPEND), "wb"
-        ) as stream:  # a redirected file keeps what was written before
-            stream.write(data)
-    else:
+    """Write to the path that `check_output` returned. Raises NoSpace.
+
+    A file is written whole or not at all; a pipe or a device takes the bytes as they come.
+    """
+    if not is_stream(path):
         write_file(path, data, mode)
+        return
+    # O_APPEND: a file that standard output is redirected to keeps what it already holds.
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
+        stream.write(data)
 
 
 def _is_ours(path: Path, marks: Iterable[bytes]) -> bool:
     with path.open("rb") as file:
-        looked_at = file.read(_LOOKED_AT)
-        file.seek(max(0, path.stat().st_size - _LOOKED_AT))
-        looked_at += file.read()
-    return not looked_at or any(re.search(mark, looked_at, re.DOTALL) for mark in marks)
+        searched = file.read(_SEARCHED_BYTES)
+        file.seek(max(0, path.stat().st_size - _SEARCHED_BYTES))
+        searched += file.read()
+    return not searched or any(re.search(mark, searched, re.DOTALL) for mark in marks)

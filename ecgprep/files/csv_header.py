@@ -1,0 +1,50 @@
+"""The header of a CSV file that a user wrote by hand or exported: all its faults in one message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from ecgprep.errors import InputError
+
+_MAX_NAMES = 12
+"""Column names listed in a message; the rest are counted."""
+
+
+def check_header(
+    header: Sequence[str], needed: Sequence[str], where: str, more_faults: Iterable[str] = ()
+) -> None:
+    """Refuse a header that lacks one of the `needed` columns or has it more than once.
+
+    `where` opens the message; `more_faults` are faults that the caller found in the header. Raises
+    InputError with all faults. The columns found are named only if the first of `needed` is among
+    them: a file without a header begins with values, which may identify someone.
+    """
+    faults = []
+    missing = [name for name in needed if name not in header]
+    if missing:
+        faults.append(f"column missing: {', '.join(missing)}")
+    repeated = [name for name in needed if header.count(name) > 1]
+    if repeated:
+        faults.append(f"column given twice: {', '.join(repeated)}")
+    faults += more_faults
+    if not faults:
+        return
+    raise InputError(
+        f"{where}: {'; '.join(faults)}. Needed once each: {', '.join(needed)}; other columns may "
+        f"follow. The file has {_found(header, needed)}.{_separator_hint(header)}"
+    )
+
+
+def _found(header: Sequence[str], needed: Sequence[str]) -> str:
+    if needed[0] not in header:
+        return f"{len(header)} column{'' if len(header) == 1 else 's'}"
+    listed = ", ".join(header[:_MAX_NAMES])
+    n_more = len(header) - _MAX_NAMES
+    return f"these columns: {listed}" + (f" and {n_more} more" if n_more > 0 else "")
+
+
+def _separator_hint(header: Sequence[str]) -> str:
+    if len(header) == 1 and re.search(r"[;\t]", header[0]):
+        return " Is it separated by semicolons or tabs? The separator must be a comma."
+    return ""
