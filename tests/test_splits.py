@@ -286,3 +286,13 @@ def test_a_patient_who_is_taken_off_the_list_is_not_tested_silently(tmp_path):
         InputError, match="has 5 patients of this manifest in test who are not on the list"
     ):
         assign(registry, labels, test_patients=frozenset(list(labels)[:15]))
+
+
+def test_registry_that_a_spreadsheet_saved_is_read(tmp_path):
+    """Excel writes a byte-order mark and CRLF."""
+    path, plan = tmp_path / "r.csv", SplitPlan()
+    saved = assign(Registry(path, plan), cohort(50, 0.4))
+    save_registry(saved)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    loaded = load_registry(path, plan)
+    assert (loaded.number, loaded.split) == (saved.number, saved.split)

@@ -14,21 +14,22 @@ from ecgprep.errors import InputError
 from ecgprep.files.atomic import PRIVATE, write_file
 from ecgprep.store.format import SPLITS
 
-_REGISTRY_FORMAT = 1
-
+_TITLE = "ecgprep-registry 1"
+"""Name and format version, the first field of the file."""
 
 _COLUMNS = ["patient_id", "patient", "split"]
 
-
-_GROUPS = "groups"
+_COLUMNS_WITH_GROUPS = [*_COLUMNS, "groups"]
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What is asked for: ratios in percent for train, val and test, the seed, and whether a split may lack a class.
+    """How to split: ratios in percent for train, val and test, the seed, and what is allowed.
 
-    With `by_column` patients who share a value of that manifest column (a site) stay in one split; with `fixed_test` a list says who is
-    tested, and the ratios of train and val are for all others.
+    With `allow_missing_class` a split may lack a class. With `by_column`, patients who share a
+    value of that manifest column (a site) stay in one split. With `fixed_test`, a list decides who
+    is tested, and the ratios of train and val apply to all others. Raises InputError for ratios
+    that do not add up and for both ways of choosing the test split.
     """
 
     ratios: tuple[float, float, float] = (70.0, 15.0, 15.0)
@@ -42,29 +43,30 @@ class SplitPlan:
             raise InputError(
                 "--split-by-column and --test-manifest both decide who is tested. Use one of them."
             )
-        if not (
-            len(self.ratios) == 3 and min(self.ratios) >= 0 and abs(sum(self.ratios) - 100) < 1e-9
-        ):
+        add_up = abs(sum(self.ratios) - 100) < 1e-9
+        if len(self.ratios) != 3 or min(self.ratios) < 0 or not add_up:
             raise InputError(
-                f"--split (={'/'.join(f'{ratio:g}' for ratio in self.ratios)}) must be three numbers from 0 up that add up to 100, such as 70/15/15"
+                f"--split (={self._ratios()}) must be three numbers of at least 0 that add up to "
+                "100, such as 70/15/15."
             )
 
+    def _ratios(self) -> str:
+        return "/".join(f"{ratio:g}" for ratio in self.ratios)
+
     def __str__(self) -> str:
-        how = (
-            f" by {self.by_column}"
-            if self.by_column
-            else " with a test list"
-            if self.fixed_test
-            else ""
-        )
-        return "/".join(f"{ratio:g}" for ratio in self.ratios) + how
+        if self.by_column:
+            return f"{self._ratios()} by {self.by_column}"
+        if self.fixed_test:
+            return f"{self._ratios()} with a test list"
+        return self._ratios()
 
 
 @dataclass
 class Registry:
-    """Which patient has which number and split; private, and the only place that says so.
+    """Which patient has which number and split: private, and the only place that records it.
 
-    `groups` are the values of the plan's `by_column` of each patient, so that a later manifest keeps them together, too.
+    `groups` holds each patient's values of the plan's `by_column`, so that patients of a later
+    manifest who share one are placed with them.
     """
 
     path: Path
@@ -74,12 +76,12 @@ class Registry:
     groups: dict[str, set[str]] = field(default_factory=dict)
 
     def digest(self, patients: Iterable[str]) -> str:
-        """Hash the lines of these patients: says whether a store and this registry still agree."""
-        lines = [
-            f"{patient}\0{self.number.get(patient)}\0{self.split.get(patient)}\n"
-            for patient in sorted(patients)
-        ]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        """Hash the lines of these patients, to tell whether a store and this registry agree."""
+        digest = hashlib.sha256()
+        for patient in sorted(patients):
+            number, split = self.number.get(patient), self.split.get(patient)
+            digest.update(f"{patient}\0{number}\0{split}\n".encode())
+        return digest.hexdigest()
 
 
 def parse_ratios(text: str) -> tuple[float, float, float]:
@@ -88,63 +90,70 @@ def parse_ratios(text: str) -> tuple[float, float, float]:
         train, val, test = (float(part) for part in text.split("/"))
     except ValueError:
         raise InputError(
-            "--split must be three numbers that add up to 100, such as 70/15/15"
+            "--split must be three numbers that add up to 100, such as 70/15/15."
         ) from None
     return train, val, test
 
 
 def load_registry(path: Path, plan: SplitPlan) -> Registry:
-    """Read the registry, or return an empty one where there is none. Raises InputError if it is damaged or of another plan."""
+    """Read the registry, or return an empty one where there is no file.
+
+    Raises InputError if it is damaged or was made with another plan.
+    """
     registry = Registry(path, plan)
     if not path.exists():
         return registry
-    damaged = InputError(
-        f"Registry {path.name} is damaged. Restore it from a backup; it is what keeps patients in their splits."
-    )
     try:
-        first, *rows = list(
-            csv.reader(io.StringIO(path.read_text("utf-8"), newline=""), strict=True)
-        )
-        if first[:1] != [f"ecgprep-registry {_REGISTRY_FORMAT}"] or rows[0] not in (
-            _COLUMNS,
-            [*_COLUMNS, _GROUPS],
-        ):
-            raise damaged
-        recorded = (first[1], first[2])
-        for patient_id, number, split, *groups in rows[1:]:
-            registry.number[patient_id] = int(number)
-            registry.split[patient_id] = SPLITS.index(split)
-            if groups:
-                registry.groups[patient_id] = set(json.loads(groups[0]))
+        recorded = _parse(path.read_text("utf-8-sig"), registry)
     except (OSError, ValueError, IndexError, TypeError, csv.Error):
-        raise damaged from None
-    if len(set(registry.number.values())) != len(rows) - 1 or any(
-        not 0 <= number < 2**31 for number in registry.number.values()
-    ):
-        raise damaged
-    if recorded != _recorded(plan):
         raise InputError(
-            f"Registry {path.name} was made with {' and '.join(recorded)}, but {' and '.join(_recorded(plan))} is asked for. Splitting the same "
-            "patients again is how test sets leak. Use the recorded values, or keep the new split apart with --registry NEW.csv."
+            f"Registry {path.name} is damaged. Restore it from a backup: "
+            "it is what keeps patients in their splits."
+        ) from None
+    expected = _describe(plan)
+    if recorded != expected:
+        raise InputError(
+            f"Registry {path.name} was made with {' and '.join(recorded)}; this build asks for "
+            f"{' and '.join(expected)}. Splitting the same patients again is how test sets leak. "
+            "Use the recorded values, or keep the new split apart with --registry NEW.csv."
         )
     return registry
 
 
+def _parse(text: str, registry: Registry) -> tuple[str, str]:
+    """Fill a registry from the text of its file and return the plan that the file records.
+
+    Raises ValueError, IndexError, TypeError or csv.Error for a damaged file.
+    """
+    title, header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    if title[:1] != [_TITLE] or header not in (_COLUMNS, _COLUMNS_WITH_GROUPS):
+        raise ValueError("not a registry")
+    for patient_id, number, split, *groups in rows:
+        registry.number[patient_id] = int(number)
+        registry.split[patient_id] = SPLITS.index(split)
+        if groups:
+            registry.groups[patient_id] = set(json.loads(groups[0]))
+    numbers = set(registry.number.values())
+    if len(numbers) != len(rows) or not all(0 <= number < 2**31 for number in numbers):
+        raise ValueError("numbers are repeated or out of range")
+    return title[1], title[2]
+
+
 def save_registry(registry: Registry) -> None:
-    """Write the registry atomically, readable by its owner only."""
+    """Write the registry atomically, readable by its owner only. Raises NoSpace."""
+    by_column = registry.plan.by_column
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([f"ecgprep-registry {_REGISTRY_FORMAT}", *_recorded(registry.plan)])
-    writer.writerow([*_COLUMNS, _GROUPS] if registry.plan.by_column else _COLUMNS)
+    writer.writerow([_TITLE, *_describe(registry.plan)])
+    writer.writerow(_COLUMNS_WITH_GROUPS if by_column else _COLUMNS)
     for patient_id, number in sorted(registry.number.items(), key=lambda item: item[1]):
-        groups = (
-            [json.dumps(sorted(registry.groups.get(patient_id, ())))]
-            if registry.plan.by_column
-            else []
-        )
-        writer.writerow([patient_id, number, SPLITS[registry.split[patient_id]], *groups])
+        fields = [patient_id, number, SPLITS[registry.split[patient_id]]]
+        if by_column:
+            fields.append(json.dumps(sorted(registry.groups.get(patient_id, ()))))
+        writer.writerow(fields)
     write_file(registry.path, buffer.getvalue().encode("utf-8"), PRIVATE)
 
 
-def _recorded(plan: SplitPlan) -> tuple[str, str]:
+def _describe(plan: SplitPlan) -> tuple[str, str]:
+    """Return what the file records of a plan."""
     return f"seed {plan.seed}", f"split {plan}"

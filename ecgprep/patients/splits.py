@@ -1,13 +1,21 @@
 """Patient-level splits, stratified and frozen.
 
-Patients are cut by largest remainder within each label pattern (none of the patient's recordings positive, all, mixed), and of 64
-seeded candidates the one whose records and positive records lie closest to the asked ratios is kept. The registry freezes the
-result: a later build keeps every line of it, and patients new to it go where the ratios are neediest.
+Three policies place patients who are not yet in the registry:
+
+* `place_fresh`, for an empty registry: patients are cut by largest remainder within each label
+  pattern (none of the patient's recordings positive, all, mixed), and of 64 seeded candidates the
+  one is kept whose records and positive records lie closest to the requested ratios.
+* `place_more`, for a registry that holds patients: each new patient goes where the label pattern
+  is furthest below the requested ratios.
+* `place_groups`, for splits by a column: whole groups of patients who share a value are placed.
+
+The registry freezes the result: a later build keeps every line of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,214 +27,227 @@ from ecgprep.store.format import SPLITS
 
 N_CANDIDATES = 64
 
-
 TEST = SPLITS.index("test")
+
+_PATTERNS = ("none", "all", "mixed")
+
+_NUMBERING, _PLACING = 2**31, 2**31 + 1
+"""Keys of random streams, beyond those of the candidates."""
+
+Labels = Mapping[str, Sequence[int]]
+"""Patient id -> labels of the patient's usable recordings."""
 
 
 def assign(
     registry: Registry,
-    labels: Mapping[str, Sequence[int]],
+    labels: Labels,
     groups: Mapping[str, set[str]] | None = None,
     test_patients: frozenset[str] = frozenset(),
 ) -> Registry:
-    """Return a registry that holds every patient of `labels` (patient id -> labels of the usable recordings).
+    """Return a registry that holds every patient of `labels`; those already in it stay as they are.
 
-    Patients already in it keep number and split. `groups` (patient id -> values of the plan's column) keeps patients who share a value
-    together, `test_patients` go to test. The result depends on the set of patients, not on their order. Raises InputError when a split
-    with a ratio above 0 would lack a positive or a negative patient, or when groups or test list contradict the registry.
+    `groups` (patient id -> values of the plan's column) keeps patients who share a value together;
+    `test_patients` go to test. The result depends on the set of patients, not on their order.
+    Raises InputError when a split with a ratio above 0 would lack a positive or a negative
+    patient, or when the groups or the test list contradict the registry.
     """
-    plan = registry.plan
+    _check_test_list(registry, labels, test_patients)
     new = sorted(patient for patient in labels if patient not in registry.number)
-    result = Registry(
-        registry.path, plan, dict(registry.number), dict(registry.split), dict(registry.groups)
+    task = Placement(
+        patients=[patient for patient in new if patient not in test_patients],
+        labels=labels,
+        registry=registry,
+        groups=_all_groups(registry, groups or {}),
     )
-    if moved := sum(registry.split.get(patient, TEST) != TEST for patient in test_patients):
-        raise InputError(
-            f"--test-manifest lists {moved:,} patients whom registry {registry.path.name} has in train or val: a model may have seen them. "
-            "Take them off the list, or keep the new split apart with --registry NEW.csv."
-        )
-    if plan.fixed_test and (
-        unlisted := sum(
-            registry.split.get(patient) == TEST and patient not in test_patients
-            for patient in labels
-        )
-    ):
-        raise InputError(
-            f"Registry {registry.path.name} has {unlisted:,} patients of this manifest in test who are not on the list of --test-manifest. A test "
-            "split is frozen: use a list that holds them, or keep the new split apart with --registry NEW.csv."
-        )
-    if groups is not None:
-        known = dict(registry.groups)
-        for patient, values in groups.items():
-            known[patient] = known.get(patient, set()) | values
-        result.groups = known
-        result.split.update(_place_groups(new, labels, known, registry, plan))
-    else:
-        listed = [patient for patient in new if patient in test_patients]
-        rest = [patient for patient in new if patient not in test_patients]
-        result.split.update(dict.fromkeys(listed, TEST))
-        place = (
-            _place(rest, labels, registry, plan)
-            if registry.number
-            else _split_afresh(rest, labels, plan)
-        )
-        result.split.update(place)
-    first = max(registry.number.values(), default=-1) + 1
-    order = _generator(plan.seed, len(registry.number), 2**31).permutation(len(new))
-    result.number.update({patient: first + int(k) for patient, k in zip(new, order, strict=True)})
+    place = _choose_policy(registry, groups)
+    listed = [patient for patient in new if patient in test_patients]
+    result = Registry(
+        registry.path,
+        registry.plan,
+        number=registry.number | _new_numbers(new, registry),
+        split=registry.split | dict.fromkeys(listed, TEST) | place(task),
+        groups=task.groups,
+    )
     _check_classes(result, labels)
     return result
 
 
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
+@dataclass(frozen=True)
+class Placement:
+    """The patients to place, in sorted order, and all that decides where they go.
+
+    `labels` holds every patient of the manifest; `registry` is the one before, and `groups` also
+    holds the values of patients who are only in the registry.
+    """
+
+    patients: list[str]
+    labels: Labels
+    registry: Registry
+    groups: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> SplitPlan:
+        """What was asked for."""
+        return self.registry.plan
 
 
-def _pattern(labels: Sequence[int]) -> str:
-    positives = sum(label == 1 for label in labels)
-    return "none" if positives == 0 else "all" if positives == len(labels) else "mixed"
+Policy = Callable[[Placement], dict[str, int]]
+"""Patients to place -> the split of each."""
 
 
-def _shares(plan: SplitPlan) -> NDArray[np.float64]:
-    shares = np.array(plan.ratios) / 100
-    if plan.fixed_test:  # the list makes the test split; the others share what is left
-        shares[TEST] = 0
-        if not shares.any():
-            raise InputError(
-                "--split leaves nothing for the patients who are not on the test list. Give train or val a ratio above 0."
-            )
-        shares /= shares.sum()
-    return shares
+def _choose_policy(registry: Registry, groups: Mapping[str, set[str]] | None) -> Policy:
+    if groups is not None:
+        return place_groups
+    if registry.number:
+        return place_more
+    return place_fresh
 
 
-def _largest_remainder(n: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Cut n into whole parts closest to the shares (Hamilton's method), with one for every share above 0 where n allows."""
-    sizes = np.floor(n * shares + 1e-9).astype(np.int64)
-    order = np.argsort(-(n * shares - sizes), kind="stable")
-    sizes[order[: n - sizes.sum()]] += 1
-    while n >= np.count_nonzero(shares) and ((shares > 0) & (sizes == 0)).any():
-        sizes[np.argmax(sizes)] -= 1
-        sizes[np.argmax((shares > 0) & (sizes == 0))] += 1
-    return sizes
+def _all_groups(registry: Registry, groups: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Add the values of this manifest to those that the registry remembers."""
+    merged = dict(registry.groups)
+    for patient, values in groups.items():
+        merged[patient] = merged.get(patient, set()) | values
+    return merged
 
 
-def _split_afresh(
-    patients: list[str], labels: Mapping[str, Sequence[int]], plan: SplitPlan
-) -> dict[str, int]:
-    """Draw 64 stratified candidates and keep the best; the largest stratum absorbs the rounding of the others."""
-    shares = _shares(plan)
-    patterns = np.array([_pattern(labels[patient]) for patient in patients])
-    strata = sorted(
-        (np.flatnonzero(patterns == name) for name in ("none", "all", "mixed")), key=len
-    )
-    sizes = [_largest_remainder(len(stratum), shares) for stratum in strata[:-1]]
-    rest = _largest_remainder(len(patients), shares) - sum(sizes, np.zeros(len(shares), np.int64))
-    exact_total = rest.min() >= 0 and not ((shares > 0) & (rest == 0)).any()
-    sizes.append(rest if exact_total else _largest_remainder(len(strata[-1]), shares))
-    weight = np.array(
-        [
-            (len(labels[patient]), sum(label == 1 for label in labels[patient]))
-            for patient in patients
-        ]
-    ).reshape(-1, 2)
-    best, best_cost = np.zeros(len(patients), np.int64), np.inf
-    for candidate in range(N_CANDIDATES):
-        generator = _generator(plan.seed, candidate)
-        split = np.empty(len(patients), np.int64)
+def _new_numbers(new: list[str], registry: Registry) -> dict[str, int]:
+    """Draw the numbers of new patients at random (seeded): a number says nothing about the id."""
+    first = max(registry.number.values(), default=-1) + 1
+    generator = _generator(registry.plan.seed, len(registry.number), _NUMBERING)
+    order = generator.permutation(len(new))
+    return {patient: first + int(k) for patient, k in zip(new, order, strict=True)}
+
+
+def _check_test_list(registry: Registry, labels: Labels, test_patients: frozenset[str]) -> None:
+    """Refuse a test list that contradicts the registry. Raises InputError."""
+    n_trained = sum(registry.split.get(patient, TEST) != TEST for patient in test_patients)
+    if n_trained:
+        raise InputError(
+            f"--test-manifest lists {n_trained:,} patients whom registry {registry.path.name} has "
+            "in train or val: a model may have seen them. Take them off the list, or keep the new "
+            "split apart with --registry NEW.csv."
+        )
+    if not registry.plan.fixed_test:
+        return
+    unlisted = [
+        patient
+        for patient in labels
+        if registry.split.get(patient) == TEST and patient not in test_patients
+    ]
+    if unlisted:
+        raise InputError(
+            f"Registry {registry.path.name} has {len(unlisted):,} patients of this manifest in "
+            "test who are not on the list of --test-manifest. A test split is frozen: use a list "
+            "that includes them, or keep the new split apart with --registry NEW.csv."
+        )
+
+
+def place_fresh(task: Placement) -> dict[str, int]:
+    """Draw 64 stratified candidates for all patients and keep the most balanced one."""
+    shares = _shares(task.plan)
+    n_splits = len(shares)
+    strata = _strata(task)
+    sizes = _stratum_sizes([len(stratum) for stratum in strata], shares)
+
+    def draw(candidate: int) -> NDArray[np.int64]:
+        generator = _generator(task.plan.seed, candidate)
+        split = np.empty(len(task.patients), np.int64)
         for stratum, cut in zip(strata, sizes, strict=True):
-            split[generator.permutation(stratum)] = np.repeat(np.arange(len(shares)), cut)
-        cost = _imbalance(split, weight, shares)
-        if cost < best_cost:
-            best, best_cost = split, cost
-    return {patient: int(k) for patient, k in zip(patients, best, strict=True)}
+            split[generator.permutation(stratum)] = np.repeat(np.arange(n_splits), cut)
+        return split
+
+    counts = [_record_counts(task.labels[patient]) for patient in task.patients]
+    weight = np.array(counts, np.int64).reshape(-1, 2)
+    best = _most_balanced(map(draw, range(N_CANDIDATES)), weight, shares)
+    return {patient: int(k) for patient, k in zip(task.patients, best, strict=True)}
 
 
-def _imbalance(
-    split: NDArray[np.int64], weight: NDArray[np.int64], shares: NDArray[np.float64]
-) -> float:
-    """Sum the largest deviations, in shares, of records and of positive records."""
-    totals = np.maximum(weight.sum(axis=0), 1)
-    held = (
-        np.stack([np.bincount(split, weight[:, j], minlength=len(shares)) for j in (0, 1)], axis=1)
-        / totals
-    )
-    return float(np.abs(held - shares[:, None]).max(axis=0).sum())
+def _strata(task: Placement) -> list[NDArray[np.int64]]:
+    """Return the positions of the patients of each label pattern, the largest stratum last."""
+    patterns = np.array([_pattern(task.labels[patient]) for patient in task.patients])
+    return sorted((np.flatnonzero(patterns == name) for name in _PATTERNS), key=len)
 
 
-def _place(
-    new: list[str], labels: Mapping[str, Sequence[int]], registry: Registry, plan: SplitPlan
-) -> dict[str, int]:
-    """Put each new patient, in seeded order, where its label pattern is furthest below the asked share; old patients stand."""
-    shares = _shares(plan)
-    held = {name: np.zeros(len(shares)) for name in ("none", "all", "mixed")}
-    for (
-        patient,
-        split,
-    ) in registry.split.items():  # of a listed test split nothing is expected in return
-        if plan.fixed_test and split == TEST:
-            continue
-        held[_pattern(labels.get(patient, ()))][split] += 1
+def _stratum_sizes(
+    stratum_sizes: Sequence[int], shares: NDArray[np.float64]
+) -> list[NDArray[np.int64]]:
+    """Cut each stratum into splits; the last one absorbs the rounding of the others if it can."""
+    cuts = [_largest_remainder(n, shares) for n in stratum_sizes[:-1]]
+    total = _largest_remainder(sum(stratum_sizes), shares)
+    rest = total - sum(cuts, np.zeros(len(shares), np.int64))
+    is_possible = rest.min() >= 0 and not ((shares > 0) & (rest == 0)).any()
+    cuts.append(rest if is_possible else _largest_remainder(stratum_sizes[-1], shares))
+    return cuts
+
+
+def place_more(task: Placement) -> dict[str, int]:
+    """Put each new patient, in seeded order, where the label pattern is furthest below its share.
+
+    Patients who are in the registry stay.
+    """
+    shares = _shares(task.plan)
+    held = {name: np.zeros(len(shares)) for name in _PATTERNS}
+    for patient, split in task.registry.split.items():
+        # A listed test split takes no share, so nothing is owed to the others in return.
+        if not (task.plan.fixed_test and split == TEST):
+            held[_pattern(task.labels.get(patient, ()))][split] += 1
     placed = {}
-    for k in _generator(plan.seed, len(registry.number), 2**31 + 1).permutation(len(new)):
-        count = held[_pattern(labels[new[k]])]
+    generator = _generator(task.plan.seed, len(task.registry.number), _PLACING)
+    for k in generator.permutation(len(task.patients)):
+        patient = task.patients[k]
+        count = held[_pattern(task.labels[patient])]
         need = np.where(shares > 0, shares * (count.sum() + 1) - count, -np.inf)
-        split = int(np.argmax(need))
-        count[split] += 1
-        placed[new[k]] = split
+        placed[patient] = int(np.argmax(need))
+        count[placed[patient]] += 1
     return placed
 
 
-def _is_used(plan: SplitPlan, k: int) -> bool:
-    return bool(plan.ratios[k] > 0 or (plan.fixed_test and k == TEST))
+def place_groups(task: Placement) -> dict[str, int]:
+    """Place whole groups of patients who share a value, directly or through other patients.
 
-
-def _place_groups(
-    new: list[str],
-    labels: Mapping[str, Sequence[int]],
-    groups: Mapping[str, set[str]],
-    registry: Registry,
-    plan: SplitPlan,
-) -> dict[str, int]:
-    """Place whole groups of patients who share a value of the column, directly or through others; the largest first, where need is most.
-
-    Of 64 seeded orders the one closest to the ratios is kept. A group with patients in the registry goes where they are.
+    Of 64 seeded orders the most balanced result is kept. A group with patients in the registry
+    goes where they are. Raises InputError if there are fewer groups than splits, or if the
+    registry has the patients of a group in different splits.
     """
-    shares = _shares(plan)
-    units = _join_groups(groups)
-    weight = np.array(
-        [(len(unit), sum(1 in labels.get(patient, ()) for patient in unit)) for unit in units]
-    ).reshape(-1, 2)
-    fixed = np.full(len(units), -1)
-    for k, unit in enumerate(units):
-        known = {registry.split[patient] for patient in unit if patient in registry.split}
-        if len(known) > 1:
-            raise InputError(
-                f"--split-by-column {plan.by_column}: {len(unit):,} patients share a value, but registry {registry.path.name} has them in "
-                "different splits. Keep the new split apart with --registry NEW.csv."
-            )
-        fixed[k] = known.pop() if known else -1
-    free = np.flatnonzero(fixed < 0)
-    if len(units) < np.count_nonzero(shares):
+    shares = _shares(task.plan)
+    units = _join_groups(task.groups)
+    fixed = np.array([_known_split(unit, task) for unit in units], np.int64)
+    n_splits = np.count_nonzero(shares)
+    if len(units) < n_splits:
         raise InputError(
-            f"--split-by-column {plan.by_column}: {len(units)} groups of patients who share no value; {np.count_nonzero(shares)} splits need "
-            "as many. Set the ratio of a split to 0, or split by patient."
+            f"--split-by-column {task.plan.by_column}: {len(units)} groups of patients who share "
+            f"no value; {n_splits} splits need as many. Set the ratio of a split to 0, or split by "
+            "patient."
         )
-    best, best_cost = fixed, np.inf
-    for candidate in range(N_CANDIDATES):
-        order = _generator(plan.seed, candidate).permutation(free)
-        if candidate % 2 == 0:
+    counts = [_patient_counts(unit, task.labels) for unit in units]
+    weight = np.array(counts, np.int64).reshape(-1, 2)
+    free = np.flatnonzero(fixed < 0)
+
+    def draw(candidate: int) -> NDArray[np.int64]:
+        order = _generator(task.plan.seed, candidate).permutation(free)
+        if candidate % 2 == 0:  # the largest first; the odd candidates keep the random order
             order = order[np.argsort(-weight[order, 0], kind="stable")]
-        split = _fill(order, fixed, weight[:, 0], shares)
-        cost = _imbalance(split, weight, shares)
-        if cost < best_cost:
-            best, best_cost = split, cost
-    wanted = set(new)
-    return {
-        patient: int(k)
-        for unit, k in zip(units, best, strict=True)
-        for patient in unit
-        if patient in wanted
-    }
+        return _fill(order, fixed, weight[:, 0], shares)
+
+    best = _most_balanced(map(draw, range(N_CANDIDATES)), weight, shares)
+    split_of = {}
+    for unit, split in zip(units, best, strict=True):
+        split_of.update(dict.fromkeys(unit, int(split)))
+    return {patient: split_of[patient] for patient in task.patients}
+
+
+def _known_split(unit: list[str], task: Placement) -> int:
+    """Return the split in which the registry has patients of a group; -1 for none."""
+    registry = task.registry
+    known = {registry.split[patient] for patient in unit if patient in registry.split}
+    if len(known) > 1:
+        raise InputError(
+            f"--split-by-column {task.plan.by_column}: {len(unit):,} patients share a value, but "
+            f"registry {registry.path.name} has them in different splits. "
+            "Keep the new split apart with --registry NEW.csv."
+        )
+    return known.pop() if known else -1
 
 
 def _fill(
@@ -235,12 +256,13 @@ def _fill(
     size: NDArray[np.int64],
     shares: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """Put units one by one into the split that lacks most; the last ones go to splits that would stay empty."""
+    """Put groups one by one where most is lacking; the last ones fill splits still empty."""
     split = fixed.copy()
-    for n_left, k in zip(range(len(order), 0, -1), order, strict=True):
+    for n_placed, k in enumerate(order):
         held = np.bincount(split[split >= 0], size[split >= 0], minlength=len(shares))
         need = np.where(shares > 0, shares * size.sum() - held, -np.inf)
         empty = (shares > 0) & (held == 0)
+        n_left = len(order) - n_placed
         if n_left <= np.count_nonzero(empty):
             need[~empty] = -np.inf
         split[k] = int(np.argmax(need))
@@ -249,16 +271,96 @@ def _fill(
 
 def _join_groups(groups: Mapping[str, set[str]]) -> list[list[str]]:
     """Join patients who share a value, also through other patients, into sorted units."""
-    links = [
-        (("patient", patient), node)
-        for patient in groups
-        for node in [("patient", patient), *(("value", value) for value in groups[patient])]
+    links: list[tuple[tuple[str, str], tuple[str, str]]] = []
+    for patient, values in groups.items():
+        here = ("patient", patient)
+        links.append((here, here))
+        links += [(here, ("value", value)) for value in values]
+    units = [
+        [name for kind, name in unit if kind == "patient"]  # without the values
+        for unit in join_pairs(links)
     ]
-    return sorted([name for kind, name in unit if kind == "patient"] for unit in join_pairs(links))
+    return sorted(units)
 
 
-def _check_classes(registry: Registry, labels: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a split without a positive or a negative patient, with the counts; unlabelled patients count as neither."""
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
+
+
+def _pattern(labels: Sequence[int]) -> str:
+    n_positive = sum(label == 1 for label in labels)
+    if n_positive == 0:
+        return "none"
+    return "all" if n_positive == len(labels) else "mixed"
+
+
+def _record_counts(labels: Sequence[int]) -> tuple[int, int]:
+    """Count a patient's records and positive records."""
+    return len(labels), sum(label == 1 for label in labels)
+
+
+def _patient_counts(unit: list[str], labels: Labels) -> tuple[int, int]:
+    """Count a group's patients and its patients with a positive record."""
+    return len(unit), sum(1 in labels.get(patient, ()) for patient in unit)
+
+
+def _shares(plan: SplitPlan) -> NDArray[np.float64]:
+    """Return the share of the patients to place for each split. Raises InputError."""
+    shares = np.array(plan.ratios) / 100
+    if plan.fixed_test:  # the list makes the test split; train and val share the others
+        shares[TEST] = 0
+        if not shares.any():
+            raise InputError(
+                "--split leaves nothing for the patients who are not on the test list. "
+                "Give train or val a ratio above 0."
+            )
+        shares /= shares.sum()
+    return shares
+
+
+def _largest_remainder(n: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Cut n into whole parts closest to the shares (Hamilton's method).
+
+    Every share above 0 gets at least one where n allows.
+    """
+    sizes = np.floor(n * shares + 1e-9).astype(np.int64)
+    order = np.argsort(-(n * shares - sizes), kind="stable")
+    sizes[order[: n - sizes.sum()]] += 1
+    if n >= np.count_nonzero(shares):
+        while (empty := (shares > 0) & (sizes == 0)).any():
+            sizes[np.argmax(sizes)] -= 1
+            sizes[np.argmax(empty)] += 1
+    return sizes
+
+
+def _most_balanced(
+    candidates: Iterator[NDArray[np.int64]],
+    weight: NDArray[np.int64],
+    shares: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Return the first of the candidates with the smallest imbalance."""
+    return min(candidates, key=lambda split: _imbalance(split, weight, shares))
+
+
+def _imbalance(
+    split: NDArray[np.int64], weight: NDArray[np.int64], shares: NDArray[np.float64]
+) -> float:
+    """Add up the largest deviations from the shares of both columns of `weight` (n, 2).
+
+    The columns are records and positive records, or patients and positive patients.
+    """
+    cost = 0.0
+    for column in weight.T:
+        held = np.bincount(split, column, minlength=len(shares)) / max(column.sum(), 1)
+        cost += np.abs(held - shares).max()
+    return float(cost)
+
+
+def _check_classes(registry: Registry, labels: Labels) -> None:
+    """Refuse a split without a positive or a negative patient. Raises InputError with the counts.
+
+    Patients without a known label count as neither.
+    """
     counts = np.zeros((len(SPLITS), 2), np.int64)
     for patient, values in labels.items():
         known = [label for label in values if label in (0, 1)]
@@ -267,12 +369,17 @@ def _check_classes(registry: Registry, labels: Mapping[str, Sequence[int]]) -> N
     lacking = [
         name for k, name in enumerate(SPLITS) if _is_used(registry.plan, k) and counts[k].min() == 0
     ]
-    if lacking and counts.sum() and not registry.plan.allow_missing_class:
-        held = "; ".join(
-            f"{name} {counts[k, 1]} positive, {counts[k, 0]} negative"
-            for k, name in enumerate(SPLITS)
-        )
-        raise InputError(
-            f"Every split needs a positive and a negative patient; {', '.join(lacking)} would lack one (patients: {held}). "
-            "Add patients, change --split, or go on with --allow-missing-class."
-        )
+    if not lacking or not counts.any() or registry.plan.allow_missing_class:
+        return
+    held = "; ".join(
+        f"{name} {n_positive} positive, {n_negative} negative"
+        for name, (n_negative, n_positive) in zip(SPLITS, counts.tolist(), strict=True)
+    )
+    raise InputError(
+        f"Every split needs a positive and a negative patient; {', '.join(lacking)} would lack one "
+        f"(patients: {held}). Add patients, change --split, or add --allow-missing-class."
+    )
+
+
+def _is_used(plan: SplitPlan, k: int) -> bool:
+    return bool(plan.ratios[k] > 0 or (plan.fixed_test and k == TEST))
