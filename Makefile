@@ -100,7 +100,7 @@ docs: .venv/docs
 
 bench: .venv/bench
 	$(BIN)/python bench/prep.py
-	$(BIN)/python bench/copies.py
+	$(BIN)/python bench/duplicates.py
 	$(BIN)/python bench/readers.py
 	$(BIN)/python bench/loader.py
 	$(BIN)/python bench/training.py

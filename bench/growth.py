@@ -3,7 +3,7 @@
     python bench/growth.py [--rows 2000,20000] [--plot docs/growth.png]
 
 Each measurement runs in a process of its own, which reports its peak of anonymous memory (mapped pages are page cache, which the system takes
-back). Building: as many different MUSE files of 10 s at 100 Hz, on two processes, without the search for near copies (bench/copies.py). Loading
+back). Building: as many different MUSE files of 10 s at 100 Hz, on two processes, without the search for near copies (bench/duplicates.py). Loading
 and training: stores of 8 x 5000 samples that hold zeros and take no room on disk, since only reading counts; the default network on batches of 32.
 The projection to 10 million rows goes on with the line through the smallest and the largest size; its arithmetic is printed.
 """

@@ -103,7 +103,7 @@ def time_builds(folder: Path, n_files: int, rounds: int) -> None:
 
 
 BUILD = "import sys; from ecgprep.cli import cli; cli(['build', *sys.argv[1:], '--replace', '--duplicates', 'exact', '--json'], standalone_mode=False)"
-"""Simulated hearts are so alike that the search for re-exported ones would be what is timed; it has a benchmark of its own, copies.py."""
+"""Simulated hearts are so alike that the search for re-exported ones would be what is timed; it has a benchmark of its own, duplicates.py."""
 
 
 def time_jobs(folder: Path, rounds: int) -> None:

@@ -263,7 +263,7 @@ def build(
 
 def _report_build(store: Any, as_json: bool, unchanged: bool) -> None:
     """Print what is in a store that has just been built, and what a user must know about it."""
-    from ecgprep.patients.confounding import probe_origin
+    from ecgprep.patients.confounding import probe_confounding
     from ecgprep.store.record import private_path, read_build_record
     from ecgprep.store.summary import summarise
 
@@ -274,7 +274,7 @@ def _report_build(store: Any, as_json: bool, unchanged: bool) -> None:
     record = read_build_record(store.path) or {}
     for warning in [
         *record.get("warnings", []),
-        probe_origin(store, record.get("dialects")).warning,
+        probe_confounding(store, record.get("dialects")).warning,
     ]:
         if warning:
             click.echo(f"Warning: {warning}", err=True)

@@ -17,7 +17,12 @@ from ecgprep.building.parts import ROW_ARRAYS, PartResult
 from ecgprep.errors import STATUS_CODE, STATUSES, InputError, TooManyRejects
 from ecgprep.files.atomic import PRIVATE, write_file
 from ecgprep.leads import LEADS
-from ecgprep.patients.duplicates import FINGERPRINT_SIZE, join_pairs, near_copies, same_bytes
+from ecgprep.patients.duplicates import (
+    FINGERPRINT_SIZE,
+    exact_duplicates,
+    join_pairs,
+    near_duplicates,
+)
 from ecgprep.patients.manifest import Manifest
 from ecgprep.quality import BIT, Spectrum, bins_per_hz, spectrum
 from ecgprep.store.format import ARRAYS, CHUNK_RECORDS, LABEL_UNKNOWN, Layout
@@ -91,7 +96,7 @@ class Rows:
         known[: self.n_frozen] |= self.arrays["status"][: self.n_frozen] == STATUS_CODE["conflict"]
         rows = np.flatnonzero(known)
         keys = [self.arrays[name] for name in ("crc32c", "moments", "valid_span", "lead_mask")]
-        groups = same_bytes(rows, keys, waveforms.read)
+        groups = exact_duplicates(rows, keys, waveforms.read)
         if near:
             repeated = {row for group in groups for row in group[1:]}
             unique = rows[~np.isin(rows, list(repeated))]
@@ -105,7 +110,7 @@ class Rows:
                 (group[0], row)
                 for group in [
                     *groups,
-                    *near_copies(self.fingerprints, self.arrays["lead_mask"], unique, load),
+                    *near_duplicates(self.fingerprints, self.arrays["lead_mask"], unique, load),
                 ]
                 for row in group[1:]
             ]

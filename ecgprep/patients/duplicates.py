@@ -1,10 +1,13 @@
-"""Find recordings that are in a cohort twice: to the bit, or exported again in another dialect, rate, gain step or filter, or cut elsewhere.
+"""Find recordings that are in a cohort twice: byte-identical ones, and ones exported again.
 
-Near copies are found in two steps. A fingerprint of each recording, its lead-by-lead cross-spectra in four bands from 3 to 20 Hz, hardly
-depends on gain, rate, filters or on where the ten seconds begin: pairs with similar fingerprints (cosine about the mean of all) are
-candidates. Each candidate is then decided by the largest correlation of the two signals, 3 to 20 Hz, over lags of up to 2.5 s, taken
-over the common leads and the seconds that overlap. On 1,987 public recordings, exported again at 250 Hz in steps of 4.88 µV after a
-0.5-40 Hz filter and cut up to 2 s elsewhere, copies reach 0.970 to 1; the highest value between any two others is 0.91.
+A near duplicate may come in another dialect, sampling rate, gain step or filter, or be cut
+elsewhere. Near duplicates are found in two steps. A fingerprint of each recording, its lead-by-lead
+cross-spectra in four bands from 3 to 20 Hz, hardly depends on gain, rate, filters or on where the
+ten seconds begin: pairs with similar fingerprints (cosine about the mean of all) are candidates.
+Each candidate is then decided by the largest correlation of the two signals, 3 to 20 Hz, over lags
+of up to 2.5 s, taken over the common leads and the seconds that overlap. On 1,987 public
+recordings, exported again at 250 Hz in steps of 4.88 µV after a 0.5-40 Hz filter and cut up to 2 s
+elsewhere, duplicates reach 0.970 to 1; the highest value of any two other recordings is 0.91.
 """
 
 from __future__ import annotations
@@ -20,96 +23,112 @@ from numpy.typing import NDArray
 
 FINGERPRINT_VERSION = 1
 
-
 _EDGES_HZ = (3.0, 5.0, 8.0, 12.0, 20.0)
-
+"""Edges of the four bands."""
 
 _N_LEADS = 8
 
-
 FINGERPRINT_SIZE = _N_LEADS * _N_LEADS * (len(_EDGES_HZ) - 1)
 
-
 SIMILAR = 0.92
-"""Cosine of two fingerprints that makes their recordings worth comparing: 0.5 in 10,000 pairs reach it, and 99.5 % of copies."""
+"""Cosine of two fingerprints from which their recordings are compared.
 
+0.5 in 10,000 pairs reach it, and 99.5 % of duplicates.
+"""
 
-VERY_SIMILAR, FEW_LEADS_ROWS = 0.98, 5_000
+VERY_SIMILAR = 0.98
+"""The same for pairs with fewer than MIN_COMMON_LEADS, whose fingerprints say little."""
 
+MIN_COMMON_LEADS = 3
+
+FEW_LEADS_ROWS = 5_000
+"""Above so many recordings, pairs with fewer than MIN_COMMON_LEADS are not compared."""
+
+_MIN_ROWS_FOR_MEAN = 100
+"""With fewer recordings, duplicates make up much of the mean, so it rules out no pair."""
 
 SAME = 0.97
-"""Correlation that makes two recordings the same one."""
-
+"""Correlation from which two recordings are the same one."""
 
 _WORTH_REFINING = 0.75
-"""Correlation in steps of 20 ms below which steps of 4 ms are not looked at: half a step costs a copy at most 0.15."""
+"""Correlation in steps of 20 ms from which steps of 4 ms are tried.
 
+Half a step costs a duplicate at most 0.15.
+"""
 
 MAX_LAG_S = 2.5
 
-
 MIN_OVERLAP_S = 4.0
-"""Of what is left when half a second is cut from both ends of each recording."""
+"""Required overlap, after half a second is cut from both ends of each recording."""
 
+_MIN_OVERLAP_SHARE = 0.8
+"""Required overlap of short recordings, as a share of the shorter one."""
 
 _EDGE_S = 0.5
 
-
 _RATE_HZ = 50
 
-
 _FINER = 5
-
+"""Steps of 4 ms in one of 20 ms."""
 
 _BLOCK = 2048
-
+"""Fingerprints multiplied with as many others in one go."""
 
 Bins = NDArray[np.complex64]
-
+"""A spectrum: leads x frequencies."""
 
 Node = TypeVar("Node", int, tuple[str, str])
-
 
 _UPPER, _STRICT = np.triu_indices(_N_LEADS), np.triu_indices(_N_LEADS, 1)
 
 
 def fingerprint(bins: Bins, per_hz: float) -> NDArray[np.int8]:
-    """Reduce a spectrum (8, bins) with `per_hz` bins a hertz to FINGERPRINT_SIZE numbers, the largest ±127; zeros for no signal."""
+    """Reduce a spectrum (8, bins) with `per_hz` bins a hertz to FINGERPRINT_SIZE numbers.
+
+    The largest is ±127; all are zero without a signal.
+    """
     parts = []
     for low, high in itertools.pairwise(_EDGES_HZ):
         band = bins[:, round(low * per_hz) : round(high * per_hz)]
         cross = band @ band.conj().T
         parts += [cross.real[_UPPER], cross.imag[_STRICT]]
     values = np.concatenate(parts)
-    values = np.sign(values) * np.sqrt(
-        np.abs(values)
-    )  # else the tallest lead would be all there is to see
-    return np.rint(127 * values / max(float(np.abs(values).max()), 1e-9)).astype(np.int8)
+    # Without the root, the tallest lead would outweigh all others.
+    values = np.sign(values) * np.sqrt(np.abs(values))
+    largest = max(float(np.abs(values).max()), 1e-9)
+    return np.rint(127 * values / largest).astype(np.int8)
 
 
 def similar_pairs(
     fingerprints: NDArray[np.int8], masks: NDArray[np.bool_], rows: NDArray[np.int64]
 ) -> Iterator[tuple[int, int]]:
-    """Yield pairs of `rows` (first < second) whose fingerprints are similar in the leads that both have (`masks`, (N, 8)).
+    """Yield pairs of `rows` (first < second) with similar fingerprints in their common leads.
 
-    Every pair is compared, in blocks of fast products. Pairs with fewer than three common leads, whose fingerprints say little, must be
-    more alike, and are left out among more than FEW_LEADS_ROWS recordings.
+    `masks` (N, 8) says which leads are present. Every pair is compared, in blocks of fast products.
+    Pairs with few common leads must be more alike, and are left out in large cohorts.
     """
-    groups: dict[bytes, list[int]] = defaultdict(list)
+    rows_by_mask: dict[bytes, list[int]] = defaultdict(list)
     for row in rows.tolist():
-        groups[masks[row].tobytes()].append(row)
-    # With few recordings their mean is made of the copies themselves, so nothing is ruled out by it.
-    few = len(rows) < 100
-    kinds = [
+        rows_by_mask[masks[row].tobytes()].append(row)
+    groups = [
         (np.frombuffer(mask, np.bool_), np.array(members))
-        for mask, members in sorted(groups.items())
+        for mask, members in sorted(rows_by_mask.items())
     ]
-    for k, (mask, members) in enumerate(kinds):
-        for other_mask, others in kinds[k:]:
-            common = mask & other_mask
-            if common.sum() >= 3 or (common.any() and len(rows) <= FEW_LEADS_ROWS):
-                limit = -1.0 if few else SIMILAR if common.sum() >= 3 else VERY_SIMILAR
-                yield from _alike(fingerprints[:, _columns(common)], members, others, limit)
+    for (mask, members), (other_mask, others) in itertools.combinations_with_replacement(groups, 2):
+        common = mask & other_mask
+        limit = _similarity_limit(int(common.sum()), len(rows))
+        if limit is not None:
+            yield from _alike(fingerprints[:, _columns(common)], members, others, limit)
+
+
+def _similarity_limit(n_common_leads: int, n_rows: int) -> float | None:
+    """Return the cosine from which a pair is a candidate; None if it is not compared at all."""
+    few_leads = n_common_leads < MIN_COMMON_LEADS
+    if n_common_leads == 0 or (few_leads and n_rows > FEW_LEADS_ROWS):
+        return None
+    if n_rows < _MIN_ROWS_FOR_MEAN:
+        return -1.0
+    return VERY_SIMILAR if few_leads else SIMILAR
 
 
 def _columns(leads: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -119,7 +138,13 @@ def _columns(leads: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
+    """Scale each row to length 1."""
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.asarray(values / np.maximum(lengths, 1e-12))
+
+
+def _blocks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [rows[first : first + _BLOCK] for first in range(0, len(rows), _BLOCK)]
 
 
 def _alike(
@@ -128,29 +153,35 @@ def _alike(
     others: NDArray[np.int64],
     limit: float,
 ) -> Iterator[tuple[int, int]]:
-    """Yield pairs of one of `members` and one of `others` (which may be the same rows) with a cosine about the mean of at least `limit`."""
+    """Yield pairs of `members` and `others` with a cosine about the mean of at least `limit`.
 
-    def raw(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    If `others` is `members`, each pair of them is compared once.
+    """
+
+    def unit(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return _unit(fingerprints[rows].astype(np.float32))
 
-    def blocks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        return [rows[first : first + _BLOCK] for first in range(0, len(rows), _BLOCK)]
-
-    same = members is others
-    all_blocks = blocks(members) + ([] if same else blocks(others))
-    total = np.sum([raw(rows).sum(axis=0, dtype=np.float64) for rows in all_blocks], axis=0)
-    centre = (total / sum(map(len, all_blocks))).astype(np.float32)
-    for k, here in enumerate(blocks(members)):
-        left = _unit(raw(here) - centre)
-        for there in blocks(others)[k if same else 0 :]:
-            near = np.argwhere(left @ _unit(raw(there) - centre).T >= limit)
-            for i, j in zip(here[near[:, 0]].tolist(), there[near[:, 1]].tolist(), strict=True):
-                if i < j or (i != j and not same):
+    among_themselves = members is others
+    all_blocks = _blocks(members) + ([] if among_themselves else _blocks(others))
+    total = np.sum([unit(rows).sum(axis=0, dtype=np.float64) for rows in all_blocks], axis=0)
+    n_rows = sum(len(rows) for rows in all_blocks)
+    centre = (total / n_rows).astype(np.float32)
+    for k, here in enumerate(_blocks(members)):
+        left = _unit(unit(here) - centre)
+        for there in _blocks(others)[k if among_themselves else 0 :]:
+            cosine = left @ _unit(unit(there) - centre).T
+            first, second = np.nonzero(cosine >= limit)
+            for i, j in zip(here[first].tolist(), there[second].tolist(), strict=True):
+                if i < j or (i != j and not among_themselves):
                     yield min(i, j), max(i, j)
 
 
-class _Track:
-    """A recording in the band 3 to 20 Hz at 50 Hz, ready to be compared: transform, running energy per lead, span of signal."""
+class Track:
+    """A recording in the band 3 to 20 Hz at 50 Hz, ready to be compared.
+
+    `bins` (8, n) has `per_hz` bins a hertz and begins with the first sample of signal, which lasts
+    `seconds`; `mask` (8,) says which leads are present.
+    """
 
     __slots__ = ("conjugate", "mask", "span", "squares", "total", "transform")
 
@@ -161,8 +192,8 @@ class _Track:
         x = np.fft.irfft(band, axis=1).astype(np.float32)
         n = x.shape[1]
         # The ends ring from filtering, and each cut rings differently: they are left out.
-        first, last = (round(edge * _RATE_HZ) for edge in (_EDGE_S, seconds - _EDGE_S))
-        self.span = max(0, first), min(n, max(first, last))
+        first, last = round(_EDGE_S * _RATE_HZ), round((seconds - _EDGE_S) * _RATE_HZ)
+        self.span = first, min(n, max(first, last))
         x[:, : self.span[0]] = 0
         x[:, self.span[1] :] = 0
         self.mask = mask
@@ -173,57 +204,74 @@ class _Track:
 
     @staticmethod
     def _running(squares: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.concatenate([[0.0], np.cumsum(squares.sum(axis=0, dtype=np.float64))])
+        energy = np.cumsum(squares.sum(axis=0, dtype=np.float64))
+        return np.concatenate([[0.0], energy])
 
     def energy(self, leads: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Return the running energy (samples + 1,) of some leads; those that are missing add nothing."""
-        return self.total if leads[self.mask].all() else self._running(self.squares[leads])
+        """Return the running energy (samples + 1,) of some leads; missing leads add nothing."""
+        if leads[self.mask].all():
+            return self.total
+        return self._running(self.squares[leads])
 
 
 def _padded(n: int) -> int:
+    """Return a power of two with room for n samples and the largest lag."""
     return int(2 ** np.ceil(np.log2(n + MAX_LAG_S * _RATE_HZ + 1)))
 
 
-def correlation(a: _Track, b: _Track) -> float:
-    """Return the largest correlation of two recordings over lags of up to 2.5 s in steps of 4 ms; 0 without common leads or overlap."""
+def correlation(a: Track, b: Track) -> float:
+    """Return the largest correlation of two recordings over lags of up to 2.5 s in steps of 4 ms.
+
+    It is 0 without common leads or without enough overlap.
+    """
     common = a.mask & b.mask
-    n = _padded(a.total.shape[0] - 1)
-    reach = int(MAX_LAG_S * _RATE_HZ)
-    lags = np.arange(-reach, reach + 1)
-    start, end = np.maximum(a.span[0], b.span[0] - lags), np.minimum(a.span[1], b.span[1] - lags)
-    needed = min(
-        MIN_OVERLAP_S * _RATE_HZ, 0.8 * min(a.span[1] - a.span[0], b.span[1] - b.span[0])
-    )  # short ones: most of the shorter
-    usable = end - start >= max(needed, 1)
-    if not common.any() or not usable.any():
+    lags, start, end = _usable_lags(a, b)
+    if not common.any() or not lags.size:
         return 0.0
-    lags, start, end = lags[usable], start[usable], end[usable]
+    n = _padded(a.total.shape[0] - 1)
     energy_a, energy_b = a.energy(common), b.energy(common)
-    size = np.sqrt(
-        (energy_a[end] - energy_a[start]) * (energy_b[end + lags] - energy_b[start + lags])
-    )
+    overlap_a = energy_a[end] - energy_a[start]
+    overlap_b = energy_b[end + lags] - energy_b[start + lags]
+    size = np.maximum(np.sqrt(overlap_a * overlap_b), 1e-9)
     cross = np.einsum("ij,ij->j", a.conjugate[common], b.transform[common])
-    coarse = float((np.fft.irfft(cross, n)[lags] / np.maximum(size, 1e-9)).max())
+    coarse = float((np.fft.irfft(cross, n)[lags] / size).max())
     if coarse < _WORTH_REFINING:
         return coarse
     fine = np.fft.irfft(cross, n * _FINER) * _FINER
     around = np.arange(-(_FINER // 2), _FINER // 2 + 1)
     tops = fine[(lags[:, None] * _FINER + around) % (n * _FINER)].max(axis=1)
-    return float((tops / np.maximum(size, 1e-9)).max())
+    return float((tops / size).max())
+
+
+def _usable_lags(
+    a: Track, b: Track
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the lags with enough overlap, and where the overlap of each starts and ends in `a`."""
+    reach = int(MAX_LAG_S * _RATE_HZ)
+    lags = np.arange(-reach, reach + 1)
+    start = np.maximum(a.span[0], b.span[0] - lags)
+    end = np.minimum(a.span[1], b.span[1] - lags)
+    shorter = min(a.span[1] - a.span[0], b.span[1] - b.span[0])
+    needed = min(MIN_OVERLAP_S * _RATE_HZ, _MIN_OVERLAP_SHARE * shorter)
+    usable = end - start >= max(needed, 1)
+    return lags[usable], start[usable], end[usable]
 
 
 Load = Callable[[int], tuple[Bins, float, NDArray[np.bool_], float]]
-"""Row -> spectrum from the first sample of signal on, bins a hertz, lead mask (8,), seconds of signal."""
+"""Row -> the arguments of `Track`."""
 
 
-def near_copies(
+def near_duplicates(
     fingerprints: NDArray[np.int8], masks: NDArray[np.bool_], rows: NDArray[np.int64], load: Load
 ) -> list[list[int]]:
-    """Group `rows` that hold the same recording; groups of one are left out. Groups and rows within are in ascending order."""
+    """Group `rows` that hold the same recording; groups of one are left out.
+
+    Groups, and the rows in each, are in ascending order.
+    """
 
     @lru_cache(maxsize=4096)
-    def track(row: int) -> _Track:
-        return _Track(*load(row))
+    def track(row: int) -> Track:
+        return Track(*load(row))
 
     pairs = [
         (i, j)
@@ -234,7 +282,7 @@ def near_copies(
 
 
 def join_pairs(pairs: Iterable[tuple[Node, Node]]) -> list[list[Node]]:
-    """Turn pairs of anything into groups, in the order of their first members: what is a copy of a copy is a copy (union-find)."""
+    """Join pairs that share a member into groups, ordered by their first members (union-find)."""
     parent: dict[Node, Node] = {}
 
     def find(node: Node) -> Node:
@@ -252,16 +300,20 @@ def join_pairs(pairs: Iterable[tuple[Node, Node]]) -> list[list[Node]]:
     return list(groups.values())
 
 
-def same_bytes(
+def exact_duplicates(
     rows: NDArray[np.int64], keys: list[NDArray[Any]], read: Callable[[int], bytes]
 ) -> list[list[int]]:
-    """Group `rows` whose waveforms are equal to the byte. Those with equal `keys` (arrays by row: checksum, moments, …) are compared."""
+    """Group `rows` whose waveforms are equal to the byte; groups of one are left out.
+
+    Only rows with equal `keys` (arrays by row: checksum, moments, …) are read and compared.
+    """
     candidates: dict[bytes, list[int]] = defaultdict(list)
     for row in rows.tolist():
-        candidates[b"".join(key[row].tobytes() for key in keys)].append(row)
-    groups: dict[bytes, list[int]] = defaultdict(list)
+        key = b"".join(array[row].tobytes() for array in keys)
+        candidates[key].append(row)
+    identical: dict[bytes, list[int]] = defaultdict(list)
     for alike in candidates.values():
         if len(alike) > 1:
             for row in alike:
-                groups[read(row)].append(row)
-    return [group for group in groups.values() if len(group) > 1]
+                identical[read(row)].append(row)
+    return [group for group in identical.values() if len(group) > 1]

@@ -19,7 +19,7 @@ from ecgprep.errors import STATUS_CODE, STATUSES
 from ecgprep.files.atomic import PRIVATE
 from ecgprep.files.output import write_output
 from ecgprep.leads import LEADS
-from ecgprep.patients.confounding import WARN_ABOVE, probe_origin
+from ecgprep.patients.confounding import WARN_ABOVE, probe_confounding
 from ecgprep.reports.disclosure import Counts
 from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
@@ -52,7 +52,7 @@ def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[
     if record is not None and record["content_sha256"] != store.content_sha256:
         record = None
     summary, count = summarise(store), Counts(exact)
-    probe = probe_origin(store, None if record is None else record["dialects"])
+    probe = probe_confounding(store, None if record is None else record["dialects"])
     return {
         "name": store.path.name,
         "hidden": not exact,

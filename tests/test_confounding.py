@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ecgprep.patients.confounding import probe_origin
+from ecgprep.patients.confounding import probe_confounding
 
 
 def fake_store(label, rate, mask=None, patient=None):
@@ -35,7 +35,7 @@ def fake_store(label, rate, mask=None, patient=None):
 def test_labels_that_do_not_depend_on_the_origin_give_one_half():
     generator = np.random.default_rng(1)
     label = generator.random(4000) < 0.1
-    probe = probe_origin(
+    probe = probe_confounding(
         fake_store(label, generator.choice([250, 500, 1000], 4000)),
         list(generator.choice(["muse", "aecg"], 4000)),
     )
@@ -48,7 +48,7 @@ def test_a_rate_that_follows_the_label_is_found_and_named():
     generator = np.random.default_rng(2)
     label = generator.random(1000) < 0.2
     rate = np.where(label ^ (generator.random(1000) < 0.1), 250, 500)
-    probe = probe_origin(fake_store(label, rate))
+    probe = probe_confounding(fake_store(label, rate))
     assert probe.auroc["rate"] == pytest.approx(0.9, abs=0.03)
     assert probe.auroc["leads"] == 0.5
     assert "AUROC of 0.9" in probe.warning
@@ -58,22 +58,22 @@ def test_leads_that_follow_the_label_are_found():
     label = np.arange(200) % 2
     mask = np.ones((200, 8), bool)
     mask[label == 1, 3] = False
-    assert probe_origin(fake_store(label, np.full(200, 500), mask)).auroc["leads"] == 1.0
+    assert probe_confounding(fake_store(label, np.full(200, 500), mask)).auroc["leads"] == 1.0
 
 
 def test_a_patient_is_never_on_both_sides():
     """An origin of its own for every patient predicts nothing about other patients."""
     patient = np.repeat(np.arange(100), 10)
     label = patient % 2
-    assert probe_origin(fake_store(label, 500 + patient, patient=patient)).auroc[
+    assert probe_confounding(fake_store(label, 500 + patient, patient=patient)).auroc[
         "rate"
     ] == pytest.approx(0.5, abs=0.05)
 
 
 def test_too_few_patients_give_no_figure():
-    assert probe_origin(fake_store([1] * 4 + [0] * 50, [500] * 54)).auroc["all"] is None
-    assert probe_origin(fake_store([-1] * 10, [500] * 10)).auroc["all"] is None
+    assert probe_confounding(fake_store([1] * 4 + [0] * 50, [500] * 54)).auroc["all"] is None
+    assert probe_confounding(fake_store([-1] * 10, [500] * 10)).auroc["all"] is None
 
 
 def test_real_corpus_warns_of_nothing(store):
-    assert probe_origin(store).warning is None
+    assert probe_confounding(store).warning is None

@@ -11,10 +11,10 @@ from ecgprep.building.plan import BuildSettings
 from ecgprep.errors import STATUSES
 from ecgprep.patients.duplicates import (
     SAME,
-    _Track,
+    Track,
     correlation,
     join_pairs,
-    near_copies,
+    near_duplicates,
     similar_pairs,
 )
 from ecgprep.patients.registry import SplitPlan
@@ -81,12 +81,12 @@ def test_copies_in_the_simulated_corpus_are_none(store):
     assert set(store.array("status")) == {0}
 
 
-def track(uv: np.ndarray, mask: np.ndarray | None = None) -> _Track:
+def track(uv: np.ndarray, mask: np.ndarray | None = None) -> Track:
     """Make a track of eight leads as the store would hold them."""
     waveform = np.rint(uv[[0, 1, 6, 7, 8, 9, 10, 11], :5000]).astype(np.int16)
     mask = np.ones(8, bool) if mask is None else mask
     bins = spectrum(waveform * mask[:, None].astype(np.int16), (0, 5000), mask, 500)
-    return _Track(bins, bins_per_hz(bins, 500), mask, 10.0)
+    return Track(bins, bins_per_hz(bins, 500), mask, 10.0)
 
 
 def test_correlation_is_that_of_the_shifted_signals():
@@ -125,7 +125,7 @@ def test_copies_of_copies_are_one_group():
     assert join_pairs([(5, 9), (1, 2), (9, 3), (2, 7)]) == [[1, 2, 7], [3, 5, 9]]
 
 
-def test_near_copies_asks_for_each_recording_few_times():
+def test_near_duplicates_asks_for_each_recording_few_times():
     uv = {row: heart(row % 20) for row in range(20)} | {20: heart(4) * 1.1}
     loads = []
 
@@ -136,7 +136,7 @@ def test_near_copies_asks_for_each_recording_few_times():
         return bins, bins_per_hz(bins, 500), np.ones(8, bool), 10.0
 
     fingerprints = np.random.default_rng(0).integers(-100, 100, (21, 256)).astype(np.int8)
-    assert near_copies(fingerprints, np.ones((21, 8), bool), np.arange(21), load) == [[4, 20]]
+    assert near_duplicates(fingerprints, np.ones((21, 8), bool), np.arange(21), load) == [[4, 20]]
     assert len(loads) == 21
 
 
@@ -169,7 +169,7 @@ def test_no_false_alarm_on_real_recordings(samples):
         )
     )
     assert (
-        max((correlation(_Track(*tracks[i]), _Track(*tracks[j])) for i, j in pairs), default=0)
+        max((correlation(Track(*tracks[i]), Track(*tracks[j])) for i, j in pairs), default=0)
         < SAME - 0.02
     )
 
@@ -193,7 +193,7 @@ def test_copies_that_lack_leads_are_found_in_a_larger_cohort():
         return bins, bins_per_hz(bins, 500), masks[row], 10.0
 
     fingerprints = np.stack([fingerprint(*load(row)[:2]) for row in range(len(masks))])
-    assert near_copies(fingerprints, np.stack(masks), np.arange(len(masks)), load) == [
+    assert near_duplicates(fingerprints, np.stack(masks), np.arange(len(masks)), load) == [
         [10 * i, 140 + i] for i in range(5)
     ]
 
@@ -209,7 +209,7 @@ def test_short_recordings_are_compared_over_most_of_their_length(seconds):
         first = (5000 - waveform.shape[1]) // 2
         padded[:, first : first + waveform.shape[1]] = waveform
         bins = spectrum(padded, (first, first + waveform.shape[1]), np.ones(8, bool), 500)
-        return _Track(bins, bins_per_hz(bins, 500), np.ones(8, bool), seconds)
+        return Track(bins, bins_per_hz(bins, 500), np.ones(8, bool), seconds)
 
     assert correlation(short(one), short(other)) > SAME
     assert correlation(short(one), short(heart(7)[:, : seconds * 500])) < SAME
