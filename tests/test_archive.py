@@ -77,7 +77,7 @@ def test_existing_targets_and_other_folders_are_refused(store, packed, tmp_path)
         pack(store.path, packed)
     with pytest.raises(TargetExists):
         unpack(packed, store.path)
-    with pytest.raises(StoreError, match="is no packed store"):
+    with pytest.raises(StoreError, match="is not a packed store"):
         unpack(store.path, tmp_path / "x.zarr")
 
 

@@ -384,7 +384,7 @@ def test_damaged_chunk_is_found_and_not_resumed(folder, whole):
     data = bytearray(chunk.read_bytes())
     data[1000] ^= 1
     chunk.write_bytes(data)
-    with pytest.raises(StoreError, match="not what was meant"):
+    with pytest.raises(StoreError, match="Verification failed"):
         resume(folder)
     resume(folder)
     assert_same(folder, whole)

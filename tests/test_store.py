@@ -171,7 +171,7 @@ def test_gather_is_the_same_where_files_cannot_lie_side_by_side(store, monkeypat
     monkeypatch.setattr(ecgprep.store.mmap, "can_map_side_by_side", lambda size: False)
     other = Store(store.path)
     np.testing.assert_array_equal(whole(other), expected)
-    assert len(other._chunks) == math.ceil(len(store) / CHUNK_RECORDS)
+    assert len(other.waveform_chunks) == math.ceil(len(store) / CHUNK_RECORDS)
 
 
 def test_files_of_odd_size_are_mapped_one_by_one_without_descriptors(store, tmp_path):
@@ -267,7 +267,7 @@ before, last = anonymous_mb(), None
 for batch in make_loader(store, np.arange(len(store)), 4096):
     last = batch
 store.lead_statistics(np.arange(len(store)))
-print(len(store._chunks), last.waveforms[-1].flatten().tolist() == list(range(16)), anonymous_mb() - before < 200)
+print(len(store.waveform_chunks), last.waveforms[-1].flatten().tolist() == list(range(16)), anonymous_mb() - before < 200)
 """
 
 

@@ -99,9 +99,19 @@ def test_every_byte_of_the_metadata_and_many_of_the_data(tmp_path):
     assert sweep(Path(shutil.copytree(golden, tmp_path / "copy.zarr")), every=1) > 8_000
 
 
-def test_file_that_does_not_belong_is_found(copy):
-    (copy / "patients.txt").write_text("Jane Doe")
-    assert check_store(copy).faults == ("1 files are in it that do not belong to a store",)
+def test_files_that_do_not_belong_are_named(copy):
+    (copy / ".DS_Store").write_bytes(b"")
+    (copy / "label/notes.txt").write_text("Jane Doe")
+    (fault,) = check_store(copy).faults
+    assert fault.startswith("2 files do not belong to a store: .DS_Store, label/notes.txt (")
+    assert ".DS_Store, may be deleted; if no other fault is listed, nothing else is wrong" in fault
+
+
+def test_a_few_stray_files_are_named_and_the_rest_counted(copy):
+    for i in range(8):
+        (copy / f"{i}.txt").write_text("")
+    (fault,) = check_store(copy).faults
+    assert "8 files do not belong to a store: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 3 more" in fault
 
 
 def test_patient_in_two_splits_is_found(copy, store):

@@ -27,11 +27,11 @@ from ecgprep.files.atomic import (
 )
 from ecgprep.patients.manifest import Manifest
 from ecgprep.patients.registry import load_registry
+from ecgprep.store import Store, looks_like_store
 from ecgprep.store.format import (
     PATIENT_NONE,
 )
-from ecgprep.store.reader import Store, looks_like_store
-from ecgprep.store.record import _BUILD_RECORD_FORMAT, private_path, read_build_record
+from ecgprep.store.record import BUILD_RECORD_FORMAT, private_path, read_build_record
 
 NO_RECORD = "its build record is missing or unreadable, so what it was built from is not known"
 
@@ -115,7 +115,7 @@ def _registry_agrees(
 def _write_build_record(plan: Plan, rows: Rows, built: Store, registry: str) -> None:
     """Keep what "is it stale?", `--extend` and the reports need and the store must not hold; named `next` until the store is published."""
     record = {
-        "format": _BUILD_RECORD_FORMAT,
+        "format": BUILD_RECORD_FORMAT,
         "content_sha256": built.content_sha256,
         "manifest_sha256": plan.manifest.sha256,
         "registry": str(plan.registry_path.absolute()),

@@ -43,10 +43,10 @@ from ecgprep.files.output import refuse_inside_store
 from ecgprep.patients.manifest import Manifest, check_one_label_per_patient
 from ecgprep.patients.registry import load_registry, save_registry
 from ecgprep.patients.splits import assign
+from ecgprep.store import Store, looks_like_store
 from ecgprep.store.format import (
     CHUNK_RECORDS,
 )
-from ecgprep.store.reader import Store, looks_like_store
 from ecgprep.store.record import private_path, read_build_record
 from ecgprep.store.verify import VerificationFailed, verify_new_store
 

@@ -1,7 +1,8 @@
-"""Pack a store for the archive or the road, and restore it: the same Zarr group with `zstd` on the waveforms, a third of the size.
+"""Pack a store for the archive or for sending, a third of the size, and restore it to the byte.
 
-A packed store is a Zarr v3 group that any Zarr reader opens; only its waveform chunks differ from the store's, and they cannot be mapped.
-Unpacking restores the store to the byte, and proves it by the content hash.
+A packed store is a Zarr v3 group that any Zarr reader opens. Only its waveform chunks differ from
+the store's: they are compressed with zstd, so they cannot be mapped. Unpacking restores the store
+to the byte, and proves it by the content hash.
 """
 
 from __future__ import annotations
@@ -28,27 +29,19 @@ from ecgprep.store.reader import Store
 
 CODECS = ("zstd",)
 
-
 _LEVEL = 3
 """Higher levels take ten times as long for a tenth less."""
 
-
 _MAX_PACKED_CHUNK = 64_000_000
 
+_MAX_RECORDS, _MAX_SAMPLES = 2**28, 2**24
+
+_WAVEFORM_METADATA = "waveforms/zarr.json"
+
+_FETCH_AGAIN = "Fetch the packed store again."
 
 Progress = Callable[[int, int], None]
-
-
-def _codec(name: str) -> dict[str, Any]:
-    if name not in CODECS:
-        raise ValueError(f"codec (={name}) must be one of {', '.join(CODECS)}")
-    return {"name": name, "configuration": {"level": _LEVEL, "checksum": True}}
-
-
-def _metadata(layout: Layout, codec: str) -> dict[str, Any]:
-    """The `waveforms/zarr.json` of a packed store."""
-    metadata = layout.metadata("waveforms")
-    return metadata | {"codecs": [*metadata["codecs"], _codec(codec)]}
+"""Called with the number of files done and of all."""
 
 
 def pack(path: Path, out: Path, codec: str = "zstd", progress: Progress | None = None) -> None:
@@ -56,111 +49,132 @@ def pack(path: Path, out: Path, codec: str = "zstd", progress: Progress | None =
     from numcodecs.zstd import Zstd
 
     refuse_inside_store(out)
-
     store = Store(path)
     if store.computed_sha256() != store.content_sha256:
         raise StoreError(
-            f"{path} is damaged: its files do not match content_sha256. `ecgprep verify {path}` says where."
+            f"{path} is damaged: its files do not match content_sha256. "
+            f"`ecgprep verify {path}` lists the faults."
         )
     zstd = Zstd(level=_LEVEL, checksum=True)
-    with _making(out) as made:
-        chunks = set(store.layout.chunk_files("waveforms"))
-        names = ["zarr.json", *(name for name, _ in store.layout.files())]
-        for k, name in enumerate(names):
-            data = (path / name).read_bytes()
-            if name == "waveforms/zarr.json":
-                data = canonical_json(_metadata(store.layout, codec), indent=2)
-            _write(made / name, zstd.encode(data) if name in chunks else data)
-            if progress:
-                progress(k + 1, len(names))
+    chunks = set(store.layout.chunk_files("waveforms"))
+
+    def packed(name: str) -> bytes:
+        if name == _WAVEFORM_METADATA:
+            return canonical_json(_packed_metadata(store.layout, codec), indent=2)
+        data = (path / name).read_bytes()
+        return bytes(zstd.encode(data)) if name in chunks else data
+
+    with _publishing(out) as unfinished:
+        _write_files(unfinished, store.layout, packed, progress)
 
 
 def unpack(path: Path, out: Path, progress: Progress | None = None) -> Store:
-    """Restore the store that was packed, to the byte. Raises StoreError when the copy is damaged or no packed store."""
-    from numcodecs.zstd import Zstd
+    """Restore a packed store to the byte.
 
+    Raises StoreError when the copy is damaged or is not a packed store, TargetExists, NoSpace.
+    """
     refuse_inside_store(out)
+    layout = _read_packed_layout(path)
+    chunks = set(layout.chunk_files("waveforms"))
 
-    layout = _packed_layout(path)
-    size = layout.chunk_bytes("waveforms")
-    with _making(out) as made:
-        chunks = set(layout.chunk_files("waveforms"))
-        names = ["zarr.json", *(name for name, _ in layout.files())]
-        for k, name in enumerate(names):
-            data: Any = _read(path, name)
-            if name == "waveforms/zarr.json":
-                data = canonical_json(layout.metadata("waveforms"), indent=2)
-            if name in chunks:
-                chunk = bytearray(size)
-                try:
-                    Zstd().decode(
-                        data, chunk
-                    )  # never writes beyond the chunk, whatever the frame declares
-                except (RuntimeError, ValueError):
-                    raise StoreError(
-                        f"{path}: damaged: {name} cannot be decompressed. Fetch the packed store again."
-                    ) from None
-                data = chunk
-            _write(made / name, data)
-            if progress:
-                progress(k + 1, len(names))
-        store = Store(made)
+    def unpacked(name: str) -> bytes | bytearray:
+        if name == _WAVEFORM_METADATA:
+            return canonical_json(layout.metadata("waveforms"), indent=2)
+        data = _read(path, name)
+        return _decompress(data, layout, f"{path}: {name}") if name in chunks else data
+
+    with _publishing(out) as unfinished:
+        _write_files(unfinished, layout, unpacked, progress)
+        store = Store(unfinished)
         if store.computed_sha256() != store.content_sha256:
             raise StoreError(
-                f"{path} is damaged: what it holds does not match its content_sha256. Fetch the packed store again."
+                f"{path} is damaged: its content does not match its content_sha256. {_FETCH_AGAIN}"
             )
     return Store(out)
 
 
-def _packed_layout(path: Path) -> Layout:
-    """Read the sizes of a packed store and check that its waveforms are packed as `pack` does it."""
+def _write_files(
+    folder: Path,
+    layout: Layout,
+    content: Callable[[str], bytes | bytearray],
+    progress: Progress | None,
+) -> None:
+    """Write every file of a store, `content` of its name, below `folder`."""
+    names = ["zarr.json", *(name for name, _ in layout.files())]
+    for k, name in enumerate(names):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_file(target, memoryview(content(name)))
+        if progress:
+            progress(k + 1, len(names))
+
+
+def _packed_metadata(layout: Layout, codec: str) -> dict[str, Any]:
+    """Return the `waveforms/zarr.json` of a packed store."""
+    if codec not in CODECS:
+        raise ValueError(f"codec (={codec}) must be one of {', '.join(CODECS)}")
+    metadata = layout.metadata("waveforms")
+    compressor = {"name": codec, "configuration": {"level": _LEVEL, "checksum": True}}
+    return metadata | {"codecs": [*metadata["codecs"], compressor]}
+
+
+def _read_packed_layout(path: Path) -> Layout:
+    """Read the sizes of a packed store, and check that its waveforms are packed as by `pack`."""
     try:
         root = json.loads(_read(path, "zarr.json"))
-        found = json.loads(_read(path, "waveforms/zarr.json"))
-        shape, names = found["shape"], root["attributes"]["covariate_names"]
+        metadata = json.loads(_read(path, _WAVEFORM_METADATA))
+        shape, names = metadata["shape"], root["attributes"]["covariate_names"]
         layout = Layout(int(shape[0]), int(shape[2]), len(names))
-        packed = (
-            any(found == _metadata(layout, codec) for codec in CODECS)
-            and 0 < layout.n_records < 2**28
-            and 0 < layout.n_samples < 2**24
-        )
+        has_size = 0 < layout.n_records < _MAX_RECORDS and 0 < layout.n_samples < _MAX_SAMPLES
+        if has_size and metadata in [_packed_metadata(layout, codec) for codec in CODECS]:
+            return layout
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        packed = False
-    if not packed:
-        raise StoreError(f"{path} is no packed store. `ecgprep pack STORE OUT.zarr` makes one.")
-    return layout
+        pass
+    raise StoreError(f"{path} is not a packed store. `ecgprep pack STORE OUT.zarr` makes one.")
 
 
 def _read(path: Path, name: str) -> bytes:
+    file = path / name
     try:
-        if not (path / name).is_file() or (path / name).stat().st_size > _MAX_PACKED_CHUNK:
+        if not file.is_file() or file.stat().st_size > _MAX_PACKED_CHUNK:
             raise StoreError(
-                f"{path}: {name} is missing or not a file of a packed store. Fetch the packed store again."
+                f"{path}: {name} is missing or is not a file of a packed store. {_FETCH_AGAIN}"
             )
-        return (path / name).read_bytes()
+        return file.read_bytes()
     except OSError as error:
-        raise StoreError(f"{path}: {name} cannot be read ({error.strerror}).") from None
+        raise StoreError(
+            f"{path}: {name} cannot be read ({error.strerror}). Check its permissions."
+        ) from None
 
 
-def _write(path: Path, data: bytes | bytearray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, memoryview(data))
+def _decompress(data: bytes, layout: Layout, where: str) -> bytearray:
+    """Return one waveform chunk. Raises StoreError."""
+    from numcodecs.zstd import Zstd
+
+    chunk = bytearray(layout.chunk_bytes("waveforms"))
+    try:
+        # Nothing is written beyond the chunk, whatever size the frame declares.
+        Zstd().decode(data, chunk)
+    except (RuntimeError, ValueError):
+        raise StoreError(f"{where} is damaged: it cannot be decompressed. {_FETCH_AGAIN}") from None
+    return chunk
 
 
 @contextlib.contextmanager
-def _making(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out` that gets its name when all went well, and is gone when not."""
+def _publishing(out: Path) -> Iterator[Path]:
+    """Yield a folder beside `out` that gets this name on success and is deleted on failure."""
     if out.exists() or out.is_symlink():
-        raise TargetExists(f"{out} exists. Give another name.")
+        raise TargetExists(f"{out} exists. Choose another name.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    made = out.with_name(f".{out.name}.making")
+    unfinished = out.with_name(f".{out.name}.making")
     with locked(out, wait=False), naming_full_disk(out.parent):
-        shutil.rmtree(made, ignore_errors=True)  # what a killed process has left
+        shutil.rmtree(unfinished, ignore_errors=True)  # left behind by a killed process
         try:
-            made.mkdir()
-            yield made
-            for folder in [made, *(path for path in made.rglob("*") if path.is_dir())]:
+            unfinished.mkdir()
+            yield unfinished
+            folders = [path for path in unfinished.rglob("*") if path.is_dir()]
+            for folder in [unfinished, *folders]:
                 fsync_dir(folder)
-            publish_dir(made, out, replace=False)
+            publish_dir(unfinished, out, replace=False)
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)

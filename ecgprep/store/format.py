@@ -1,12 +1,10 @@
-"""The contract between ecgprep and ecgfit: the layout of a store, format version 1, and how it is opened.
+"""The contract between ecgprep and ecgfit: the layout of a store, format version 1.
 
-A store is a Zarr v3 group that any Zarr reader opens, laid out so that nothing needs to: every chunk file is uncompressed,
-little-endian and C-ordered, so it *is* the array, and 256 records of 8 leads x L samples x 2 bytes are a whole number of
-4 KiB pages, so the chunk files can be mapped side by side into one address range. 256 records are 20 MB at L = 5000:
-a million records are 3,907 files.
-
-Opening trusts nothing: metadata must be exactly what this version writes, and every file must have exactly its size, before
-anything is mapped (reading past the end of a mapped file kills the process with SIGBUS).
+A store is a Zarr v3 group that any Zarr reader opens, laid out so that no reader is needed: every
+chunk file is uncompressed, little-endian and C-ordered, so it *is* the array. A chunk of 256
+records x 8 leads x L samples x 2 bytes is a whole number of 4 KiB pages, so the chunk files can be
+mapped side by side into one address range. 256 records are 20 MB at L = 5000: a million records
+are 3,907 files.
 """
 
 from __future__ import annotations
@@ -28,27 +26,21 @@ from ecgprep.leads import LEADS
 
 FORMAT_VERSION = 1
 
-
 CHUNK_RECORDS = 256
 
-
 SPLITS = ("train", "val", "test")
-
+"""The value k of `split` is SPLITS[k]."""
 
 SPLIT_NONE = -1
 
-
 LABEL_UNKNOWN = -1
-
 
 PATIENT_NONE = -1
 
-
 N_THREADS = min(4, os.cpu_count() or 1)
 
-
 MAX_ABS_UV = 32767
-"""A larger amplitude (32.767 mV) is a unit error, not a heart: the record is rejected, never clipped."""
+"""A larger amplitude (32.767 mV) is a unit error, not a heart: it is rejected, never clipped."""
 
 
 ATTRIBUTES = frozenset(
@@ -63,12 +55,16 @@ ATTRIBUTES = frozenset(
         "content_sha256",
     }
 )
-"""All that the group may say about itself. No path, date, device or free text: an allow-list, checked on opening."""
+"""All that the group may say about itself: an allow-list, checked on opening.
+
+No path, date, device or free text.
+"""
 
 
 SETTINGS = frozenset(
-    "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed allow_missing_class unlabelled covariates "
-    "split_by_column fixed_test label_level exclude_quality duplicates".split()
+    "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed "
+    "allow_missing_class unlabelled covariates split_by_column fixed_test label_level "
+    "exclude_quality duplicates".split()
 )
 """All that `settings` may hold."""
 
@@ -84,12 +80,15 @@ QUALITY_FLAGS = (
     "einthoven",
     "arm_reversal",
 )
-"""Bit k of `quality` is QUALITY_FLAGS[k] (their meaning: quality.py). This list only grows; a store names those it was built with."""
+"""Bit k of `quality` is QUALITY_FLAGS[k]; quality.py explains them.
+
+This list only grows; a store names the flags that it was built with.
+"""
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of the store: its axes after `record`, the numpy dtype, and the CF attributes it carries."""
+    """One array of the store: its axes after `record`, its numpy dtype and its CF attributes."""
 
     axes: tuple[str, ...]
     dtype: str
@@ -98,15 +97,14 @@ class ArraySpec:
 
 
 def _flags(dtype: str, names: Sequence[str], first: int = 0) -> ArraySpec:
-    return ArraySpec(
-        (),
-        dtype,
-        {"flag_values": list(range(first, first + len(names))), "flag_meanings": " ".join(names)},
-        first,
-    )
+    """Describe an array of codes that count up from `first`."""
+    codes = list(range(first, first + len(names)))
+    attributes = {"flag_values": codes, "flag_meanings": " ".join(names)}
+    return ArraySpec((), dtype, attributes, fill_value=first)
 
 
-def _quality_attributes(n_flags: int) -> dict[str, Any]:
+def quality_attributes(n_flags: int) -> dict[str, Any]:
+    """Return the CF attributes of `quality` in a store that knows the first `n_flags` flags."""
     return {
         "flag_masks": [1 << k for k in range(n_flags)],
         "flag_meanings": " ".join(QUALITY_FLAGS[:n_flags]),
@@ -122,7 +120,7 @@ ARRAYS: dict[str, ArraySpec] = {
     "patient": ArraySpec((), "int32", fill_value=PATIENT_NONE),
     "split": _flags("int8", ("none", *SPLITS), first=SPLIT_NONE),
     "status": _flags("uint8", STATUSES),
-    "quality": ArraySpec(("lead",), "uint32", _quality_attributes(len(QUALITY_FLAGS))),
+    "quality": ArraySpec(("lead",), "uint32", quality_attributes(len(QUALITY_FLAGS))),
     "rate_hz": ArraySpec((), "float32", {"units": "Hz"}),
     "crc32c": ArraySpec((), "uint32"),
     "covariates": ArraySpec(("covariate",), "float32", fill_value="NaN"),
@@ -138,7 +136,7 @@ class Layout:
     n_covariates: int = 0
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one array, records first."""
+        """Return the shape of one array, records first."""
         sizes = {
             "lead": len(LEADS),
             "sample": self.n_samples,
@@ -149,31 +147,30 @@ class Layout:
         return (self.n_records, *(sizes[axis] for axis in ARRAYS[name].axes))
 
     def chunk_shape(self, name: str) -> tuple[int, ...]:
-        """Waveforms come in chunks of 256 records; every other array is one chunk (a chunk edge is never 0 in Zarr)."""
+        """Waveforms come in chunks of 256 records; every other array is one chunk."""
         records = CHUNK_RECORDS if name == "waveforms" else self.n_records
-        return (records, *(max(1, size) for size in self.shape(name)[1:]))
+        edges = [max(1, size) for size in self.shape(name)[1:]]  # Zarr allows no edge of 0
+        return (records, *edges)
 
     def chunk_files(self, name: str) -> list[str]:
-        """Paths, relative to the store, of every chunk of an array: all of them exist in a complete store."""
-        shape = self.shape(name)
-        if 0 in shape:
+        """List all chunks of an array, relative to the store; a complete store has them all."""
+        if 0 in self.shape(name):
             return []
-        return [
-            self.chunk_file(name, i)
-            for i in range(math.ceil(self.n_records / self.chunk_shape(name)[0]))
-        ]
+        n_chunks = math.ceil(self.n_records / self.chunk_shape(name)[0])
+        return [self.chunk_file(name, i) for i in range(n_chunks)]
 
     @staticmethod
     def chunk_file(name: str, i: int) -> str:
-        """Path of chunk i along the records, relative to the store; the other axes have one chunk each."""
-        return f"{name}/c/{i}" + "/0" * len(ARRAYS[name].axes)
+        """Return the path of chunk i along the records, relative to the store."""
+        other_axes = "/0" * len(ARRAYS[name].axes)  # of one chunk each
+        return f"{name}/c/{i}{other_axes}"
 
     def chunk_bytes(self, name: str) -> int:
-        """Size in bytes of each chunk file of an array; the last one is padded with the fill value to the same size."""
+        """Return the bytes of each chunk file of an array; the last one is padded to this size."""
         return math.prod(self.chunk_shape(name)) * np.dtype(ARRAYS[name].dtype).itemsize
 
     def metadata(self, name: str) -> dict[str, Any]:
-        """The `zarr.json` of one array (Zarr v3 core specification)."""
+        """Return the `zarr.json` of one array (Zarr v3 core specification)."""
         spec = ARRAYS[name]
         codec: dict[str, Any] = {"name": "bytes"}
         if np.dtype(spec.dtype).itemsize > 1:
@@ -196,7 +193,7 @@ class Layout:
         }
 
     def files(self) -> Iterator[tuple[str, int | None]]:
-        """Every file of the store but the root `zarr.json`, with its size where the layout fixes it."""
+        """Yield all files but the root `zarr.json`, each with its size if the layout fixes it."""
         for name in ARRAYS:
             yield f"{name}/zarr.json", None
             for path in self.chunk_files(name):
@@ -206,8 +203,9 @@ class Layout:
 def content_sha256(store: Path, root: dict[str, Any], layout: Layout) -> str:
     """Hash the whole content of a store.
 
-    SHA-256 over one line `<path> <sha256 of the file>\\n` for every file but the root `zarr.json`, in sorted order of the
-    paths, followed by the canonical JSON (sorted keys, no white space) of the root without `content_sha256`.
+    SHA-256 over one line `<path> <sha256 of the file>` (ended by a line feed) for every file but
+    the root `zarr.json`, in sorted order of the paths, followed by the canonical JSON (sorted keys,
+    no white space) of the root without `content_sha256`.
     """
 
     def line(name: str) -> bytes:
@@ -215,11 +213,11 @@ def content_sha256(store: Path, root: dict[str, Any], layout: Layout) -> str:
             return f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
 
     digest = hashlib.sha256()
+    names = sorted(path for path, _ in layout.files())
     with ThreadPoolExecutor(N_THREADS) as threads:  # hashing lets other threads run
-        for hashed in threads.map(line, sorted(path for path, _ in layout.files())):
+        for hashed in threads.map(line, names):
             digest.update(hashed)
-    attributes = {
-        key: value for key, value in root["attributes"].items() if key != "content_sha256"
-    }
+    attributes = dict(root["attributes"])
+    attributes.pop("content_sha256", None)
     digest.update(canonical_json(root | {"attributes": attributes}))
     return digest.hexdigest()

@@ -1,212 +1,63 @@
-"""Open a store read-only and read from it. Opening trusts nothing: see format.py."""
+"""Read from a store. What is checked on opening: opening.py."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
+import operator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.errors import StoreError
+from ecgprep.errors import EcgError, StoreError
 from ecgprep.leads import LEADS
-from ecgprep.store.format import (
-    ARRAYS,
-    ATTRIBUTES,
-    CHUNK_RECORDS,
-    FORMAT_VERSION,
-    QUALITY_FLAGS,
-    SETTINGS,
-    Layout,
-    _quality_attributes,
-    content_sha256,
-)
+from ecgprep.store.format import ARRAYS, CHUNK_RECORDS, QUALITY_FLAGS, content_sha256
 from ecgprep.store.mmap import is_cached, map_files, will_need
+from ecgprep.store.opening import (
+    check_arrays,
+    check_sizes,
+    count_quality_flags,
+    read_json,
+    read_root,
+)
 
-_METADATA_LIMIT_BYTES = 1_000_000
-
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 _ADDED_AT_ONCE = 8192
-"""Rows whose moments are added in one go: 1 MB stays in the processor's cache, and memory does not grow with the rows."""
+"""Rows whose moments are added in one go.
 
+1 MB stays in the processor's cache, and memory does not grow with the rows.
+"""
 
 _SAMPLE = 512
-"""Rows that `is_resident` looks at, at most: 5 ms where each is in a file of its own."""
-
-
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a small JSON object that may come from anyone; a FIFO or a device is refused like any other non-file."""
-    try:
-        if not path.is_file() or path.stat().st_size > _METADATA_LIMIT_BYTES:
-            raise StoreError(
-                f"{what} is not a regular file of at most {_METADATA_LIMIT_BYTES} bytes. Build the store again."
-            )
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(
-            f"{what} is not readable JSON ({type(error).__name__}). The store is damaged: build it again."
-        ) from None
-    if not isinstance(value, dict):
-        raise StoreError(f"{what} is not a JSON object. The store is damaged: build it again.")
-    return value
-
-
-def looks_like_store(path: Path) -> bool:
-    """Say whether a folder is a store of ours, intact or not: what may be replaced. A packed one may not: it may be the only copy."""
-    try:
-        attributes = _read_json(path / "zarr.json", path.name).get("attributes")
-        if (path / "waveforms" / "zarr.json").is_file() and len(
-            _read_json(path / "waveforms" / "zarr.json", path.name).get("codecs", [])
-        ) > 1:
-            return False
-    except StoreError:
-        return False
-    return (
-        isinstance(attributes, dict)
-        and {"format_version", "lead_names", "content_sha256"} <= attributes.keys()
-    )
-
-
-def _read_root(store: Path) -> dict[str, Any]:
-    """Read and check the group's own metadata: kind, version, exactly the allowed attributes with sane values."""
-    if not (store / "zarr.json").exists():
-        found = "does not exist"
-        if store.exists():
-            found = (
-                "is a folder without zarr.json, so no finished store"
-                if store.is_dir()
-                else "is a file, so no store"
-            )
-        raise StoreError(f"{store}: {found}. `ecgprep build MANIFEST {store}` makes one.")
-    root = _read_json(store / "zarr.json", f"{store}: zarr.json")
-    attributes = root.get("attributes")
-    if (
-        root.get("zarr_format") != 3
-        or root.get("node_type") != "group"
-        or not isinstance(attributes, dict)
-    ):
-        raise StoreError(
-            f"{store}: not a Zarr v3 group with attributes, so not an ecgprep store. `ecgprep build` makes one."
-        )
-    version = attributes.get("format_version")
-    if version != FORMAT_VERSION:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        advice = "Update ecgprep." if newer else "Build the store again with this ecgprep."
-        raise StoreError(
-            f"{store}: store format version is {version!r:.20}; this ecgprep reads version {FORMAT_VERSION}. {advice}"
-        )
-    if set(attributes) != ATTRIBUTES:
-        odd = ", ".join(sorted(set(attributes) ^ ATTRIBUTES))
-        raise StoreError(
-            f"{store}: attributes are not those of format 1 (missing or unknown: {odd:.200}). Build the store again."
-        )
-    rate, settings, software = (
-        attributes[key] for key in ("sample_rate_hz", "settings", "software")
-    )
-    plain = (
-        isinstance(settings, dict)
-        and isinstance(software, dict)
-        and all(map(_is_version, software.values()))
-    )
-    if (
-        not plain
-        or not settings.keys() <= SETTINGS
-        or type(rate) not in (int, float)
-        or not 0 < rate < 1e6
-    ):
-        raise StoreError(
-            f"{store}: sample_rate_hz, settings or software are not those of format 1. Build the store again."
-        )
-    return root
-
-
-def _is_version(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z.+_-]{1,40}", value) is not None
+"""`is_resident` looks at this many rows at most: 5 ms if each is in a file of its own."""
 
 
 class Store:
-    """A finished store, opened read-only. Cheap to open and to pickle (the path only); maps its files on first use.
+    """A finished store, opened read-only.
 
-    Every array is indexed by manifest row. Raises StoreError when the store is missing, unfinished, damaged or of another version.
+    Opening is cheap and so is pickling (the path only); files are mapped on first use. Row i of
+    every array is data row i of the manifest. Raises StoreError when the store is missing,
+    unfinished, damaged or of another version.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        root = _read_root(self.path)
-        self.attributes: dict[str, Any] = root["attributes"]
-        self.layout = self._check_arrays()
-        self._check_sizes()
-        self._root = root
+        self._root = read_root(self.path)
+        self.attributes: dict[str, Any] = self._root["attributes"]
+        self.layout = check_arrays(self.path, self.attributes)
+        check_sizes(self.path, self.layout)
         self._arrays: dict[str, NDArray[Any]] = {}
 
-    def _check_arrays(self) -> Layout:
-        """Compare each array's metadata with the one layout that version 1 allows."""
-        names, n_samples = self.attributes["covariate_names"], self.attributes["n_samples"]
-        shape = _read_json(
-            self.path / "waveforms" / "zarr.json", f"{self.path}: waveforms/zarr.json"
-        ).get("shape")
-        whole = (
-            isinstance(shape, list)
-            and len(shape) == 3
-            and all(type(size) is int and 0 < size < 2**28 for size in shape)
-        )
-        if not whole or shape != [shape[0], len(LEADS), n_samples] or not isinstance(names, list):  # type: ignore[index]
-            raise StoreError(
-                f"{self.path}: the shape of waveforms is not (records, 8, {n_samples!r:.20}). Build the store again."
-            )
-        if self.attributes["lead_names"] != list(LEADS):
-            raise StoreError(
-                f"{self.path}: lead_names are not {', '.join(LEADS)} in this order. Build the store again."
-            )
-        layout = Layout(shape[0], shape[2], len(names))  # type: ignore[index]
-        for name in ARRAYS:
-            found = _read_json(self.path / name / "zarr.json", f"{self.path}: {name}/zarr.json")
-            expected = layout.metadata(name)
-            if name == "waveforms" and found.get("codecs") != expected["codecs"]:
-                raise StoreError(
-                    f"{self.path}: is packed, or of other codecs than format 1. `ecgprep unpack {self.path} NEW.zarr` restores it."
-                )
-            if name == "quality":
-                expected["attributes"] = _quality_attributes(self._n_quality_flags(found))
-            odd = sorted(
-                key for key in expected.keys() | found.keys() if found.get(key) != expected.get(key)
-            )
-            if odd:
-                raise StoreError(
-                    f"{self.path}: {name}/zarr.json differs from format 1 in {', '.join(odd):.200}. Build the store again."
-                )
-        return layout
-
-    @staticmethod
-    def _n_quality_flags(metadata: dict[str, Any]) -> int:
-        """Count the flags a store was built with: an earlier version knew fewer, or none."""
-        attributes = metadata.get("attributes")
-        masks = attributes.get("flag_masks") if isinstance(attributes, dict) else None
-        return (
-            min(len(masks), len(QUALITY_FLAGS)) if isinstance(masks, list) else len(QUALITY_FLAGS)
-        )
-
-    def _check_sizes(self) -> None:
-        """Refuse a missing, short or long chunk file before anything is mapped; all of them are counted in one message."""
-        bad = []
-        for name, size in self.layout.files():
-            path = self.path / name
-            if size is not None and (not path.is_file() or path.stat().st_size != size):
-                found = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
-                bad.append(f"{name} ({found}, must be {size} bytes)")
-        if bad:
-            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            raise StoreError(
-                f"{self.path}: damaged: {', '.join(bad[:3])}{more}. Build the store again."
-            )
-
     def __repr__(self) -> str:
-        n, n_samples = self.layout.n_records, self.n_samples
-        return f"Store({str(self.path)!r}: {n:,} records x {len(LEADS)} leads x {n_samples:,} samples at {self.sample_rate_hz:g} Hz)"
+        return (
+            f"Store({str(self.path)!r}: {len(self):,} records x {len(LEADS)} leads x "
+            f"{self.n_samples:,} samples at {self.sample_rate_hz:g} Hz)"
+        )
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return type(self), (self.path,)
@@ -237,69 +88,81 @@ class Store:
     @property
     def quality_flags(self) -> tuple[str, ...]:
         """Names of the bits of `quality` that were computed when the store was built."""
-        found = _read_json(self.path / "quality" / "zarr.json", f"{self.path}: quality/zarr.json")
-        return QUALITY_FLAGS[: self._n_quality_flags(found)]
+        path = self.path / "quality" / "zarr.json"
+        metadata = read_json(path, f"{self.path}: quality/zarr.json")
+        return QUALITY_FLAGS[: count_quality_flags(metadata)]
 
     def computed_sha256(self) -> str:
-        """Hash the files as they are now; equals `content_sha256` in an intact store. Reads every byte."""
+        """Hash the files as they are now; equals `content_sha256` in an intact store.
+
+        Reads every byte.
+        """
         return content_sha256(self.path, self._root, self.layout)
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return one array whole, read-only and mapped once: (N, ...) as the format table says."""
+        """Return one whole array, read-only and mapped once: (N, ...) as the format says."""
         if name == "waveforms":
             return self.waveforms
         if name not in self._arrays:
-            shape, dtype = self.layout.shape(name), np.dtype(ARRAYS[name].dtype).newbyteorder("<")
-            files = self.layout.chunk_files(name)
-            self._arrays[name] = (
-                np.asarray(np.memmap(self.path / files[0], dtype, "r", shape=shape))
-                if files
-                else np.empty(shape, dtype)
-            )
+            self._arrays[name] = self._map_array(name)
         return self._arrays[name]
 
+    def _map_array(self, name: str) -> NDArray[Any]:
+        shape = self.layout.shape(name)
+        dtype = np.dtype(ARRAYS[name].dtype).newbyteorder("<")
+        files = self.layout.chunk_files(name)
+        if not files:  # no covariates
+            return np.empty(shape, dtype)
+        return np.asarray(np.memmap(self.path / files[0], dtype, "r", shape=shape))
+
     @cached_property
-    def _chunks(self) -> list[NDArray[np.int16]]:
-        """The waveform chunks: one virtual array where the platform can map files side by side, else one array per file."""
+    def waveform_chunks(self) -> list[NDArray[np.int16]]:
+        """The mapped waveforms: one array (N', 8, L) over all chunk files, or one for each file.
+
+        The last chunk is padded, so N' may exceed the number of records. Raises StoreError when
+        the system cannot map so many files.
+        """
         shape = self.layout.chunk_shape("waveforms")
         files = [self.path / name for name in self.layout.chunk_files("waveforms")]
         try:
-            return [
-                mapped.view("<i2").reshape(-1, *shape[1:])
-                for mapped in map_files(files, self.layout.chunk_bytes("waveforms"))
-            ]
+            mapped = map_files(files, self.layout.chunk_bytes("waveforms"))
         except OSError as error:
-            limits = "On Linux `sysctl vm.max_map_count` says how many files a process may map, `ulimit -v` how much."
             raise StoreError(
-                f"{self.path}: its {len(files):,} chunk files cannot be mapped ({error.strerror}). {limits}"
+                f"{self.path}: its {len(files):,} chunk files cannot be mapped "
+                f"({error.strerror}). On Linux, `sysctl vm.max_map_count` limits how many files a "
+                "process may map and `ulimit -v` how much memory. Raise the limit that is too low."
             ) from None
+        return [chunk.view("<i2").reshape(-1, *shape[1:]) for chunk in mapped]
 
     @property
     def waveforms(self) -> NDArray[np.int16]:
-        """All waveforms as one read-only array (N, 8, L) in µV. Raises StoreError where files cannot be mapped side by side."""
-        if len(self._chunks) > 1:
+        """All waveforms as one read-only array (N, 8, L) in µV.
+
+        Raises StoreError where files cannot be mapped side by side.
+        """
+        if len(self.waveform_chunks) > 1:
             raise StoreError(
-                "This platform cannot map a store as one array. Use gather(), which works everywhere."
+                "This platform cannot map a store as one array. "
+                "Use gather(), which works everywhere."
             )
-        return self._chunks[0][: len(self)]
+        return self.waveform_chunks[0][: len(self)]
 
     def gather(self, rows: NDArray[np.integer[Any]], out: NDArray[np.int16]) -> NDArray[np.int16]:
-        """Copy the waveforms of `rows` into `out`, int16 µV (len(rows), 8, L), which the caller owns and may reuse.
+        """Copy the waveforms of `rows` into `out`, int16 µV (len(rows), 8, L), and return it.
 
-        Raises IndexError for a row outside the store, ValueError when `out` does not fit.
+        The caller owns `out` and may reuse it. Raises IndexError for a row outside the store,
+        ValueError when `out` does not fit.
         """
         index = self._checked(rows)
-        if out.shape != (index.size, len(LEADS), self.n_samples) or out.dtype != np.int16:
-            raise ValueError(
-                f"out (={out.shape}, {out.dtype}) must be int16 of shape ({index.size}, {len(LEADS)}, {self.n_samples})"
-            )
-        if (
-            len(self._chunks) == 1
-        ):  # mode="clip" because the default buffers `out`: a third of the speed. The range was checked.
-            return self._chunks[0].take(index, axis=0, out=out, mode="clip")
+        shape = (index.size, len(LEADS), self.n_samples)
+        if out.shape != shape or out.dtype != np.int16:
+            raise ValueError(f"out (={out.shape}, {out.dtype}) must be int16 of shape {shape}")
+        if len(self.waveform_chunks) == 1:
+            # The default mode would buffer `out`, at a third of the speed. Rows are in range.
+            return self.waveform_chunks[0].take(index, axis=0, out=out, mode="clip")
         chunk, offset = np.divmod(index, CHUNK_RECORDS)
         for position, (c, k) in enumerate(zip(chunk, offset, strict=True)):
-            out[position] = self._chunks[c][k]
+            out[position] = self.waveform_chunks[c][k]
         return out
 
     def _checked(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -309,51 +172,55 @@ class Store:
         return index
 
     def prefetch(self, rows: NDArray[np.integer[Any]]) -> None:
-        """Ask the system to begin reading the waveforms of `rows`, to be gathered soon: random rows then come at the speed of the disk.
+        """Ask the system to start reading the waveforms of `rows`, which are soon gathered.
 
-        For rows that are in memory it costs 2-3 µs each and gains nothing: ask `is_resident`. Raises IndexError for a row outside the store.
+        Random rows then arrive at the sequential speed of the disk. For rows in memory it costs
+        2-3 µs each and gains nothing: ask `is_resident`. Raises IndexError for a row outside.
         """
         index = self._checked(rows)
-        starts = np.array([chunk.ctypes.data for chunk in self._chunks])
-        per_chunk = len(self._chunks[0])
-        size = self._chunks[0][0].nbytes
-        will_need((starts[index // per_chunk] + index % per_chunk * size).tolist(), size)
+        starts = np.array([chunk.ctypes.data for chunk in self.waveform_chunks])
+        per_chunk = len(self.waveform_chunks[0])
+        size = self.waveform_chunks[0][0].nbytes
+        addresses = starts[index // per_chunk] + index % per_chunk * size
+        will_need(addresses.tolist(), size)
 
     def is_resident(self, rows: NDArray[np.integer[Any]]) -> bool:
-        """Say whether the waveforms of `rows` are in memory, judging by a page of every eighth, of 512 at most; False where the system does not tell.
+        """Say whether the waveforms of `rows` are in memory; False where the system cannot tell.
 
-        Of many rows of which 1 in 100 is not there, the sample holds one with a probability of 0.994. Raises IndexError for a row outside the store.
+        Every eighth row, but at most 512, is judged by one page. If 1 in 100 of many rows is not
+        in memory, this is noticed with a probability of 0.994. Raises IndexError for a row outside.
         """
         index = self._checked(rows)
-        sample = np.sort(index[:: max(8, math.ceil(len(index) / _SAMPLE))])
+        step = max(8, math.ceil(len(index) / _SAMPLE))
+        sample = np.sort(index[::step])
         chunk, offset = np.divmod(sample, CHUNK_RECORDS)
-        files, size = (
-            self.layout.chunk_files("waveforms"),
-            self.layout.chunk_bytes("waveforms") // CHUNK_RECORDS,
-        )
-        return all(
-            is_cached(self.path / files[c], (offset[chunk == c] * size).tolist())
-            for c in np.unique(chunk)
-        )
+        files = self.layout.chunk_files("waveforms")
+        record_bytes = self.layout.chunk_bytes("waveforms") // CHUNK_RECORDS
+        for c in np.unique(chunk):
+            offsets = offset[chunk == c] * record_bytes
+            if not is_cached(self.path / files[c], offsets.tolist()):
+                return False
+        return True
 
     def lead_statistics(
         self, rows: NDArray[np.integer[Any]]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and standard deviation (ddof 0) per lead, in µV, over the valid samples of `rows`: two arrays (8,).
+        """Return mean and standard deviation (ddof 0) of each lead, two arrays (8,) in µV.
 
-        Exact up to the last rounding: the stored integer moments are added without overflow and no waveform is read.
-        A lead that is present in none of the rows gets mean 0 and deviation 0. Raises IndexError for a row outside the store.
+        They are taken over the valid samples of `rows` and are exact up to the last rounding: the
+        stored integer moments are added without overflow, and no waveform is read. A lead that no
+        row has gets mean 0 and deviation 0. Raises IndexError for a row outside the store.
         """
         index = self._checked(rows)
         moments, spans, masks = (
             self.array(name) for name in ("moments", "valid_span", "lead_mask")
         )
         sums, counts = np.zeros((len(LEADS), 2), object), np.zeros(len(LEADS), np.int64)
-        at_once = min(
-            _ADDED_AT_ONCE, 2**33 // self.n_samples
-        )  # the squares of so many full-scale rows add up to less than 2^63
-        for part in (index[i : i + at_once] for i in range(0, len(index), at_once)):
-            sums += moments[part].sum(axis=0)  # Python integers have no largest one
+        # The squares of so many full-scale rows add up to less than 2^63.
+        at_once = min(_ADDED_AT_ONCE, 2**33 // self.n_samples)
+        for first in range(0, len(index), at_once):
+            part = index[first : first + at_once]
+            sums += moments[part].sum(axis=0)  # Python integers, which do not overflow
             span = spans[part].astype(np.int64)
             counts += (span[:, 1] - span[:, 0]) @ masks[part]
         mean, deviation = np.zeros(len(LEADS)), np.zeros(len(LEADS))
@@ -363,3 +230,77 @@ class Store:
                 mean[lead] = total / n
                 deviation[lead] = math.sqrt((n * squares - total * total) / (n * n))
         return mean, deviation
+
+    def table(self, moments: bool = False) -> DataFrame:
+        """Return all but the waveforms as a pandas DataFrame: one line per row, index `row`.
+
+        | column | dtype | meaning |
+        |---|---|---|
+        | status | category | `ok`, or why the row is unusable |
+        | split | category | train, val or test; NA for none |
+        | label | Int8 | 0 or 1; NA if not known |
+        | patient | Int32 | number of the patient; NA if the row is unusable |
+        | rate_hz | float32 | the recording's own sampling rate |
+        | first_sample, last_sample | int32 | the signal; `last_sample` is one past the last |
+        | has_I … has_V6 | bool | whether the lead is present and usable |
+        | quality | str | flags of each lead, as in `V1: clipped, noise; II: flat`; often empty |
+        | crc32c | uint32 | checksum of the waveform |
+        | covariates by name | float32 | NaN if missing |
+
+        A covariate with the name of another column is prefixed with `covariate_`. With `moments`,
+        columns such as sum_uv_I and sum_squares_uv2_I (int64, over the signal) follow. Raises
+        StoreError for codes that the format does not define.
+        """
+        from ecgprep.store.table import rows_table
+
+        arrays = {name: self.array(name) for name in ARRAYS if name != "waveforms"}
+        try:
+            return rows_table(arrays, self.covariate_names, self.quality_flags, moments)
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path}: damaged: {error}. `ecgprep verify {self.path}` lists the faults."
+            ) from None
+
+    def waveform(self, row: int) -> DataFrame:
+        """Return one recording as a pandas DataFrame (8, L) of float64 in mV.
+
+        The index `lead` names the leads; the columns `seconds` are the time since the first stored
+        sample. A masked lead is NaN, and so are samples outside the signal (`valid_span`). Raises
+        IndexError for a row outside the store.
+        """
+        from ecgprep.store.table import waveform_frame
+
+        uv, mask, span = self._recording(row)
+        return waveform_frame(uv, mask, span, self.sample_rate_hz)
+
+    def plot(self, row: int, seconds: float = 5.0) -> Figure:
+        """Draw one recording on ECG paper (25 mm/s, 10 mm/mV) as a matplotlib Figure.
+
+        Two columns of four leads show `seconds` each: I to V2 from the first stored sample on, V3
+        to V6 from where these end. A masked lead is named and left empty. No display is needed, and
+        the figure is independent of pyplot: show it in a notebook, or save it with `savefig`.
+        Raises IndexError for a row outside the store, ValueError unless `seconds` is positive,
+        EcgError without matplotlib.
+        """
+        if not seconds > 0:
+            raise ValueError(f"seconds (={seconds}) must be positive")
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise EcgError(
+                "Store.plot needs matplotlib: pip install 'ecgprep-ecgfit[report]'."
+            ) from error
+        from ecgprep.drawing import draw_ecg
+
+        uv, mask, _ = self._recording(row)
+        figure = Figure(figsize=(11, 5.2), layout="constrained")
+        title = f"row {row}: 25 mm/s, 10 mm/mV"
+        draw_ecg(figure.subplots(), uv, mask, self.sample_rate_hz, title, seconds)
+        return figure
+
+    def _recording(self, row: int) -> tuple[NDArray[np.int16], NDArray[np.bool_], tuple[int, int]]:
+        """Return waveform (8, L) in µV, lead mask (8,) and valid span. Raises IndexError."""
+        rows = self._checked(np.array([operator.index(row)]))
+        waveforms = self.gather(rows, np.empty((1, len(LEADS), self.n_samples), np.int16))
+        first, last = self.array("valid_span")[row].tolist()
+        return waveforms[0], self.array("lead_mask")[row], (first, last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecgprep.errors import STATUS_CODE, STATUSES
 from ecgprep.leads import LEADS
@@ -13,43 +14,46 @@ from ecgprep.store.reader import Store
 
 
 def summarise(store: Store) -> dict[str, Any]:
-    """Count rows by status, patients and labels by split, leads present and rates; every figure is taken from the store alone."""
-    status, split, patient, label = (
-        np.asarray(store.array(name)) for name in ("status", "split", "patient", "label")
-    )
-    ok = status == STATUS_CODE["ok"]
-    rates, n_rates = np.unique(store.array("rate_hz")[ok], return_counts=True)
+    """Count rows by status, patients and labels by split, leads present and rates.
+
+    Every number is taken from the store alone.
+    """
+    ok = np.asarray(store.array("status")) == STATUS_CODE["ok"]
+    lead_mask = store.array("lead_mask")[ok]
     span = store.array("valid_span")[ok]
+    settings = store.attributes["settings"]
     return {
         "rows": len(store),
-        "status": {
-            name: int(n)
-            for code, name in enumerate(STATUSES)
-            if (n := np.count_nonzero(status == code))
-        },
-        "splits": {
-            name: _split(patient[(split == k)], label[split == k]) for k, name in enumerate(SPLITS)
-        },
-        "asked": _asked(store.attributes["settings"]),
-        "leads_present": {
-            lead: int(n)
-            for lead, n in zip(LEADS, store.array("lead_mask")[ok].sum(axis=0), strict=True)
-        },
-        "records_with_all_leads": int(store.array("lead_mask")[ok].all(axis=1).sum()),
+        "status": _count_statuses(store),
+        "splits": _describe_splits(store),
+        "asked": _describe_request(settings),
+        "leads_present": dict(zip(LEADS, lead_mask.sum(axis=0).tolist(), strict=True)),
+        "records_with_all_leads": int(lead_mask.all(axis=1).sum()),
         "records_padded": int(np.count_nonzero(span[:, 1] - span[:, 0] < store.n_samples)),
-        "source_rates_hz": {f"{rate:g}": int(n) for rate, n in zip(rates, n_rates, strict=True)},
+        "source_rates_hz": _count_rates(store.array("rate_hz")[ok]),
         "sample_rate_hz": store.sample_rate_hz,
         "n_samples": store.n_samples,
         "covariates": store.covariate_names,
-        "settings": store.attributes["settings"],
+        "settings": settings,
         "software": store.attributes["software"],
         "bytes": sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()),
         "content_sha256": store.content_sha256,
     }
 
 
-def _asked(settings: dict[str, Any]) -> dict[str, str]:
-    """What was asked for each split, in words: a share of the patients, or the test list."""
+def _count_statuses(store: Store) -> dict[str, int]:
+    """Count the rows of each status that occurs."""
+    counts = np.bincount(store.array("status"), minlength=len(STATUSES)).tolist()
+    return {name: n for name, n in zip(STATUSES, counts, strict=False) if n}
+
+
+def _count_rates(rates: NDArray[np.float32]) -> dict[str, int]:
+    values, counts = np.unique(rates, return_counts=True)
+    return {f"{rate:g}": n for rate, n in zip(values, counts.tolist(), strict=True)}
+
+
+def _describe_request(settings: dict[str, Any]) -> dict[str, str]:
+    """Say in words what was asked for each split: a share of the patients, or the test list."""
     ratios = settings.get("split_ratios", [])
     if settings.get("fixed_test"):
         rest = sum(ratios[:2]) or 1
@@ -61,7 +65,17 @@ def _asked(settings: dict[str, Any]) -> dict[str, str]:
     return {name: f"{ratio:g} %" for name, ratio in zip(SPLITS, ratios, strict=False)}
 
 
-def _split(patient: np.ndarray[Any, Any], label: np.ndarray[Any, Any]) -> dict[str, int]:
+def _describe_splits(store: Store) -> dict[str, dict[str, int]]:
+    split, patient, label = (
+        np.asarray(store.array(name)) for name in ("split", "patient", "label")
+    )
+    return {
+        name: _count_patients(patient[split == k], label[split == k])
+        for k, name in enumerate(SPLITS)
+    }
+
+
+def _count_patients(patient: NDArray[np.int32], label: NDArray[np.int8]) -> dict[str, int]:
     positive, negative = np.unique(patient[label == 1]), np.unique(patient[label == 0])
     return {
         "patients": len(np.unique(patient)),
