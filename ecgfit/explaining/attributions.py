@@ -20,7 +20,7 @@ from ecgfit.explaining.averages import GroupAverage, average_group, window_sampl
 from ecgfit.explaining.picture import draw_average
 from ecgfit.inference.scorer import Ensemble, load_run, predict_rows
 from ecgfit.run import Run
-from ecgfit.run_files import EXPLAIN, looks_like_run
+from ecgfit.run_files import EXPLAIN, RESERVED, looks_like_run
 from ecgprep.errors import EcgError, InputError, TargetExists
 from ecgprep.files.atomic import write_file, write_json
 from ecgprep.files.output import check_folder, check_output, refuse_inside_store
@@ -124,7 +124,8 @@ def _check_out(run: Run, out: Path, overwrite: bool) -> None:
             "names. Name another folder, or say --overwrite to replace them."
         )
     for path in paths:
-        check_output(path, marks=(), overwrite=True)  # not inside another run's folder, either
+        # Not inside the folder of another run, either.
+        check_output(path, marks=(), overwrite=True, reserved=RESERVED)
 
 
 def _is_of_run(out: Path, run: Run) -> bool:
