@@ -127,17 +127,6 @@ def test_resume_takes_only_the_store_with_the_recorded_content(run, tiny_store, 
     assert ecgfit.train(tiny_store, runs.path, resume=True).threshold == run.threshold
 
 
-def test_a_run_that_trained_in_float32_is_resumed_in_float32(run, tiny_store, tmp_path):
-    """`auto` may mean bfloat16 on the machine that continues it."""
-    copy = copy_run(run, tmp_path / "r")
-    config = copy.path / "config.yaml"
-    config.write_text(config.read_text().replace("amp: 'off'", "amp: auto"))
-    from ecgfit.api import settings_of
-
-    assert settings_of(None, {}, resume_from=copy.path).amp == "off"
-    assert settings_of(None, {"amp": "on"}, resume_from=copy.path).amp == "on"
-
-
 def test_an_existing_run_is_kept(run, tiny_store):
     with pytest.raises(TargetExists, match="--overwrite"):
         ecgfit.train(tiny_store, run.path, **SMALL)

@@ -276,6 +276,21 @@ def test_what_validation_decided_for_a_member_is_made_again(
     assert contents(run.path) == before
 
 
+def test_a_run_that_began_in_float32_ends_in_float32(
+    trained_run, tiny_store, tmp_path, monkeypatch
+):
+    """`amp: auto` may mean bfloat16 on the machine that resumes it, or by then."""
+    run = copy_run(trained_run, tmp_path / "r")
+    text = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(text.replace("amp: 'off'", "amp: auto"))
+    before = contents(run.path)
+    monkeypatch.setattr("ecgfit.compute.device.has_bfloat16", lambda device: True)
+    (run.path / "calibration.json").unlink()
+    config = run.config.model_copy(update={"amp": "auto"})
+    train(config, tiny_store, run.path, resume=True, say=silent)
+    assert contents(run.path) == before
+
+
 def test_results_of_a_run_that_begins_anew_are_gone(trained_run, tiny_store, tmp_path):
     """Without weights training starts anew when asked to, and earlier results are not its own."""
     run = copy_run(trained_run, tmp_path / "r")

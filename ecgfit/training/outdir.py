@@ -65,8 +65,12 @@ def held(outdir: Path, ranks: Ranks, absent: Sequence[Path]) -> Iterator[None]:
         remove_if_empty(*absent)
 
 
-def check_same_settings(job: Job) -> None:
-    """Refuse to resume a run that was started with other settings, or on another store."""
+def check_same_settings(job: Job) -> bool:
+    """Refuse to resume a run that was started with other settings, or on another store.
+
+    Returns whether the run computes in bfloat16: where `amp: auto` meant float32 when it began, it
+    stays in float32. Raises StoreError.
+    """
     values = config_values(job.outdir)
     recorded = values.pop(RECORDED)
     if recorded["store"]["content_sha256"] != job.store.content_sha256:
@@ -89,6 +93,7 @@ def check_same_settings(job: Job) -> None:
             f"{job.outdir} was started with other settings ({changed}). Resume with the same, or "
             "start another run."
         )
+    return amp
 
 
 def check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) -> None:

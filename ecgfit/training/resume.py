@@ -22,16 +22,13 @@ PARENTS_SEARCHED = 3
 def resumed_config(outdir: Path, given: Mapping[str, Any], where: str) -> TrainConfig:
     """Return the run's own settings with those that are given; `where` names the latter's source.
 
-    Training refuses the run if a given setting differs. A run that resolved `amp: auto` to float32
-    continues in float32, also where `auto` would now mean bfloat16. A folder without a run gets
-    the given settings and the defaults: training begins there. Raises InputError and StoreError.
+    Training refuses the run if a given setting differs. A folder without a run gets the given
+    settings and the defaults: training begins there. Raises InputError and StoreError.
     """
     if not looks_like_run(outdir):
         return make_config(given, where)
     values = config_values(outdir)
-    recorded = values.pop(RECORDED)
-    if values.get("amp") == "auto" and recorded.get("amp") is False:
-        values["amp"] = "off"
+    values.pop(RECORDED)
     try:
         make_config(values, CONFIG)
     except InputError as error:

@@ -38,7 +38,7 @@ def train_one(job: Job) -> None:
 
     state = run_state(job.outdir, job.config, job.ensemble) if job.resume else RunState.EMPTY
     if state is not RunState.EMPTY:
-        check_same_settings(job)
+        trainer.amp = check_same_settings(job)
         if job.ranks.is_first:
             remove_leftovers(job.outdir)
     job.ranks.wait()  # every process has looked before the first one deletes anything
