@@ -269,7 +269,7 @@ def test_absent_packages_are_named_with_their_extra(mask_run, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "safetensors", None)
     for name, absent in (("m.onnx", "onnxscript"), ("m.safetensors", "safetensors")):
-        with pytest.raises(EcgError, match=rf"extra `export` \({absent} not found\)"):
+        with pytest.raises(EcgError, match=rf"This needs {absent}\. Run: pip install .ecgprep-ecgfit\[fit,export\]"):
             export_run(mask_run, tmp_path / name)
 
 
