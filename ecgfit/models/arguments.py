@@ -1,4 +1,4 @@
-"""The networks' names and the arguments that each takes, for checking settings without importing torch.
+"""The networks' names and the arguments that each takes, without importing torch.
 
 Importing torch takes seconds; checking a config file or printing a help text should not.
 """
@@ -104,7 +104,9 @@ _INCEPTION = {
         lowest=9,
         highest=99,
         step=2,
-        meaning="samples of the longest kernel; the others are a half and a quarter of it, made odd",
+        meaning=(
+            "samples of the longest kernel; the others are a half and a quarter of it, made odd"
+        ),
     ),
     "dropout": _HEAD_DROPOUT,
 }

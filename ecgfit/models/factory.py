@@ -1,6 +1,7 @@
-"""Networks by name. Each maps float32 (B, channels, L) to logits (B, 2), and stands in a file of its own.
+"""Networks by name. Each maps float32 (B, channels, L) to logits (B, 2), in a file of its own.
 
-Whatever is built here is called as `model(x, tabular)`; `tabular` is None, or (B, 2K) for a model that was built with covariates.
+Whatever is built here is called as `model(x, tabular)`; `tabular` is None, or (B, 2K) for a model
+that was built with covariates.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ MODELS: dict[str, Callable[..., EcgNetwork]] = {
     "xresnet1d101": xresnet.xresnet1d101,
     "inception1d": inception.inception1d,
 }
-"""Name -> function of the number of input channels (8, or 9 with the mask channel), the width of the tabular branch, and its own arguments."""
+"""Name -> function that builds the network.
+
+It takes the number of input channels (8, or 9 with the mask channel), the width of the tabular
+branch, and the network's own arguments.
+"""
+
+BRANCH_WIDTH = 16
+"""Features that a tabular branch hands to the head of an ECG network."""
 
 
 def build_model(
@@ -49,9 +57,11 @@ def build_model(
 ) -> Network:
     """Build a network whose initial weights depend on `seed` alone.
 
-    `n_tabular` covariates (so `tabular` is (B, 2 * n_tabular)) join by late fusion, or alone with `ecg` False; the encoder's first weights
-    are the same with and without them. Raises KeyError for an unknown name, ValueError for `model_args` that the network does not take, and
-    for a model of neither ECG nor covariates.
+    `n_tabular` covariates (so `tabular` is (B, 2 * n_tabular)) join by late fusion or, with `ecg`
+    False, stand alone. The encoder's first weights are the same with and without them.
+
+    Raises KeyError for an unknown name, and ValueError for `model_args` that the network does not
+    take or for a model of neither ECG nor covariates.
     """
     args = check_model_args(name, model_args or {})
     if not ecg and n_tabular == 0:
@@ -64,18 +74,20 @@ def build_model(
             return MODELS[name](n_channels, **args)
         if not ecg:
             return TabularNet(TabularBranch(n_tabular))
-        branch_width = 16
-        encoder = MODELS[name](n_channels, branch_width, **args)
-        return LateFusion(encoder, TabularBranch(n_tabular, n_out=branch_width))
+        encoder = MODELS[name](n_channels, BRANCH_WIDTH, **args)
+        return LateFusion(encoder, TabularBranch(n_tabular, n_out=BRANCH_WIDTH))
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def count_macs(model: nn.Module, n_channels: int, n_samples: int, n_tabular: int = 0) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one recording of (n_channels, n_samples) and its covariates."""
+    """Return the multiply-accumulates of convolutions and linear layers for one recording.
+
+    The recording is (n_channels, n_samples), with `n_tabular` covariates.
+    """
     total = 0
 
     def add(module: nn.Module, _: tuple[torch.Tensor], output: torch.Tensor) -> None:
@@ -94,9 +106,8 @@ def count_macs(model: nn.Module, n_channels: int, n_samples: int, n_tabular: int
         for module in model.modules()
         if isinstance(module, nn.Conv1d | nn.Linear)
     ]
-    training = {
-        module: module.training for module in model.modules()
-    }  # each on its own: frozen parts are in eval mode during training
+    # Each module has its own mode: frozen parts are in eval mode during training.
+    training = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
             model.eval()(*inputs)

@@ -1,8 +1,9 @@
 """Covariates: a small branch beside an ECG network, or a network of its own.
 
-A row of `tabular` is (2K,): K standardised values, 0 where missing, then K indicators, 1 where missing: so "not measured" is something
-the network can weigh, and no value has to be invented. Late fusion joins the branch just before the head: the ECG part is the same with and
-without covariates, and the comparison of the two is fair.
+A row of `tabular` is (2K,): K standardised values, 0 where missing, then K indicators, 1 where
+missing. So "not measured" is something that the network can weigh, and no value has to be invented.
+Late fusion joins the branch just before the head. The ECG part is the same with and without
+covariates, which makes the comparison of the two fair.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ class TabularBranch(nn.Module):
         )
 
     def forward(self, tabular: Tensor) -> Tensor:
-        with torch.autocast(
-            tabular.device.type, enabled=False
-        ):  # tiny: bfloat16 would only cost precision
+        """Encode in float32: the branch is so small that bfloat16 would only cost precision."""
+        with torch.autocast(tabular.device.type, enabled=False):
             encoded: Tensor = self.layers(tabular.float())
         return encoded
 
@@ -50,6 +50,7 @@ class TabularNet(Network):
         x: Tensor | None,  # noqa: ARG002 - the ECG is ignored; the call is the other networks'
         tabular: Tensor,
     ) -> Tensor:
+        """Return float32 logits of the covariates."""
         encoded = self.branch(tabular)
         with torch.autocast(tabular.device.type, enabled=False):
             logits: Tensor = self.head(encoded)
@@ -61,22 +62,30 @@ class TabularNet(Network):
 
 
 class LateFusion(Network):
-    """An ECG network whose head also sees a tabular branch: (B, channels, L) and (B, 2K) -> float32 logits (B, 2)."""
+    """An ECG network whose head also sees a tabular branch.
+
+    Maps (B, channels, L) and (B, 2K) to float32 logits (B, 2).
+    """
 
     def __init__(self, ecg: EcgNetwork, branch: TabularBranch) -> None:
-        """Raises ValueError when the network's head was not built for the branch."""
+        """Join the two. Raises ValueError when the head was not built for the branch."""
         super().__init__()
         if ecg.n_extra != branch.n_out:
             raise ValueError(
-                f"`n_extra` (={ecg.n_extra}) of the ECG network must be `n_out` (={branch.n_out}) of the branch."
+                f"`n_extra` (={ecg.n_extra}) of the ECG network must be `n_out` (={branch.n_out}) "
+                "of the branch."
             )
         self.ecg, self.branch = ecg, branch
 
     def forward(self, x: Tensor, tabular: Tensor) -> Tensor:
+        """Return float32 logits."""
         logits: Tensor = self.ecg(x, self.branch(tabular))
         return logits
 
     def depth_groups(self) -> list[list[nn.Module]]:
-        """Return the ECG network's groups, the branch counted with the head: it is as new to a transferred encoder as the head is."""
+        """Return the ECG network's groups, with the branch in the last one.
+
+        The branch is as new to a transferred encoder as the head is.
+        """
         *encoder, head = self.ecg.depth_groups()
         return [*encoder, [*head, self.branch]]

@@ -1,9 +1,13 @@
-"""xresnet1d: the strongest published networks on PTB-XL (Strodthoff et al. 2020, "Deep learning for ECG analysis").
+"""xresnet1d: the strongest published networks on PTB-XL.
 
-The "Bag of tricks" residual network (He et al. 2019) in one dimension: a stem of three convolutions; a shortcut that averages before its
-1x1 convolution; blocks that start as their shortcut. Unlike its image ancestor all four stages are equally wide: 64 channels, 256 after a
-bottleneck, so 101 layers are only 1.9 M parameters. It was made for 100 Hz; at 500 Hz a kernel of 5 in the stem spans 10 ms.
-Too large for a thousand recordings; kept for comparison, for larger cohorts and for transfer.
+Strodthoff et al. 2020, "Deep learning for ECG analysis: benchmarks and insights from PTB-XL". It is
+the residual network of He et al. 2019 ("Bag of tricks for image classification with convolutional
+neural networks") in one dimension: a stem of three convolutions, a shortcut that averages before
+its 1x1 convolution, blocks that start as their shortcut. Unlike its image ancestor all four stages
+are equally wide, 64 channels, or 256 after a bottleneck, so 101 layers have only 1.9 M parameters.
+
+It was made for 100 Hz; at 500 Hz a kernel of 5 in the stem spans 10 ms. It is too large for a
+thousand recordings, and kept for comparison, for larger cohorts and for transfer.
 """
 
 from __future__ import annotations
@@ -57,10 +61,14 @@ class Block(nn.Module):
                 *conv_norm(inner, c_out, 1),
             ]
         self.convs = nn.Sequential(*layers)
-        pool = [GroupMean(2, rest=True)] if stride == 2 else []
-        self.shortcut = nn.Sequential(*pool, *(conv_norm(c_in, c_out, 1) if c_in != c_out else []))
+        self.shortcut = nn.Sequential()
+        if stride == 2:
+            self.shortcut.append(GroupMean(2, rest=True))
+        if c_in != c_out:
+            self.shortcut.extend(conv_norm(c_in, c_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the shortcut."""
         return F.relu(self.convs(x) + self.shortcut(x))
 
 
@@ -79,23 +87,23 @@ class XResNet1d(EcgNetwork):
         super().__init__()
         expansion, n_blocks = DEPTHS[depth]
         half, inner = scaled(32, width), scaled(64, width)
-        pairs = ((n_channels, half), (half, half), (half, inner))
-        units = (
-            nn.Sequential(*conv_norm(c_in, c_out, kernel, 2 if i == 0 else 1), nn.ReLU())
-            for i, (c_in, c_out) in enumerate(pairs)
+        self.stem = nn.Sequential(
+            nn.Sequential(*conv_norm(n_channels, half, kernel, stride=2), nn.ReLU()),
+            nn.Sequential(*conv_norm(half, half, kernel), nn.ReLU()),
+            nn.Sequential(*conv_norm(half, inner, kernel), nn.ReLU()),
         )
-        self.stem = nn.Sequential(*units)
         self.stages = nn.Sequential()
         c_in = inner
         for i, n in enumerate(n_blocks):
             stage = nn.Sequential()
             for j in range(n):
-                stage.append(
-                    Block(c_in, inner, expansion, kernel, stride=2 if i > 0 and j == 0 else 1)
-                )
+                halves_the_rate = i > 0 and j == 0
+                stride = 2 if halves_the_rate else 1
+                stage.append(Block(c_in, inner, expansion, kernel, stride))
                 c_in = expansion * inner
             self.stages.append(stage)
-        self.n_features, self.n_extra = 2 * c_in, n_extra
+        self.n_features = 2 * c_in
+        self.n_extra = n_extra
         self.head = dense_head(self.n_features + n_extra, dropout)
         self.apply(_initialise)
 
@@ -105,11 +113,15 @@ class XResNet1d(EcgNetwork):
 
     def depth_groups(self) -> list[list[nn.Module]]:
         """Return the stem, each stage, the head."""
-        return [[self.stem], *([stage] for stage in self.stages), [self.head]]
+        stages: list[list[nn.Module]] = [[stage] for stage in self.stages]
+        return [[self.stem], *stages, [self.head]]
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw convolutions and linear layers as He et al. 2015; let each block start as its shortcut."""
+    """Draw weights as He et al. 2015 do, and let each block start as its shortcut.
+
+    "Delving deep into rectifiers: surpassing human-level performance on ImageNet classification".
+    """
     if isinstance(module, nn.Conv1d | nn.Linear):
         nn.init.kaiming_normal_(module.weight)
         if module.bias is not None:
@@ -121,7 +133,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _xresnet1d(depth: str, n_channels: int, n_extra: int = 0, **args: float) -> EcgNetwork:
-    return XResNet1d(depth, n_channels, n_extra, **args)  # type: ignore[arg-type]  # checked: check_model_args
+    return XResNet1d(depth, n_channels, n_extra, **args)  # type: ignore[arg-type]  # see arguments.py
 
 
 xresnet1d18 = partial(_xresnet1d, "xresnet1d18")
