@@ -188,8 +188,3 @@ def test_deviation_of_a_lead_is_that_of_its_valid_samples(store):
         assert deviation[i, lead] == pytest.approx(
             store.array("waveforms")[i][lead, start:end].std(), rel=1e-9
         )
-
-
-def test_too_many_folds_are_refused(store):
-    with pytest.raises(InputError, match="patients are too few for 200 folds"):
-        fold_rows(store, "mask", 200, 0, 0)

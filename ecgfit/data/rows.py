@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,29 +14,35 @@ from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
 
 Missing = Literal["drop", "mask"]
+"""What happens to recordings that lack a lead: they are dropped, or their leads are masked."""
+
+FOLDS_DEALT_BY = "StratifiedKFold"
+"""How patients are dealt to folds, noted with each run: members of one run must agree on it."""
 
 
 def select_rows(
     store: Store, split: str, missing: Missing, *, labelled: bool = True
 ) -> NDArray[np.int64]:
-    """Return the usable rows of a split, or of `all`, ascending; with `drop`, only those with all eight leads.
+    """Return the usable rows of a split, or of `all`, ascending.
 
-    Rows without a label are left out unless `labelled` is False. Raises InputError for an unknown split and StoreError when no row is left.
+    With `drop`, only rows with all eight leads are usable. Rows without a label are left out unless
+    `labelled` is False. Raises InputError for an unknown split, StoreError when no row is left.
     """
     rows = usable_rows(store, split, missing, labelled=labelled)
-    if not rows.size:
-        hint = " with all eight leads; --missing mask keeps the others" if missing == "drop" else ""
-        which = "store" if split == "all" else f"{split} split"
-        raise StoreError(
-            f"{store.path}: the {which} has no usable {'labelled ' if labelled else ''}recording{hint}."
-        )
-    return rows
+    if rows.size:
+        return rows
+    where = "store" if split == "all" else f"{split} split"
+    what = "labelled recording" if labelled else "recording"
+    hint = ""
+    if missing == "drop":
+        hint = " with all eight leads; --missing mask keeps the others"
+    raise StoreError(f"{store.path}: the {where} has no usable {what}{hint}.")
 
 
 def usable_rows(
     store: Store, split: str, missing: Missing, *, labelled: bool = True
 ) -> NDArray[np.int64]:
-    """Return what `select_rows` does, or no rows where there is none."""
+    """Return what `select_rows` does, or an empty array where no row is left."""
     if split not in (*SPLITS, "all"):
         raise InputError(f"--split (={split}) must be one of {', '.join(SPLITS)}, all")
     keep = store.array("status") == STATUS_CODE["ok"]
@@ -51,37 +58,53 @@ def usable_rows(
 def fold_rows(
     store: Store, missing: Missing, folds: int, fold: int, seed: int
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of one turn of cross-validation by patient within train and val: `scored`, `val` and `train`.
+    """Return the rows of one turn of cross-validation: `scored`, `val` and `train`.
 
-    Patients are dealt to the folds at random within each label (positive: any recording is). Fold `fold` is scored, the next selects the
-    epoch, the others train: nothing is chosen on what is scored. The test split takes no part.
+    The patients of train and val are dealt to the folds at random, stratified by label; a patient
+    is positive when any recording is. Fold `fold` is scored, the next one selects the epoch, the
+    others train: nothing is chosen on what is scored. The test split takes no part. Raises
+    InputError when there are too few patients.
     """
     rows = np.concatenate([select_rows(store, split, missing) for split in ("train", "val")])
-    patients, index = np.unique(store.array("patient")[rows], return_inverse=True)
-    if len(patients) < folds:
-        raise InputError(f"folds: {len(patients)} patients are too few for {folds} folds.")
-    positive = np.bincount(index, store.array("label")[rows] == 1) > 0
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, folds])))
-    shuffled = generator.permutation(len(patients))
-    dealt = np.empty(len(patients), np.int64)
-    dealt[shuffled[np.argsort(positive[shuffled], kind="stable")]] = (
-        np.arange(len(patients)) % folds
-    )
-    of_row, selecting = dealt[index], (fold + 1) % folds
+    patients, patient_of_row = np.unique(store.array("patient")[rows], return_inverse=True)
+    n_positive_rows = np.bincount(patient_of_row, store.array("label")[rows] == 1)
+    fold_of_row = _deal(n_positive_rows > 0, folds, seed)[patient_of_row]
+    selecting = (fold + 1) % folds
     chosen = {
-        "scored": of_row == fold,
-        "val": of_row == selecting,
-        "train": (of_row != fold) & (of_row != selecting),
+        "scored": fold_of_row == fold,
+        "val": fold_of_row == selecting,
+        "train": (fold_of_row != fold) & (fold_of_row != selecting),
     }
     return {name: np.sort(rows[keep]) for name, keep in chosen.items()}
 
 
+def _deal(positive: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of each patient."""
+    from sklearn.model_selection import StratifiedKFold  # takes a second to import
+
+    n_patients, n_positive = len(positive), int(positive.sum())
+    if max(n_positive, n_patients - n_positive) < folds:
+        raise InputError(
+            f"folds: {n_patients} patients, {n_positive} of them positive, are too few for {folds} "
+            "folds. Use fewer --folds."
+        )
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    fold_of_patient = np.empty(n_patients, np.int64)
+    with warnings.catch_warnings():
+        # A class with fewer patients than folds; who uses the rows checks that both are there.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for fold, (_, held_out) in enumerate(splitter.split(positive, positive)):
+            fold_of_patient[held_out] = fold
+    return fold_of_patient
+
+
 def covariate_columns(store: Store, names: Sequence[str]) -> NDArray[np.int64]:
-    """Return where the store holds the covariates. Raises InputError naming those that it has."""
+    """Return the columns of covariates. Raises InputError naming those that the store has."""
     absent = [name for name in names if name not in store.covariate_names]
     if absent:
         has = ", ".join(store.covariate_names) or "none"
         raise InputError(
-            f"tabular: {store.path} has no covariate {', '.join(absent)} (it has: {has}). Build it with --covariates."
+            f"tabular: {store.path} has no covariate {', '.join(absent)} (it has: {has}). "
+            "Build it with --covariates."
         )
     return np.array([store.covariate_names.index(name) for name in names], np.int64)

@@ -14,6 +14,7 @@ import torch
 from ecgfit.compute.device import pick_device, use_amp
 from ecgfit.compute.distributed import Ranks
 from ecgfit.config import RECORDED
+from ecgfit.data.rows import FOLDS_DEALT_BY
 from ecgfit.models.factory import count_parameters
 from ecgfit.run_files import (
     LOCKED,
@@ -86,6 +87,7 @@ def check_same_settings(job: Job) -> bool:
         "device": "cpu" if is_of_cpu else "cuda",
         "amp": "on" if recorded.get("amp") else "off",
         "processes": recorded.get("processes"),
+        "folds_dealt_by": recorded.get("folds_dealt_by"),
     }
     changed = differing_settings(values, wanted)
     if changed:
@@ -148,7 +150,9 @@ def recorded_facts(trainer: Trainer, loaded: list[str] | None) -> dict[str, Any]
 
     store, weights = trainer.store, trainer.class_weights
     versions = {name: version(name) for name in ("torch", "numpy", "zarr")}
+    folds_dealt_by = {"folds_dealt_by": FOLDS_DEALT_BY} if trainer.config.folds else {}
     return {
+        **folds_dealt_by,
         "store": {
             "name": store.path.name,
             "content_sha256": store.content_sha256,

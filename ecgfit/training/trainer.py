@@ -28,7 +28,7 @@ from ecgfit.data.augment import Draws, draw
 from ecgfit.data.loader import Batch, Batches, make_loader
 from ecgfit.data.model_input import ModelInput
 from ecgfit.data.resident import DoesNotFit, fits, resident_loader
-from ecgfit.data.rows import fold_rows, select_rows
+from ecgfit.data.rows import FOLDS_DEALT_BY, fold_rows, select_rows
 from ecgfit.data.seeds import torch_seeds
 from ecgfit.data.statistics import NormStats
 from ecgfit.inference.predictions import Predictions
@@ -456,6 +456,7 @@ def resolved_settings(config: TrainConfig, device: str, amp: bool, ranks: Ranks)
         "device": device,
         "amp": "on" if amp else "off",
         "processes": ranks.world,
+        "folds_dealt_by": FOLDS_DEALT_BY if config.folds else None,
     }
 
 
