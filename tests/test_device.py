@@ -1,31 +1,28 @@
-"""What holds on a CPU and on a GPU alike: on the CPU in every run of the tests, on a GPU with `make test-gpu` (ECG_DEVICE=cuda)."""
+"""What holds on a CPU and on a GPU alike; on a GPU with `make test-gpu` (ECG_DEVICE=cuda)."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import DEVICE, quick, same_results, silent
 from test_distributed import torchrun
 from test_resume_training import at_step, die
 
 import ecgfit.training.trainer as trainer_module
 from ecgfit.checkpoint import load_checkpoint
+from ecgfit.cli import cli
+from ecgfit.compute.device import use_amp, warn_of_emulation
 from ecgfit.data.rows import select_rows
 from ecgfit.inference.predictions import Predictions
-from ecgfit.inference.scorer import load_ensemble, predict_rows
+from ecgfit.inference.scorer import load_ensemble, load_run, predict_rows
 from ecgfit.models.factory import MODELS
 from ecgfit.run import Run
 from ecgfit.run_files import LAST
 from ecgfit.training.loss_log import LossLog
 from ecgfit.training.runner import train
 from ecgfit.training.trainer import Trainer
-from ecgprep.store.reader import Store
 
 on_a_gpu = pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU: make test-gpu")
 COVARIATES = ("age", "sex")
@@ -37,7 +34,10 @@ def config(**settings: object):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_network_trains_the_same_twice(small_store, tmp_path, model):
-    settings = config(model=model, epochs=1, tabular=",".join(COVARIATES), missing="mask")
+    model_args = "width=0.25,depth=3" if model == "inception1d" else "width=0.25"
+    settings = config(
+        model=model, model_args=model_args, epochs=1, tabular=",".join(COVARIATES), missing="mask"
+    )
     for name in ("one", "other"):
         train(settings, small_store, tmp_path / name, say=silent)
     assert same_results(tmp_path / "one", tmp_path / "other")
@@ -57,49 +57,33 @@ def test_killed_and_resumed_to_the_bit(small_store, tmp_path, monkeypatch, compi
     monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_SAVES", -1)
     with pytest.raises(KeyboardInterrupt):
         train(settings, small_store, tmp_path / "killed", say=silent)
-    assert (
-        len((state := load_checkpoint(tmp_path / "killed" / LAST))["history"]),
-        state["step"],
-    ) == (1, 2)
+    state = load_checkpoint(tmp_path / "killed" / LAST)
+    assert (len(state["history"]), state["step"]) == (1, 2)
     monkeypatch.undo()
     train(settings, small_store, tmp_path / "killed", resume=True, say=silent)
     assert same_results(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_run_of_a_gpu_is_used_where_there_is_none(corpus: Path, small_store: Store, tmp_path):
+def test_a_run_of_a_gpu_is_used_where_there_is_none(corpus, small_store, tmp_path, monkeypatch):
     run = train(config(seeds=(0, 1), epochs=1), small_store, tmp_path / "r", say=silent)
     for path in (run.path / "config.yaml", *run.path.glob("members/*/config.yaml")):
-        path.write_text(path.read_text().replace(f"device: {DEVICE}\n", "device: cuda\n", 1))
-        assert "device: cuda\n" in path.read_text()
+        text = path.read_text().replace(f"device: {DEVICE}\n", "device: cuda\n", 1)
+        assert "device: cuda\n" in text
+        path.write_text(text)
+    rows = select_rows(small_store, "test", "drop")
+    trained = load_ensemble(run.members, DEVICE)
+    here = predict_rows(trained, small_store, rows, (), amp=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def ecgfit(*arguments: object) -> None:
-        command = [sys.executable, "-m", "ecgfit.cli", *map(str, arguments)]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
 
-    here = predict_rows(
-        load_ensemble(run.members, DEVICE),
-        small_store,
-        select_rows(small_store, "test", "drop"),
-        (),
-        amp=False,
-    )
     ecgfit("eval", "--run", run.path, "--store", small_store.path)
-    np.testing.assert_allclose(
-        Predictions.load(run.path / "predictions_test.csv").logits,
-        here.logits,
-        rtol=1e-3,
-        atol=1e-3,
-    )
-    ecgfit(
-        "predict", "--run", run.path, min((corpus / "xml").rglob("*.xml")), "-o", tmp_path / "p.csv"
-    )
+    there = Predictions.load(run.path / "predictions_test.csv")
+    np.testing.assert_allclose(there.logits, here.logits, rtol=1e-3, atol=1e-3)
+    recording = min((corpus / "xml").rglob("*.xml"))
+    ecgfit("predict", "--run", run.path, recording, "-o", tmp_path / "p.csv")
 
 
 def test_a_run_in_bfloat16_predicts_as_in_float32(small_store, tmp_path):
@@ -109,14 +93,97 @@ def test_a_run_in_bfloat16_predicts_as_in_float32(small_store, tmp_path):
         predict_rows(load_ensemble([run], DEVICE), small_store, rows, (), amp)
         for amp in (False, True)
     )
-    assert (
-        np.abs(
-            run.calibration.apply(fine.logit_difference())
-            - run.calibration.apply(coarse.logit_difference())
-        ).max()
-        < 0.03
-    )
+    probabilities = [run.calibration.apply(found.logit_difference()) for found in (fine, coarse)]
+    assert np.abs(probabilities[0] - probabilities[1]).max() < 0.03
     assert not np.array_equal(fine.logits, coarse.logits)
+
+
+CAPABILITIES = {
+    "avx512_bf16": {"avx2": True, "avx512_f": True, "avx512_bf16": True},
+    "amx": {"avx512_f": True, "amx_bf16": True},
+    "arm": {"neon": True, "bf16": True},
+    "avx512 alone": {"avx512_f": True, "avx512_bf16": False},
+    "avx2": {"avx2": True},
+}
+
+
+@pytest.fixture
+def cpu_with(monkeypatch):
+    """Return a function that pretends to be on a CPU of these capabilities."""
+
+    def pretend(name: str, *, kernels: bool = True) -> None:
+        capabilities = CAPABILITIES[name]
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+        monkeypatch.setattr(
+            torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: kernels, raising=False
+        )
+
+    yield pretend
+    warn_of_emulation.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "has"),
+    [
+        ("avx512_bf16", True),
+        ("amx", True),
+        ("arm", True),
+        ("avx512 alone", False),
+        ("avx2", False),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_cpu_multiplies_in_it(cpu_with, name, has):
+    cpu_with(name)
+    assert use_amp("auto", "cpu") is has
+    assert use_amp("on", "cpu") is True
+    assert use_amp("off", "cpu") is False
+
+
+def test_auto_is_float32_where_pytorch_has_no_kernels_or_does_not_tell(cpu_with, monkeypatch):
+    cpu_with("arm", kernels=False)
+    assert not use_amp("auto", "cpu")
+    cpu_with("avx512_bf16")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not use_amp("auto", "cpu")
+
+
+def test_auto_follows_how_a_run_was_trained(cpu_with):
+    cpu_with("avx512_bf16")
+    assert use_amp("auto", "cpu", trained=True)
+    assert not use_amp("auto", "cpu", trained=False)
+    assert use_amp("on", "cpu", trained=False)
+
+
+def test_emulation_is_warned_of_once(cpu_with, caplog):
+    cpu_with("avx2")
+    for _ in range(2):
+        warn_of_emulation("cpu")
+    message = (
+        "--amp on: this CPU has no bfloat16 and emulates it, so training can take ten times as "
+        "long. Use --amp auto or off."
+    )
+    assert [record.getMessage() for record in caplog.records] == [message]
+    warn_of_emulation.cache_clear()
+    cpu_with("amx")
+    warn_of_emulation("cpu")
+    assert len(caplog.records) == 1
+
+
+def test_a_run_of_float32_is_resumed_and_used_in_float32(cpu_with, small_store, tmp_path):
+    """The run was trained with `auto` on a machine without bfloat16; now the machine has it."""
+    cpu_with("avx2")
+    settings = config(amp="auto", device="cpu", epochs=1)
+    run = train(settings, small_store, tmp_path / "r", say=silent)
+    cpu_with("avx512_bf16")
+    _, amp = load_run(Run(run.path))
+    assert not amp
+    trainer = Trainer.prepare(settings, small_store)
+    assert trainer.amp
+    trainer.load_state(run.path / LAST)
+    assert not trainer.amp
+    (run.path / "threshold.json").unlink()
+    train(settings, small_store, run.path, resume=True, say=silent)
+    assert Run(run.path).recorded["amp"] is False
 
 
 @on_a_gpu

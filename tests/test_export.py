@@ -269,7 +269,8 @@ def test_absent_packages_are_named_with_their_extra(mask_run, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "safetensors", None)
     for name, absent in (("m.onnx", "onnxscript"), ("m.safetensors", "safetensors")):
-        with pytest.raises(EcgError, match=rf"This needs {absent}\. Run: pip install .ecgprep-ecgfit\[fit,export\]"):
+        message = rf"This needs {absent}\. Run: pip install 'ecgprep-ecgfit\[fit,export\]'"
+        with pytest.raises(EcgError, match=message):
             export_run(mask_run, tmp_path / name)
 
 

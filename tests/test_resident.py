@@ -70,7 +70,7 @@ def test_rows_that_do_not_fit_are_refused_with_a_way_out(small_store, monkeypatc
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(
         InputError,
-        match=r"^resident: \d+ train recordings take 0\.0 GiB, which the device has not\. Use auto or off\.$",
+        match=r"^resident: \d+ train recordings take 0\.0 GiB, more than the device has free\. Use auto or off\.$",
     ):
         resident_loader(streamed, "cpu")
 

@@ -106,10 +106,14 @@ def has_bfloat16(device: str) -> bool:
 
 @cache
 def warn_of_emulation(device: str) -> None:
-    """Log a warning, once, where bfloat16 is emulated."""
+    """Log a warning, once, where bfloat16 is emulated.
+
+    Measured with resnet1d on one core: a step takes 1.9 times as long where oneDNN may use AVX-512
+    without BF16, and 18 times as long where it may use AVX2 only.
+    """
     if not has_bfloat16(device):
         _log.warning(
-            "--amp on: this %s has no bfloat16 and emulates it, so training takes about ten times "
-            "as long. Use --amp auto or off.",
+            "--amp on: this %s has no bfloat16 and emulates it, so training can take ten times as "
+            "long. Use --amp auto or off.",
             {"cpu": "CPU", "cuda": "GPU"}[device],
         )

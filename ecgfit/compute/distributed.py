@@ -32,7 +32,7 @@ Only the first one computes intervals and writes files. torchrun reports a proce
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number among those that train together, and how many there are."""
+    """The number of this process among those that train together, and how many there are."""
 
     rank: int = 0
     world: int = 1

@@ -1,7 +1,9 @@
-"""Augmentation in model space, for training batches only; never changes a shape, a lead's timing against the others, or padding.
+"""Augmentation in model space, for training batches only.
 
-Every random number comes from the draws that are passed in, so a batch is a function of (seed, epoch, step), whichever processes share it.
-They are drawn here, and applied by `ModelInput` as it normalises: without chance or state, so that torch.compile can make one kernel of it.
+It never changes a shape, the timing of leads relative to each other, or padding. Every random
+number comes from the draws that are passed in, so a batch is a function of (seed, epoch, step),
+whichever processes share it. Numbers are drawn here and applied by `ModelInput` as it normalises:
+without chance or state, so that torch.compile can make one kernel of it.
 """
 
 from __future__ import annotations
@@ -15,30 +17,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NOISE_SIGMA = (0.01, 0.03)
-"""Range of the noise's standard deviation, in standard deviations of the lead over the training rows."""
-
+"""Range of the noise's standard deviation, in standard deviations of the lead over train rows."""
 
 NOISE_STARTS = 2**20
 """Places in the table of normal numbers at which a lead's noise may begin."""
 
-
 SCALE_RANGE = (0.9, 1.1)
-
 
 MAX_SHIFT_SAMPLES = 10
 
-
 LEAD_DROP = 0.1
-"""Probability that a lead of a record is taken away."""
+"""Probability that a lead of a record is masked."""
 
 
 @dataclass(frozen=True)
 class Draws:
     """Random numbers for records `first` to `first + n` of a batch of `total`.
 
-    Numbers, a few for each record, are drawn for the whole batch and those of the other records thrown away: processes that share a batch
-    give each record the same numbers as one process would. On a GPU the generator is counter-based (Philox): it has no state but its seed
-    and a count.
+    A few numbers per record are drawn for the whole batch, and those of other records are thrown
+    away. So processes that share a batch give each record the same numbers as one process would. On
+    a GPU the generator is counter-based (Philox): its only state is its seed and a count.
     """
 
     generator: torch.Generator
@@ -47,9 +45,8 @@ class Draws:
 
     def uniform(self, low: float, high: float, n: int, *shape: int) -> Tensor:
         """Return float32 (n, *shape) in [low, high)."""
-        drawn = torch.empty(self.total, *shape, device=self.generator.device).uniform_(
-            low, high, generator=self.generator
-        )
+        drawn = torch.empty(self.total, *shape, device=self.generator.device)
+        drawn.uniform_(low, high, generator=self.generator)
         return drawn[self.first : self.first + n]
 
     def integers(self, low: int, high: int, n: int, *shape: int) -> Tensor:
@@ -65,7 +62,7 @@ class Draws:
 
 
 def draw_shift(draws: Draws, shape: Sequence[int]) -> dict[str, Tensor]:
-    """Draw by how many samples, up to 10 either way, all leads of a record come later: int64 (B,)."""
+    """Draw by how many samples, up to 10 either way, a record is delayed: int64 (B,)."""
     return {"shift": draws.integers(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES, shape[0])}
 
 
@@ -75,9 +72,11 @@ def draw_scale(draws: Draws, shape: Sequence[int]) -> dict[str, Tensor]:
 
 
 def draw_noise(draws: Draws, shape: Sequence[int]) -> dict[str, Tensor]:
-    """Draw white noise of one strength per record (B, 1, 1), for each lead another stretch of a table of normal numbers: int64 (B, leads).
+    """Draw white noise: one strength per record, and a stretch of a table for each lead.
 
-    Drawing each sample would be most of what an input costs: 5 ms for 32 x 8 x 5000 on a CPU, and memory written and read on a GPU.
+    Returns the strength (B, 1, 1), where in the table of normal numbers each lead's noise starts,
+    int64 (B, leads), and the table. Drawing each sample would be most of what an input costs: 5 ms
+    for 32 x 8 x 5000 on a CPU, and memory written and read on a GPU.
     """
     strength = draws.uniform(*NOISE_SIGMA, shape[0], 1, 1)
     return {
@@ -89,14 +88,19 @@ def draw_noise(draws: Draws, shape: Sequence[int]) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=4)
 def normal_table(n_samples: int, device: torch.device) -> Tensor:
-    """Return the same normal numbers of mean 0 and variance 1 always: as many as stretches of `n_samples` from every start need, float32."""
-    return torch.randn(NOISE_STARTS + n_samples - 1, generator=torch.Generator().manual_seed(0)).to(
-        device
-    )
+    """Return normal numbers of mean 0 and variance 1, always the same: float32.
+
+    They are as many as stretches of `n_samples` from every start need.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(NOISE_STARTS + n_samples - 1, generator=generator).to(device)
 
 
 def draw_leadmask(draws: Draws, shape: Sequence[int]) -> dict[str, Tensor]:
-    """Draw which leads are kept, each with a probability of 90 %, as if the others had not been recorded: bool (B, leads)."""
+    """Draw which leads are kept, each with a probability of 90 %: bool (B, leads).
+
+    The others are masked as if they had not been recorded.
+    """
     return {"leadmask": draws.uniform(0, 1, shape[0], shape[1]) >= LEAD_DROP}
 
 
@@ -106,17 +110,16 @@ AUGMENTATIONS: dict[str, Callable[[Draws, Sequence[int]], dict[str, Tensor]]] = 
     "noise": draw_noise,
     "leadmask": draw_leadmask,
 }
-"""Name -> function of (draws, shape (B, leads, L)) that draws what it needs; in the order in which they are drawn."""
+"""Name -> function of (draws, shape (B, leads, L)), in the order in which they draw."""
 
 
 def draw(names: Sequence[str], draws: Draws, shape: Sequence[int]) -> dict[str, Tensor]:
     """Draw what the named augmentations need for a batch of shape (B, leads, L)."""
-    return {
-        key: tensor
-        for name, of in AUGMENTATIONS.items()
-        if name in names
-        for key, tensor in of(draws, shape).items()
-    }
+    drawn: dict[str, Tensor] = {}
+    for name, draw_for in AUGMENTATIONS.items():
+        if name in names:
+            drawn |= draw_for(draws, shape)
+    return drawn
 
 
 def noise(drawn: Mapping[str, Tensor], n_samples: int) -> Tensor:
@@ -125,9 +128,11 @@ def noise(drawn: Mapping[str, Tensor], n_samples: int) -> Tensor:
 
 
 def shifted(waveforms: Tensor, by: Tensor) -> Tensor:
-    """Move each record (leads, L) by its number of samples, 10 at most either way; what is uncovered is 0."""
-    n, start = waveforms.shape[2], MAX_SHIFT_SAMPLES - by
+    """Delay each record (leads, L) by its number of samples, at most 10 either way.
+
+    What is uncovered is 0.
+    """
     record = torch.arange(len(waveforms), device=waveforms.device)
-    return F.pad(waveforms, (MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES)).unfold(2, n, 1)[
-        record, :, start
-    ]
+    padded = F.pad(waveforms, (MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES))
+    windows = padded.unfold(2, waveforms.shape[2], 1)
+    return windows[record, :, MAX_SHIFT_SAMPLES - by]

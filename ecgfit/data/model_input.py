@@ -1,4 +1,4 @@
-"""What training takes from a store: which rows, their statistics, the numbers of chance, and what the model sees of a recording."""
+"""What the model sees of a recording: normalised, masked, augmented in training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ecgprep.leads import LEADS
 
 
 class ModelInput(nn.Module):
-    """From int16 µV to what the model sees: z-score with train statistics, zeros where nothing was measured, optional mask channel.
+    """From int16 µV to what the model sees.
 
-    Returns float32 (B, 8, L), or (B, 9, L) with `missing="mask"`: the ninth channel is, at each sample, the fraction of the eight
-    leads that is present and not padding. And, where there are covariates, float32 (B, 2K): (value - median) / scale, 0 where the value
-    is missing, then 1 where it is.
+    Returns float32 (B, 8, L): z-scores by the train statistics, 0 where nothing was measured. With
+    `missing="mask"` it is (B, 9, L), and the ninth channel is, at each sample, the fraction of the
+    eight leads that is present and not padding. Where there are covariates, it also returns float32
+    (B, 2K): (value - median) / scale, 0 where the value is missing, then 1 where it is.
     """
 
     mean: Tensor
@@ -28,22 +29,18 @@ class ModelInput(nn.Module):
 
     def __init__(self, stats: NormStats, missing: Missing) -> None:
         super().__init__()
+        mean = torch.tensor(stats.mean_uv, dtype=torch.float64)
         std = torch.tensor(stats.std_uv, dtype=torch.float64)
-        self.register_buffer(
-            "mean",
-            torch.tensor(stats.mean_uv, dtype=torch.float64).float()[:, None],
-            persistent=False,
-        )
-        self.register_buffer(
-            "inverse_std", torch.where(std > 0, 1 / std, 1.0).float()[:, None], persistent=False
-        )
-        self.register_buffer(
-            "median", torch.tensor(stats.covariates.median, dtype=torch.float32), persistent=False
-        )
-        self.register_buffer(
-            "scale", torch.tensor(stats.covariates.scale, dtype=torch.float32), persistent=False
-        )
+        inverse_std = torch.where(std > 0, 1 / std, 1.0)
+        self._keep("mean", mean.float()[:, None])
+        self._keep("inverse_std", inverse_std.float()[:, None])
+        self._keep("median", torch.tensor(stats.covariates.median, dtype=torch.float32))
+        self._keep("scale", torch.tensor(stats.covariates.scale, dtype=torch.float32))
         self.missing = missing
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        """Let `values` move between devices with the module, but stay out of checkpoints."""
+        self.register_buffer(name, values, persistent=False)
 
     @property
     def n_channels(self) -> int:
@@ -63,34 +60,36 @@ class ModelInput(nn.Module):
         covariates: Tensor | None = None,
         drawn: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Normalise, mask, and augment by what was drawn for it. `covariates` is (B, K) with NaN where missing.
+        """Normalise, mask, and augment by what was `drawn`. `covariates` is (B, K), NaN if missing.
 
-        Shifted waveforms are masked by the shifted span, and a lead that is taken away is masked like one that is missing: so padding stays
-        padding, and noise is not shifted or scaled and is only where there is signal.
+        Shifted waveforms are masked by the shifted span, and a dropped lead is masked like a
+        missing one. So padding stays padding, and noise, which is neither shifted nor scaled, is
+        only where there is signal.
         """
-        drawn, gain = drawn or {}, self.inverse_std
+        drawn = drawn or {}
+        gain = self.inverse_std
         if "shift" in drawn:
-            waveforms, valid_span = (
-                shifted(waveforms, drawn["shift"]),
-                valid_span + drawn["shift"][:, None],
-            )
+            waveforms = shifted(waveforms, drawn["shift"])
+            valid_span = valid_span + drawn["shift"][:, None]
         if "scale" in drawn:
             gain = gain * drawn["scale"]
         if "leadmask" in drawn:
             lead_mask = lead_mask & drawn["leadmask"]
-        time = torch.arange(waveforms.shape[2], device=waveforms.device, dtype=torch.int32)
-        inside = ((time >= valid_span[:, :1]) & (time < valid_span[:, 1:])).float()[:, None]
         x = (waveforms.float() - self.mean).mul_(gain)
         if "noise" in drawn:
             x.addcmul_(noise(drawn, waveforms.shape[2]), drawn["noise"])
-        x.mul_(inside).mul_(
-            lead_mask.float()[:, :, None]
-        )  # one after the other: a joint mask would cost a CPU as much as all the rest
+        time = torch.arange(waveforms.shape[2], device=waveforms.device, dtype=torch.int32)
+        is_valid = (time >= valid_span[:, :1]) & (time < valid_span[:, 1:])
+        inside = is_valid.float()[:, None]
+        present = lead_mask.float()
+        # One after the other: a joint mask would cost a CPU as much as all the rest.
+        x.mul_(inside).mul_(present[:, :, None])
         if self.missing == "mask":
-            x = torch.cat([x, inside * lead_mask.float().mean(dim=1)[:, None, None]], dim=1)
-        return x, None if covariates is None or not self.n_covariates else self._standardise(
-            covariates
-        )
+            fraction = present.mean(dim=1)[:, None, None]
+            x = torch.cat([x, inside * fraction], dim=1)
+        if covariates is None or not self.n_covariates:
+            return x, None
+        return x, self._standardise(covariates)
 
     def _standardise(self, covariates: Tensor) -> Tensor:
         missing = torch.isnan(covariates)

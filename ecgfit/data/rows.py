@@ -66,7 +66,7 @@ def fold_rows(
     InputError when there are too few patients.
     """
     rows = np.concatenate([select_rows(store, split, missing) for split in ("train", "val")])
-    patients, patient_of_row = np.unique(store.array("patient")[rows], return_inverse=True)
+    _, patient_of_row = np.unique(store.array("patient")[rows], return_inverse=True)
     n_positive_rows = np.bincount(patient_of_row, store.array("label")[rows] == 1)
     fold_of_row = _deal(n_positive_rows > 0, folds, seed)[patient_of_row]
     selecting = (fold + 1) % folds

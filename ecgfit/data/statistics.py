@@ -19,7 +19,10 @@ from ecgprep.store.reader import Store
 
 @dataclass(frozen=True)
 class CovariateStats:
-    """Median and scale (standard deviation of the known values, 1 where it is 0) of each covariate over the train rows."""
+    """Median and scale of each covariate over the train rows.
+
+    The scale is the standard deviation of the known values, or 1 where that is 0.
+    """
 
     names: tuple[str, ...] = ()
     median: tuple[float, ...] = ()
@@ -27,20 +30,28 @@ class CovariateStats:
 
     @classmethod
     def of(cls, store: Store, rows: NDArray[np.int64], names: Sequence[str]) -> CovariateStats:
-        """Compute over rows. Raises InputError for a covariate that the store lacks, or that no row has."""
-        values = store.array("covariates")[np.ix_(rows, covariate_columns(store, names))].astype(
-            np.float64
-        )
-        empty = [
-            name for name, column in zip(names, values.T, strict=True) if np.isnan(column).all()
-        ]
+        """Compute over rows.
+
+        Raises InputError for a covariate that the store lacks, or that is empty in every row.
+        """
+        columns = covariate_columns(store, names)
+        values = store.array("covariates")[np.ix_(rows, columns)].astype(np.float64)
+        is_known = ~np.isnan(values)
+        empty = [name for i, name in enumerate(names) if not is_known[:, i].any()]
         if empty:
             raise InputError(f"tabular: no train recording has a value of {', '.join(empty)}.")
-        scale = np.nanstd(values, axis=0)
+        deviation = np.nanstd(values, axis=0)
+        scale = np.where(deviation > 0, deviation, 1.0)
+        median = np.nanmedian(values, axis=0)
+        return cls(tuple(names), tuple(median.tolist()), tuple(scale.tolist()))
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> CovariateStats:
+        """Read one from JSON. Raises KeyError, TypeError or ValueError when it is not one."""
         return cls(
-            tuple(names),
-            tuple(np.nanmedian(values, axis=0).tolist()),
-            tuple(np.where(scale > 0, scale, 1.0).tolist()),
+            names=tuple(map(str, value["names"])),
+            median=tuple(map(float, value["median"])),
+            scale=tuple(map(float, value["scale"])),
         )
 
 
@@ -54,6 +65,7 @@ class SeenRange:
     shortest_samples: int
     fewest_leads: int
     covariates: tuple[tuple[float, float], ...]
+    """Least and greatest value of each covariate."""
 
     @classmethod
     def of(cls, store: Store, rows: NDArray[np.int64], names: Sequence[str]) -> SeenRange:
@@ -61,30 +73,56 @@ class SeenRange:
         spans, mask = store.array("valid_span")[rows], store.array("lead_mask")[rows]
         length = spans[:, 1] - spans[:, 0]
         deviation = np.where(mask, lead_deviation(store.array("moments")[rows], length), np.nan)
-        bounds = [
-            (float(np.nanmin(column)), float(np.nanmax(column))) if mask[:, i].any() else (0.0, 0.0)
-            for i, column in enumerate(deviation.T)
-        ]
+        lead_bounds = []
+        for lead in range(len(LEADS)):
+            is_present = bool(mask[:, lead].any())
+            lead_bounds.append(_bounds(deviation[:, lead]) if is_present else (0.0, 0.0))
         values = store.array("covariates")[np.ix_(rows, covariate_columns(store, names))]
         return cls(
-            tuple(np.unique(store.array("rate_hz")[rows]).astype(float).tolist()),
-            tuple(bounds),
-            int(length.min()),
-            int(mask.sum(axis=1).min()),
-            tuple((float(np.nanmin(column)), float(np.nanmax(column))) for column in values.T),
+            rates_hz=tuple(np.unique(store.array("rate_hz")[rows]).astype(float).tolist()),
+            lead_sd_uv=tuple(lead_bounds),
+            shortest_samples=int(length.min()),
+            fewest_leads=int(mask.sum(axis=1).min()),
+            covariates=tuple(_bounds(column) for column in values.T),
+        )
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SeenRange:
+        """Read one from JSON. Raises KeyError, TypeError or ValueError when it is not one."""
+        return cls(
+            rates_hz=tuple(map(float, value["rates_hz"])),
+            lead_sd_uv=_pairs(value["lead_sd_uv"]),
+            shortest_samples=int(value["shortest_samples"]),
+            fewest_leads=int(value["fewest_leads"]),
+            covariates=_pairs(value["covariates"]),
         )
 
 
+def _bounds(values: NDArray[Any]) -> tuple[float, float]:
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def _pairs(values: Any) -> tuple[tuple[float, float], ...]:
+    return tuple((float(low), float(high)) for low, high in values)
+
+
 def lead_deviation(moments: NDArray[np.int64], length: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the standard deviation in µV of each lead of each recording, (n, 8), from Σx and Σx² (n, 8, 2) over `length` samples (n,)."""
+    """Return the standard deviation in µV of each lead of each recording, (n, 8).
+
+    `moments` holds Σx and Σx², (n, 8, 2), over `length` samples, (n,).
+    """
     n = np.maximum(length, 1)[:, None]
     mean = moments[:, :, 0] / n
-    return np.asarray(np.sqrt(np.maximum(moments[:, :, 1] / n - mean**2, 0)))
+    variance = moments[:, :, 1] / n - mean**2
+    return np.asarray(np.sqrt(np.maximum(variance, 0)))
 
 
 @dataclass(frozen=True)
 class NormStats:
-    """Per-lead mean and standard deviation in µV of the valid samples of the train rows, and what else the train rows decide."""
+    """What the train rows decide: mean and standard deviation of each lead, and more.
+
+    Means and deviations are in µV, over the valid samples.
+    """
 
     mean_uv: tuple[float, ...]
     std_uv: tuple[float, ...]
@@ -96,13 +134,12 @@ class NormStats:
     def of(cls, store: Store, rows: NDArray[np.int64], covariates: Sequence[str] = ()) -> NormStats:
         """Compute from the store's integer moments: exact, and no waveform is read."""
         mean, std = store.lead_statistics(rows)
-        table = CovariateStats.of(store, rows, covariates)
         return cls(
-            tuple(mean.tolist()),
-            tuple(std.tolist()),
-            len(rows),
-            table,
-            SeenRange.of(store, rows, covariates),
+            mean_uv=tuple(mean.tolist()),
+            std_uv=tuple(std.tolist()),
+            n_records=len(rows),
+            covariates=CovariateStats.of(store, rows, covariates),
+            seen=SeenRange.of(store, rows, covariates),
         )
 
     def save(self, path: Path) -> None:
@@ -112,42 +149,29 @@ class NormStats:
             "mean_uv": list(self.mean_uv),
             "std_uv": list(self.std_uv),
             "n_train_records": self.n_records,
+            "covariates": asdict(self.covariates),
+            "seen": asdict(self.seen),
         }
-        write_json(
-            path, {**value, "covariates": asdict(self.covariates), "seen": asdict(self.seen)}
-        )
+        write_json(path, value)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> NormStats:
         """Read what `save` wrote. Raises ValueError, saying what is wrong, when it is not that."""
         try:
-            table, seen = value["covariates"], value["seen"]
             stats = cls(
-                tuple(map(float, value["mean_uv"])),
-                tuple(map(float, value["std_uv"])),
-                int(value["n_train_records"]),
-                CovariateStats(
-                    tuple(map(str, table["names"])),
-                    tuple(map(float, table["median"])),
-                    tuple(map(float, table["scale"])),
-                ),
-                SeenRange(
-                    tuple(map(float, seen["rates_hz"])),
-                    tuple((float(low), float(high)) for low, high in seen["lead_sd_uv"]),
-                    int(seen["shortest_samples"]),
-                    int(seen["fewest_leads"]),
-                    tuple((float(low), float(high)) for low, high in seen["covariates"]),
-                ),
+                mean_uv=tuple(map(float, value["mean_uv"])),
+                std_uv=tuple(map(float, value["std_uv"])),
+                n_records=int(value["n_train_records"]),
+                covariates=CovariateStats.from_json(value["covariates"]),
+                seen=SeenRange.from_json(value["seen"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError("is damaged") from None
-        lengths = {len(stats.mean_uv), len(stats.std_uv), len(stats.seen.lead_sd_uv)}
-        if value.get("leads") != list(LEADS) or lengths != {len(LEADS)}:
+        n_leads = {len(stats.mean_uv), len(stats.std_uv), len(stats.seen.lead_sd_uv)}
+        if value.get("leads") != list(LEADS) or n_leads != {len(LEADS)}:
             raise ValueError(f"is not for the leads {', '.join(LEADS)}")
         table = stats.covariates
-        if (
-            len({len(table.names), len(table.median), len(table.scale), len(stats.seen.covariates)})
-            != 1
-        ):
+        columns = (table.names, table.median, table.scale, stats.seen.covariates)
+        if len({len(column) for column in columns}) != 1:
             raise ValueError("is damaged")
         return stats

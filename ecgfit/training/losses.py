@@ -1,4 +1,4 @@
-"""What is minimised: per-row losses whose sum over a whole batch, divided by the batch's weight, is the loss of the batch."""
+"""What is minimised: losses of recordings, and the weight that their sum is divided by."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Loss = Literal["ce", "bce"]
 
 
 def class_weights(asked: str | tuple[float, float], label: NDArray[np.int8]) -> Tensor | None:
-    """Return the weights of label 0 and 1: given, or with `auto` n / (2 n_class) over the train recordings, or None with `none`."""
+    """Return the weights of label 0 and 1, or None with `none`.
+
+    With `auto` they are n / (2 n_class) over the train recordings, whose labels are given.
+    """
     if asked == "none":
         return None
     if asked == "auto":
@@ -29,8 +32,9 @@ def row_losses(
 ) -> Tensor:
     """Return each recording's weighted loss (B,).
 
-    `ce` is cross-entropy of both logits, `bce` binary cross-entropy of their difference with pos_weight = w1 / w0. Smoothing mixes the
-    label with the uniform distribution (Szegedy et al. 2016).
+    `ce` is cross-entropy of both logits, `bce` binary cross-entropy of their difference with
+    pos_weight = w1 / w0. Smoothing mixes the label with the uniform distribution (Szegedy et al.
+    2016, "Rethinking the Inception architecture for computer vision").
     """
     if kind == "ce":
         return F.cross_entropy(
@@ -44,7 +48,10 @@ def row_losses(
 
 
 def batch_weight(label: Tensor, kind: Loss, weights: Tensor | None) -> Tensor:
-    """Return what the sum of `row_losses` is divided by: the labels' weights with `ce`, their number with `bce`, as in PyTorch's means."""
+    """Return what the sum of `row_losses` is divided by, as in PyTorch's own means.
+
+    It is the sum of the labels' weights with `ce`, and the number of labels with `bce`.
+    """
     if kind == "bce" or weights is None:
         return torch.tensor(float(len(label)))
     return weights[label].sum()

@@ -1,9 +1,9 @@
-"""Start from other weights, train some of them, train them at different rates, average them: pure functions on a model."""
+"""Transfer: start from other weights, train some of them, or train them at different rates."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -27,33 +27,45 @@ class Loaded(NamedTuple):
 def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> Loaded:
     """Set every tensor of the model whose name and shape the state has, and list the rest.
 
-    Names agree up to the prefix that late fusion gives its ECG network, so an encoder moves between models with and without covariates.
-    A BatchNorm is set as a whole or not at all: its statistics mean nothing beside other weights. Raises ValueError when nothing fits;
-    the model is then as it was.
+    Names agree up to the prefix that late fusion gives its ECG network, so an encoder moves between
+    models with and without covariates. A BatchNorm is set as a whole or not at all: its statistics
+    mean nothing beside other weights. Raises ValueError when nothing fits; the model is then
+    unchanged.
     """
-    own, sources = model.state_dict(), {_without_prefix(name): name for name in state}
-    fits = {
-        name: sources[key]
-        for name in own
-        if (key := _without_prefix(name)) in sources
-        and state[sources[key]].shape == own[name].shape
-    }
-    torn = {name for names in _batch_norms(model) if not fits.keys() >= names for name in names}
-    chosen = {name: source for name, source in fits.items() if name not in torn}
-    if not chosen:
+    own = model.state_dict()
+    sources = _sources_that_fit(own, state)
+    for names in _batch_norms(model):
+        if not sources.keys() >= names:
+            for name in names:
+                sources.pop(name, None)
+    if not sources:
         raise ValueError(
-            f"None of the {len(state)} tensors fits the model by name and shape: these are weights of another network."
+            f"None of the {len(state)} tensors fits the model by name and shape: these are weights "
+            "of another network."
         )
     with torch.no_grad():
-        for name, source in chosen.items():
+        for name, source in sources.items():
             own[name].copy_(state[source])  # state_dict() shares memory with the model
-    by_key, used = {_without_prefix(name): name for name in own}, set(chosen.values())
-    skipped = [
-        (source, _why(state[source], own.get(by_key.get(_without_prefix(source), ""))))
-        for source in state
-        if source not in used
-    ]
-    return Loaded(list(chosen), skipped, [name for name in own if name not in chosen])
+    own_by_key = {_without_prefix(name): tensor for name, tensor in own.items()}
+    used = set(sources.values())
+    skipped = []
+    for source, tensor in state.items():
+        if source not in used:
+            here = own_by_key.get(_without_prefix(source))
+            skipped.append((source, _why_skipped(tensor, here)))
+    untouched = [name for name in own if name not in sources]
+    return Loaded(list(sources), skipped, untouched)
+
+
+def _sources_that_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return, by the name of a model's tensor, the name of one of its key and shape in `state`."""
+    source_by_key = {_without_prefix(name): name for name in state}
+    found = {}
+    for name, tensor in own.items():
+        source = source_by_key.get(_without_prefix(name))
+        if source is not None and state[source].shape == tensor.shape:
+            found[name] = source
+    return found
 
 
 def _without_prefix(name: str) -> str:
@@ -67,7 +79,7 @@ def _batch_norms(model: nn.Module) -> Iterator[set[str]]:
             yield {f"{prefix}.{name}" if prefix else name for name in module.state_dict()}
 
 
-def _why(there: Tensor, here: Tensor | None) -> str:
+def _why_skipped(there: Tensor, here: Tensor | None) -> str:
     if here is None:
         return "not in the model"
     if there.shape != here.shape:
@@ -76,18 +88,25 @@ def _why(there: Tensor, here: Tensor | None) -> str:
 
 
 def freeze_backbone(model: Network) -> None:
-    """Let only the last depth group, the head, be trained. Follow with `train_mode` instead of `model.train()`."""
+    """Let only the last depth group, the head, be trained.
+
+    Follow with `train_mode` instead of `model.train()`.
+    """
     for group in model.depth_groups()[:-1]:
         for module in group:
             module.requires_grad_(False)
 
 
 def train_mode(model: Network) -> None:
-    """Put the model in train mode, but frozen parts in eval mode: their running statistics stay, and nothing is dropped there."""
+    """Put the model in train mode, but frozen parts in eval mode.
+
+    Their running statistics stay as they are, and they drop nothing.
+    """
     model.train()
-    for module in (module for group in model.depth_groups() for module in group):
-        if not any(parameter.requires_grad for parameter in module.parameters()):
-            module.eval()
+    for group in model.depth_groups():
+        for module in group:
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
 
 
 def parameter_groups(
@@ -98,27 +117,32 @@ def parameter_groups(
     *,
     decay_norm_and_bias: bool = True,
 ) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups, from input to head; only what is to be trained.
+    """Return AdamW's parameter groups from input to head, without what is frozen.
 
-    A depth group that lies d below the head learns at lr * layer_decay ** d (ULMFiT, Howard & Ruder 2018; BEiT, Bao et al. 2022): early layers hold
-    what all ECGs share, and need to move least. `lr_factor` is that power, for a scheduler to set lr * its factor * lr_factor. Without
-    `decay_norm_and_bias`, vectors (biases, gains of norms) are not decayed. Equal settings share a group: one group with layer_decay 1.
-    Raises ValueError when all is frozen.
+    A depth group that lies d below the head learns at lr * layer_decay ** d (ULMFiT, Howard & Ruder
+    2018; BEiT, Bao et al. 2022). Early layers hold what all ECGs share and need to move least.
+    `lr_factor` is that power, for a scheduler to set lr * its factor * lr_factor. Without
+    `decay_norm_and_bias`, vectors (biases, gains of norms) are not decayed. Equal settings share a
+    group, so layer_decay 1 gives a single one. Raises ValueError when everything is frozen.
     """
     settings: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     groups = model.depth_groups()
-    for distance, group in zip(range(len(groups) - 1, -1, -1), groups, strict=True):
-        for parameter in (
-            parameter
-            for module in group
-            for parameter in module.parameters()
-            if parameter.requires_grad
-        ):
-            decay = weight_decay if decay_norm_and_bias or parameter.ndim > 1 else 0.0
-            settings[layer_decay**distance, decay].append(parameter)
+    for i, group in enumerate(groups):
+        factor = layer_decay ** (len(groups) - 1 - i)
+        for parameter in _trainable(group):
+            is_decayed = decay_norm_and_bias or parameter.ndim > 1
+            decay = weight_decay if is_decayed else 0.0
+            settings[factor, decay].append(parameter)
     if not settings:
         raise ValueError("Every parameter is frozen: there is nothing to train.")
     return [
         {"params": found, "lr": lr * factor, "weight_decay": decay, "lr_factor": factor}
         for (factor, decay), found in settings.items()
     ]
+
+
+def _trainable(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                yield parameter
