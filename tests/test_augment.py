@@ -1,4 +1,4 @@
-"""Augmentation: shapes and padding stay, leads stay together, and numbers come from the draws alone, whoever takes which part of them."""
+"""Augmentation: shapes and padding stay, leads stay together, numbers come from the draws alone."""
 
 from __future__ import annotations
 
@@ -62,11 +62,9 @@ def augmented(
     numbers: Draws | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the leads and the ninth channel."""
-    drawn = draw(
-        (names,) if isinstance(names, str) else names,
-        numbers or draws(total=len(inputs[0])),
-        inputs[0].shape,
-    )
+    names = (names,) if isinstance(names, str) else names
+    numbers = numbers or draws(total=len(inputs[0]))
+    drawn = draw(names, numbers, inputs[0].shape)
     x, _ = model_input()(*inputs, None, drawn)
     return x[:, :8], x[:, 8]
 
@@ -93,9 +91,8 @@ def test_noise_is_normal_white_and_another_for_each_lead():
     assert abs(following.mean()) < 4 / np.sqrt(found.size)
     between = np.array([np.corrcoef(record)[np.triu_indices(8, 1)] for record in found])
     assert np.abs(between).max() < 6 / np.sqrt(2000)
-    assert (
-        len(drawn["noise_start"].unique()) > 1500
-    )  # of 1,600: two leads in a thousand share a start by chance
+    # Of 1,600: two leads in a thousand share a start by chance.
+    assert len(drawn["noise_start"].unique()) > 1500
     every = draws(total=4096).integers(0, NOISE_STARTS - 1, 4096, 64)
     assert 0 <= every.min() < 200
     assert NOISE_STARTS - 200 < every.max() < NOISE_STARTS
@@ -117,11 +114,8 @@ def test_shift_moves_all_leads_and_the_padding_together():
     (x, signal), (y, moved) = augmented((), inputs), augmented("shift", inputs)
     seen = set()
     for i in range(len(x)):
-        by = next(
-            k
-            for k in range(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES + 1)
-            if torch.equal(shifted(x[i], k), y[i])
-        )
+        possible = range(-MAX_SHIFT_SAMPLES, MAX_SHIFT_SAMPLES + 1)
+        by = next(k for k in possible if torch.equal(shifted(x[i], k), y[i]))
         assert torch.equal(shifted(signal[i][None], by)[0], moved[i])
         seen.add(by)
     assert min(seen) < -7
@@ -159,17 +153,11 @@ def test_all_together_are_the_formula():
     x, _ = model_input(mean=40.0, std=700.0)(waveforms, mask, span, None, drawn)
     for i in range(16):
         by = int(drawn["shift"][i])
-        expected = (
-            (np.roll(waveforms[i].double().numpy(), by, axis=1) - 40)
-            / 700
-            * float(drawn["scale"][i])
-        )
-        expected += float(drawn["noise"][i]) * np.stack(
-            [
-                drawn["normal"][start : start + 500].double().numpy()
-                for start in drawn["noise_start"][i]
-            ]
-        )
+        rolled = np.roll(waveforms[i].double().numpy(), by, axis=1)
+        table = drawn["normal"].double().numpy()
+        stretches = np.stack([table[start : start + 500] for start in drawn["noise_start"][i]])
+        expected = (rolled - 40) / 700 * float(drawn["scale"][i])
+        expected += float(drawn["noise"][i]) * stretches
         expected[:, : SPAN[0] + by] = expected[:, SPAN[1] + by :] = 0
         expected[~(mask[i] & drawn["leadmask"][i]).numpy()] = 0
         np.testing.assert_allclose(x[i, :8].numpy(), expected, rtol=1e-5, atol=1e-6)

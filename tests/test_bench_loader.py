@@ -1,4 +1,4 @@
-"""The loader's benchmarks measure what they say: the same rows, the same values, and what is missing is named."""
+"""The loader's benchmarks measure what they say: the same rows, the same values."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -39,7 +40,10 @@ stop()
 
 
 def steps(path: Path, ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
-    """Train two epochs for each loss, with statistics of batches frozen and nothing dropped, and return weights, averages and losses."""
+    """Train two epochs with each loss; return weights, averages, losses and logits.
+
+    Statistics of batches are frozen and nothing is dropped.
+    """
     result = {}
     for kind in ("ce", "bce"):
         config = quick(
@@ -59,12 +63,10 @@ def steps(path: Path, ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
                 trainer.progress = Progress(history=[{}] * epoch)
                 losses.append(trainer.train_epoch(lambda: None, lambda: False))
         predictions = trainer.predict(trainer.kept(), "val")
+        averages = trainer.kept().model.state_dict()
         result[kind] = {
             **trainer.model.state_dict(),
-            **{
-                f"average.{name}": tensor
-                for name, tensor in trainer.kept().model.state_dict().items()
-            },
+            **{f"average.{name}": tensor for name, tensor in averages.items()},
             "loss": torch.tensor(losses),
             "logits": torch.from_numpy(predictions.logits),
             "rows": torch.from_numpy(predictions.rows),
@@ -76,23 +78,10 @@ def torchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = os.pathsep.join(
-        [
-            str(Path(__file__).parent),
-            str(Path(__file__).parent.parent),
-            os.environ.get("PYTHONPATH", ""),
-        ]
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(port),
-        *map(str, arguments),
-    ]
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    launcher = "-m torch.distributed.run --nproc-per-node 2 --master-port".split()
+    command = [sys.executable, *launcher, str(port), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env=environment, check=False
@@ -103,10 +92,8 @@ def test_two_processes_equal_one_to_rounding(small_store, tmp_path):
     (tmp_path / "two.py").write_text(ONE_OF_TWO)
     done = torchrun("two.py", small_store.path, tmp_path / "two.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    alone, together = (
-        steps(small_store.path, Ranks()),
-        torch.load(tmp_path / "two.pt", weights_only=True),  # noqa: TID251
-    )
+    alone = steps(small_store.path, Ranks())
+    together = torch.load(tmp_path / "two.pt", weights_only=True)  # noqa: TID251
     n = len(Trainer.prepare(quick(missing="mask"), small_store).rows["train"])
     assert n % 14 % 2 == 1, "the last batch must be odd for this test to mean something"
     for kind, state in alone.items():
@@ -119,33 +106,16 @@ def test_two_processes_equal_one_to_rounding(small_store, tmp_path):
                 atol=1e-5,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
-    first = Trainer.prepare(
-        quick(tabular="age,sex", missing="mask"), small_store
-    ).model.state_dict()
-    assert (
-        max(
-            (alone["ce"][name] - first[name]).abs().max()
-            for name in first
-            if first[name].is_floating_point()
-        )
-        > 1e-4
-    )
+    untrained = Trainer.prepare(quick(tabular="age,sex", missing="mask"), small_store).model
+    first = dict(untrained.named_parameters())
+    moved = [(alone["ce"][name] - first[name]).abs().max() for name in first]
+    assert max(moved) > 1e-4
 
 
 def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
     options = ["--epochs", "2", "--batch", "16", "--threads", "1", "--amp", "off"]
-    done = torchrun(
-        "-m",
-        "ecgfit.cli",
-        "train",
-        "--store",
-        small_store.path,
-        "--outdir",
-        "r",
-        *options,
-        "--json",
-        cwd=tmp_path,
-    )
+    command = ["-m", "ecgfit.cli", "train", "--store", small_store.path, "--outdir", "r"]
+    done = torchrun(*command, *options, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)
     assert 0 <= metrics["metrics"]["auroc"]["value"] <= 1
@@ -157,11 +127,11 @@ def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
         for folder in (alone.path, tmp_path / "r")
     ]
     assert names[0] == names[1]
-    rows = np.loadtxt(tmp_path / "r/predictions_val.csv", delimiter=",", skiprows=1)[:, 0]
-    assert (
-        rows.tolist()
-        == np.loadtxt(alone.path / "predictions_val.csv", delimiter=",", skiprows=1)[:, 0].tolist()
-    )
+    rows = [
+        np.loadtxt(folder / "predictions_val.csv", delimiter=",", skiprows=1)[:, 0].tolist()
+        for folder in (alone.path, tmp_path / "r")
+    ]
+    assert rows[0] == rows[1]
     with pytest.raises(StoreError, match=r"other settings \(processes: 2, now 1\)"):
         train(quick(epochs=2), small_store, tmp_path / "r", resume=True, say=silent)
 
@@ -169,12 +139,17 @@ def test_torchrun_makes_one_run_and_speaks_once(small_store, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize("end", ["stop", "stop, looking rarely", "die"])
 def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
-    """After SIGTERM to one of them, heard at once or, as on GPUs, at the next look; after both died, when the clock of one had asked for saves."""
+    """Resume after SIGTERM to one of them, and after both died.
+
+    SIGTERM is heard at once or, as on GPUs, at the next look. Before both died, the clock of one
+    had asked for saves.
+    """
     code = (
         "import os, signal, sys, ecgfit.training.trainer as t\n"
         "seeds = t.torch_seeds\n"
         "def stop(seed, epoch, step):\n"
-        "    if (epoch, step) == (1, 1) and sys.argv[1].startswith('stop') and os.environ['RANK'] == '1':\n"
+        "    is_second = os.environ['RANK'] == '1'\n"
+        "    if (epoch, step) == (1, 1) and sys.argv[1].startswith('stop') and is_second:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    if (epoch, step) == (1, 2) and sys.argv[1] == 'die':\n"
         "        os._exit(9)\n"
@@ -188,7 +163,8 @@ def test_two_processes_resume_to_the_bit(small_store, tmp_path, end):
         "from conftest import quick, silent\n"
         "from ecgfit.training.runner import train\n"
         "from ecgprep.store import Store\n"
-        "train(quick(), Store(Path(sys.argv[2])), Path(sys.argv[3]), resume=sys.argv[1] == 'resume', say=silent)\n"
+        "what, store, outdir = sys.argv[1], Store(Path(sys.argv[2])), Path(sys.argv[3])\n"
+        "train(quick(), store, outdir, resume=what == 'resume', say=silent)\n"
     )
     (tmp_path / "run.py").write_text(code)
     assert torchrun("run.py", "whole", small_store.path, "whole", cwd=tmp_path).returncode == 0
@@ -246,10 +222,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(
-        InputError,
-        match="a GPU of its own, and 1 can be seen here: torchrun --nproc-per-node 1, or --device cpu",
-    ):
+    message = (
+        "Each process needs a GPU of its own, and 1 can be seen here. Use torchrun "
+        "--nproc-per-node 1, or --device cpu."
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
         start("cuda")
 
 

@@ -1,4 +1,4 @@
-"""Every network has the size that its page promises, and keeps the calls that training relies on."""
+"""Every network has its published size, and keeps the calls that training relies on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).parent.parent / "bench"))
 from plain_layers import plain
 
 SECOND_LOGIT = 129
-"""Parameters that two logits have more than one: 128 weights and a bias. Published sizes are of one output."""
+"""Parameters of the second logit, 128 weights and a bias: published sizes have one output."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,7 +62,10 @@ def test_default_is_small_enough_for_two_cores():
     ],
 )
 def test_published_networks_have_their_published_size(name, millions, giga_macs):
-    """Computed from the published code (helme/ecg_ptbxl_benchmarking) for 8 leads of 5,000 samples and one output."""
+    """Computed from the published code, for 8 leads of 5,000 samples and one output.
+
+    The code is that of github.com/helme/ecg_ptbxl_benchmarking.
+    """
     model = build_model(name, 8, seed=0)
     assert f"{(count_parameters(model) - SECOND_LOGIT) / 1e6:.3f}" == millions
     assert f"{count_macs(model, 8, 5000) / 1e9:.2f}" == giga_macs
@@ -378,7 +381,10 @@ NATIVE = {"convolution", "avg_pool2d", "native_batch_norm"}
     ids=lambda layer: type(layer).__name__,
 )
 def test_layers_elsewhere_than_on_a_cpu_are_single_native_operations(layer, n):
-    """What is quick on a CPU is many small kernels on a GPU. Tensors without values, on `meta`, take the same way as those on a GPU."""
+    """What is quick on a CPU would be many small kernels on a GPU.
+
+    Tensors without values, on `meta`, take the same way as those on a GPU.
+    """
     here = layer(torch.randn(2, 8, n)).shape
     elsewhere, x = copy.deepcopy(layer).to("meta"), torch.empty(2, 8, n, device="meta")
     with Called() as called:

@@ -31,18 +31,17 @@ def test_batches_are_those_of_the_store_to_the_bit(store, seed, ranks):
             loader.dataset.epoch, loader.dataset.first_step = epoch, first_step
         assert len(streamed) == len(resident)
         for one, other in zip(streamed, resident, strict=True):
-            assert all(
-                getattr(one, name).numpy().tobytes() == getattr(other, name).numpy().tobytes()
-                for name in TENSORS
-            )
-            assert all(getattr(one, name).dtype == getattr(other, name).dtype for name in TENSORS)
+            for name in TENSORS:
+                here, there = getattr(one, name), getattr(other, name)
+                assert here.dtype == there.dtype
+                assert here.numpy().tobytes() == there.numpy().tobytes()
             np.testing.assert_array_equal(one.rows, other.rows)
             np.testing.assert_array_equal(one.all_rows, other.all_rows)
             assert one.first == other.first
 
 
 def test_a_run_is_the_same_with_and_without(small_store, tmp_path):
-    settings = {"tabular": "age,sex", "missing": "mask"}
+    settings = {"tabular": "age,sex", "missing": "mask", "epochs": 2}
     train(quick(**settings, resident="off"), small_store, tmp_path / "streamed", say=silent)
     train(quick(**settings, resident="on"), small_store, tmp_path / "resident", say=silent)
     assert same_results(tmp_path / "streamed", tmp_path / "resident")
@@ -68,10 +67,11 @@ def test_rows_that_do_not_fit_are_refused_with_a_way_out(small_store, monkeypatc
 
     streamed = make_loader(small_store, select_rows(small_store, "train", "drop"), 8, 0)
     monkeypatch.setattr(torch, "empty", full)
-    with pytest.raises(
-        InputError,
-        match=r"^resident: \d+ train recordings take 0\.0 GiB, more than the device has free\. Use auto or off\.$",
-    ):
+    message = (
+        r"^resident: \d+ train recordings take 0\.0 GiB, more than the device has free\. "
+        r"Use auto or off\.$"
+    )
+    with pytest.raises(InputError, match=message):
         resident_loader(streamed, "cpu")
 
 

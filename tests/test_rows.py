@@ -1,4 +1,4 @@
-"""Rows of splits and folds: usable, labelled, apart by patient, and refused where there are none."""
+"""Rows of splits and folds: usable, labelled, apart by patient, refused where there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/training.py runs on any machine, says what it leaves out, and counts what its floor needs."""
+"""bench/training.py runs anywhere, says what it leaves out, and counts what its floor needs."""
 
 from __future__ import annotations
 
