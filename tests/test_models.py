@@ -38,7 +38,7 @@ def _two_threads():
 @pytest.mark.parametrize("n_channels", [8, 9])
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_two_per_recording_for_any_length(name, n_channels):
-    model = build_model(name, n_channels, seed=0).eval()
+    model = build_model(name, n_channels, seed=0, model_args={"width": 0.25}).eval()
     for n_samples in (1000, 2500, 4998, 4999, 5000):
         x = torch.zeros(2, n_channels, n_samples)
         assert model(x).shape == model(x, None).shape == (2, 2)
@@ -350,6 +350,20 @@ def test_statistics_hold_where_the_mean_is_far_from_zero(offset):
     torch.testing.assert_close(layer(x), reference(x), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(layer.running_var, reference.running_var, rtol=1e-4, atol=0)
     assert BatchNorm(5).double()(x.double()).dtype == torch.float64
+
+
+def test_gradients_pass_where_the_mean_is_far_from_zero():
+    """A constant channel, such as a filter of the mask channel, must not cut off what is below."""
+    below, layer = nn.Conv1d(1, 2, 1), BatchNorm(2)
+    reference = nn.BatchNorm1d(2)
+    x = torch.randn(4, 1, 50, generator=torch.Generator().manual_seed(0)) * 1e-3 + 5
+    weight = torch.randn(4, 2, 50, generator=torch.Generator().manual_seed(1))
+    found, wanted = (
+        torch.autograd.grad((norm(below(x)) * weight).sum(), below.weight)[0]
+        for norm in (layer, reference)
+    )
+    assert wanted.abs().min() > 0
+    torch.testing.assert_close(found, wanted)
 
 
 class Called(TorchDispatchMode):
