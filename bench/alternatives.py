@@ -1,8 +1,10 @@
-"""Other ways to keep the same records, each in a process of its own beside the loader: `bench/loader.py` starts it.
+"""Other ways to keep the same records, each measured beside the loader in its own process.
 
-A way opens (and before that writes) its copy of the store, and returns a function that goes through all the rows it was given once, yielding
-(rows, waveforms) of each batch; a stream yields them in its own order. Every batch of the first pass is compared with the store. What
-is not installed is named and left out. Those of the extra `bench` install together; mosaicml-streaming pins an older numpy:
+`bench/loader.py` starts them. A way writes and opens its copy of the store. It returns a function
+that goes once through the rows it was given and yields (rows, waveforms) of each batch; a stream
+yields them in its own order. Every batch of the first pass is compared with the store. What is not
+installed is named and left out. The extra `bench` installs all but mosaicml-streaming, which pins
+an older numpy:
 
     python -m venv mosaic && mosaic/bin/pip install 'mosaicml-streaming>=0.13' torch
 """
@@ -49,7 +51,10 @@ class Source:
 
 
 def one_by_one(rows: Rows, read: Callable[[int], Any]) -> Pass:
-    """Read each record into the next place of one of two buffers, so that a batch stays whole while the next is made, as the loader's do."""
+    """Read each record into the next place of one of two buffers.
+
+    A batch so stays whole while the next one is made, as the loader's does.
+    """
     ring = np.empty((2, rows.shape[1], *np.asarray(read(int(rows[0, 0]))).shape), np.int16)
 
     def go() -> Iterator[tuple[Rows, Any]]:
@@ -149,7 +154,7 @@ def lmdb(source: Source, rows: Rows) -> Pass:
 
 
 def webdataset(source: Source, rows: Rows) -> Pass:
-    """One tar of all records, shuffled in a buffer of 1,000; a stream that has no rows to choose."""
+    """One tar of all records, shuffled in a buffer of 1,000: a stream, without rows to choose."""
     import webdataset as wds
 
     with wds.TarWriter(str(source.folder / "x.tar")) as tar:
@@ -224,7 +229,7 @@ def xml_again(source: Source, rows: Rows) -> Pass:
 
 @dataclass(frozen=True)
 class Way:
-    """How a way is called, the package that it needs, and how many records a pass takes at most: few where it is slow."""
+    """Name of a way, the package it needs, and the most records of a pass: few where it is slow."""
 
     name: str
     package: str
@@ -256,7 +261,7 @@ def timed(way: Pass) -> tuple[int, float]:
 
 
 def measure(way: Way, source: Source, rounds: int) -> dict[str, Any]:
-    """Time a way, the loader and the floor in turn, after one pass of each that is compared and not counted."""
+    """Time a way, the loader and the floor in turn, after a pass of each that is only compared."""
     store = source.store
     batch = min(source.batch, len(store))
     rows = (
@@ -297,24 +302,18 @@ def measure(way: Way, source: Source, rounds: int) -> dict[str, Any]:
 def in_own_process(
     way: Way, python: str, corpus: Path, store: Path, batch: int, rounds: int
 ) -> dict[str, Any] | str:
-    """Return what `measure` found in a process of its own: workers and caches do not disturb the next way. A text says why there is nothing."""
+    """Return what `measure` found in a separate process, or a text that says why it found nothing.
+
+    So workers and caches do not disturb the next way.
+    """
     code = (
         f"import sys, importlib.util; sys.exit(importlib.util.find_spec({way.package!r}) is None)"
     )
     if subprocess.run([python, "-c", code], check=False).returncode:
         return f"skipped: {way.package} is not installed"
-    arguments = [
-        python,
-        "-W",
-        "ignore",
-        __file__,
-        way.name,
-        str(corpus),
-        str(store),
-        str(batch),
-        str(rounds),
-    ]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    program = [python, "-W", "ignore", __file__]
+    arguments = [way.name, str(corpus), str(store), str(batch), str(rounds)]
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         return "failed: " + (done.stderr.strip().splitlines() or ["without a word"])[-1]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -324,16 +323,26 @@ def in_own_process(
 def spread(rates: dict[str, list[float]], name: str, other: str) -> str:
     """Median and range of the ratio of two speeds in the same round."""
     values = [one / two for one, two in zip(rates[name], rates[other], strict=True)]
-    digits = 3 if statistics.median(values) < 0.3 else 2 if statistics.median(values) < 3 else 1
-    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}..{max(values):.{digits}f}]"
+    median = statistics.median(values)
+    if median < 0.3:
+        digits = 3
+    elif median < 3:
+        digits = 2
+    else:
+        digits = 1
+    return f"{median:.{digits}f} [{min(values):.{digits}f}..{max(values):.{digits}f}]"
 
 
 def compare_others(
     corpus: Path, store: Path, batch: int, rounds: int, mosaic_python: str | None
 ) -> None:
-    """Print each way's speed, its share of the floor, and how many times faster `Store.gather`, the like of it, and the whole loader are."""
+    """Print each way's speed, its share of the floor, and how many times faster ecgprep is.
+
+    `Store.gather` is what a way does; the whole loader does more.
+    """
     print(
-        f"\n{f'batches of {batch}':30s} {'rec/s':>9s} {'of the floor':>20s} {'gather is faster by':>22s} {'the loader is faster by':>24s}"
+        f"\n{f'batches of {batch}':30s} {'rec/s':>9s} {'of the floor':>20s} "
+        f"{'gather is faster by':>22s} {'the loader is faster by':>24s}"
     )
     for way in WAYS:
         python = mosaic_python if way.package == "streaming" and mosaic_python else sys.executable
@@ -341,14 +350,11 @@ def compare_others(
         if isinstance(found, str):
             print(f"{way.name:30s} {found}", flush=True)
             continue
-        share, gather, whole = (
-            spread(found, *pair)
-            for pair in (("way", "floor"), ("gather", "way"), ("loader", "way"))
-        )
-        print(
-            f"{way.name:30s} {statistics.median(found['way']):9,.0f} {share:>20s} {gather:>22s} {whole:>24s}",
-            flush=True,
-        )
+        share = spread(found, "way", "floor")
+        gather = spread(found, "gather", "way")
+        whole = spread(found, "loader", "way")
+        speed = f"{statistics.median(found['way']):9,.0f}"
+        print(f"{way.name:30s} {speed} {share:>20s} {gather:>22s} {whole:>24s}", flush=True)
 
 
 def main() -> None:

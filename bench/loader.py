@@ -1,11 +1,13 @@
 """How fast do batches come? Ratios are taken side by side in one run.
 
-    python bench/loader.py [--records 2048] [--rounds 15] [--other-batches 32,256,1024] [--without-others] [--mosaic-python PYTHON]
+    python bench/loader.py [--records 2048] [--rounds 15] [--other-batches 32,256,1024]
+                           [--without-others] [--mosaic-python PYTHON]
 
-Warm: against a C loop of memcpy that copies the same rows from memory into as many buffers of the same size. Goals: `Store.gather` at 0.70 of
-it, the loader as iterated at 0.60. Cold, the store's own files evicted: against reading them from one end to the other, and against what the
-disk can do with random rows; goal: 0.9 of the first. A store of a million records: opening, memory, statistics. Then every other way to keep
-the same records (alternatives.py).
+Warm: against a C loop of memcpy that copies the same rows from memory into as many buffers of the
+same size. Goals: `Store.gather` at 0.70 of it, the loader as iterated at 0.60. Cold, with the
+store's own files evicted: against reading them from one end to the other, and against what the disk
+can do with random rows; goal: 0.9 of the first. A store of a million records: opening, memory,
+statistics. Then every other way to keep the same records (alternatives.py).
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def in_rounds(
     rounds: int,
     before: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Run every work once a round, each round in another order, and return seconds; a first round is not counted."""
+    """Run every work once a round, in a new order, and return seconds; a first round is dropped."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for k in range(rounds + 1):
         for name in np.random.default_rng(k).permutation(list(works)).tolist():
@@ -119,9 +121,9 @@ def warm_works(
 def compare_warm(store: Store, rounds: int, floor: Gather) -> None:
     """Print records a second and ratios to the floor, for each batch size."""
     copy = np.array(store.waveforms)
-    torch.set_num_threads(
-        1
-    )  # index_select would start a second thread for every row: a tenth of the speed where others compute, too
+    # index_select would start a second thread for every row: a tenth of the speed where others
+    # compute, too.
+    torch.set_num_threads(1)
     columns = ("gather", "loader", "with a thread", "index_select", "np.take")
     print(f"{'batch':>6s} {'floor, rec/s':>13s}" + "".join(f" {name:>21s}" for name in columns))
     for batch in (size for size in BATCHES if size <= len(store)):
@@ -145,7 +147,10 @@ def evict(path: Path) -> None:
 
 
 def read_direct(store: Store, rows: NDArray[np.int64]) -> None:
-    """Read the waveforms of rows past the page cache, so many at a time that the disk always has enough to do: what it can do with random rows."""
+    """Read the waveforms of rows past the page cache: what the disk can do with random rows.
+
+    It reads so many at a time that the disk always has enough to do.
+    """
     size = store.layout.chunk_bytes("waveforms") // CHUNK_RECORDS
     files = [
         os.open(store.path / name, os.O_RDONLY | os.O_DIRECT)
@@ -171,7 +176,10 @@ def read_direct(store: Store, rows: NDArray[np.int64]) -> None:
 
 
 def compare_cold(path: Path, rounds: int) -> None:
-    """Print the speed of random batches from disk as a share of that of reading the files from one end to the other, and of `read_direct`."""
+    """Print the speed of random batches from disk.
+
+    It is a share of that of reading the files from one end to the other, and of `read_direct`.
+    """
     n, buffer = len(Store(path)), bytearray(8 << 20)
 
     def sequential(_: int) -> None:
@@ -215,12 +223,10 @@ def compare_cold(path: Path, rounds: int) -> None:
 
 
 def measure_large(folder: Path, n_records: int) -> None:
-    """Print what a store of many short records takes to open and to go through once, and its statistics."""
+    """Print how long it takes to open a store of many short records, iterate it, and average it."""
     store, generator = sparse_store(folder, n_records, n_samples=2), np.random.default_rng(0)
-    mask, total = (
-        generator.random((n_records, 8)) < 0.95,
-        generator.integers(-1000, 1000, (n_records, 8)),
-    )
+    mask = generator.random((n_records, 8)) < 0.95
+    total = generator.integers(-1000, 1000, (n_records, 8))
     fill(store, "lead_mask", mask)
     fill(store, "moments", np.stack([total, total**2], axis=2) * mask[:, :, None])
     fill(store, "valid_span", np.tile(np.array([0, 2], np.int32), (n_records, 1)))
@@ -230,7 +236,8 @@ def measure_large(folder: Path, n_records: int) -> None:
     for i, _ in enumerate(make_loader(store, np.arange(n_records), 1024, seed=0)):
         most = max(most, anonymous_mb() - before) if i % 50 == 0 else most
     print(
-        f"{n_records:,} records in {n_files:,} chunk files: opened in {opening:.2f} s, mapped in {mapping * 1e3:.0f} ms, an epoch took {most:.0f} MB"
+        f"{n_records:,} records in {n_files:,} chunk files: opened in {opening:.2f} s, "
+        f"mapped in {mapping * 1e3:.0f} ms, an epoch took {most:.0f} MB"
     )
     for name, rows in {
         "all rows": np.arange(n_records),
@@ -254,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--without-others", action="store_true", help="leave the other formats out")
     parser.add_argument(
         "--mosaic-python",
-        help="an interpreter that has mosaicml-streaming, whose pins need an environment of their own",
+        help="an interpreter that has mosaicml-streaming, whose pins need their own environment",
     )
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
@@ -266,7 +273,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ).n_samples
         floor_name, floor = memcpy_gather(folder)
         print(
-            f"{arguments.records:,} records of 8 x {n_samples}; floor: {floor_name}; median [range] of {arguments.rounds} rounds"
+            f"{arguments.records:,} records of 8 x {n_samples}; floor: {floor_name}; "
+            f"median [range] of {arguments.rounds} rounds"
         )
         compare_warm(Store(path), arguments.rounds, floor)
         measure_large(folder / "large.zarr", arguments.large)
@@ -275,9 +283,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 compare_others(
                     folder, path, batch, max(1, arguments.rounds // 3), arguments.mosaic_python
                 )
-        compare_cold(
-            path, max(1, arguments.rounds // 3)
-        )  # at the end: pages that come back one record at a time are copied a little more slowly
+        # At the end: pages that come back one record at a time are copied a little more slowly.
+        compare_cold(path, max(1, arguments.rounds // 3))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The networks as they would be written with PyTorch's own layers: what ecgfit's layers must equal, and are measured against."""
+"""The networks written with PyTorch's own layers, which ecgfit's layers must equal.
+
+They are also what ecgfit's speed is measured against.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from ecgfit.models.resnet1d import MovingAverage
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """Return a copy of a network, with the same weights, in which every layer of ecgfit's own is PyTorch's."""
+    """Return a copy of a network, with the same weights, whose layers are all PyTorch's."""
     network = copy.deepcopy(network)
     for name, child in network.named_children():
         setattr(network, name, plain_layer(child) or plain(child))

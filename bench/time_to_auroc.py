@@ -1,9 +1,12 @@
-"""How long from XML files to a test AUROC? Build, train and evaluate as a user does, and where the time goes.
+"""How long does it take from XML files to a test AUROC, and where does the time go?
+
+It builds, trains and evaluates as a user does.
 
     python bench/time_to_auroc.py --corpus FOLDER [--goal 0.937] [--train-args '--amp on']
 
-FOLDER holds manifest.csv and the files that it names, as bench/ptbxl.py writes them; the goal is one for its task ABNORM. When validation met
-the goal, by the run's own curves.csv, says how much of the training a reader in a hurry needs.
+FOLDER holds manifest.csv and the files that it names, as bench/ptbxl.py writes them; the goal is
+one for its task ABNORM. The epoch in which validation met the goal, by the run's own curves.csv, says
+how much of the training a reader in a hurry needs.
 """
 
 from __future__ import annotations
@@ -26,18 +29,15 @@ from ecgprep.store.reader import Store
 def measure(
     corpus: Path, out: Path, split_seed: int, train_args: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the seconds of each command, started as a process of its own, and what came out. Raises CalledProcessError."""
+    """Return the seconds of each command, started as a process, and its results.
+
+    Raises CalledProcessError.
+    """
     store, run = out / "store.zarr", out / "run"
-    options = (
-        "--split-seed",
-        split_seed,
-        "--registry",
-        out / "registry.csv",
-        "--jobs",
-        os.cpu_count() or 1,
-    )
+    build = ("ecgprep.cli", "build", corpus / "manifest.csv", store, "--split-seed", split_seed)
+    options = ("--registry", out / "registry.csv", "--jobs", os.cpu_count() or 1)
     seconds = {
-        "build": timed("-m", "ecgprep.cli", "build", corpus / "manifest.csv", store, *options),
+        "build": timed("-m", *build, *options),
         "train": timed("-m", "ecgfit.cli", "train", "--store", store, "--outdir", run, *train_args),
         "eval": timed("-m", "ecgfit.cli", "eval", "--store", store, "--run", run),
     }
@@ -69,18 +69,18 @@ def show(result: dict[str, Any], goal: float) -> str:
     ]
     lines += [f"{name:8s} {value:8.1f} {value / total:6.1%}" for name, value in seconds.items()]
     lines += [f"{'in all':8s} {total:8.1f} {'':6s} ({total / 60:.1f} minutes)"]
+    auroc = result["test"]["value"]
     low, high = result["test"]["ci95"]
-    verdict = "reached" if result["test"]["value"] >= goal else "not reached"
-    lines += [
-        f"test AUROC {result['test']['value']:.3f} (95 % interval {low:.3f} to {high:.3f}): {goal:.3f} {verdict}"
-    ]
-    first = next(
-        (epoch for epoch, value in enumerate(result["val"], start=1) if value >= goal), None
+    verdict = "reached" if auroc >= goal else "not reached"
+    lines.append(
+        f"test AUROC {auroc:.3f} (95 % interval {low:.3f} to {high:.3f}): {goal:.3f} {verdict}"
     )
-    at = "in no epoch" if first is None else f"in epoch {first}"
-    lines += [
-        f"{epochs} epochs of {seconds['train'] / epochs:.1f} s, start and end included; validation met the goal {at}"
-    ]
+    met = [epoch for epoch, value in enumerate(result["val"], start=1) if value >= goal]
+    at = f"in epoch {met[0]}" if met else "in no epoch"
+    lines.append(
+        f"{epochs} epochs of {seconds['train'] / epochs:.1f} s, start and end included; "
+        f"validation met the goal {at}"
+    )
     return "\n".join(lines)
 
 
@@ -95,12 +95,9 @@ def main() -> None:
     parser.add_argument("--train-args", default="", help="more options of `ecgfit train`")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(
-            show(
-                measure(a.corpus, Path(folder), a.split_seed, tuple(shlex.split(a.train_args))),
-                a.goal,
-            )
-        )
+        train_args = tuple(shlex.split(a.train_args))
+        result = measure(a.corpus, Path(folder), a.split_seed, train_args)
+        print(show(result, a.goal))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
-"""How fast is training? Forward, backward and optimizer on the same batches, ratios side by side in one run.
+"""How fast is training? Forward, backward and optimizer on the same batches, in one run.
 
-    python bench/training.py                        # the CPU table, a minute; torch_ecg and tsai where they are installed
-    python bench/training.py --packages FOLDER      # ... or in another environment's site-packages, for they need an older pandas
-    python bench/training.py --compile              # and torch.compile, whose warm-up takes a minute or more, in both tables
-    python bench/training.py --device cuda          # the GPU table: streamed and resident, against a fixed batch, a plain loop and a roofline
+    python bench/training.py                   # the CPU table, a minute; torch_ecg and tsai if
+                                               # they are installed
+    python bench/training.py --packages FOLDER # ... or in another environment's site-packages:
+                                               # they need an older pandas
+    python bench/training.py --compile         # and torch.compile, in both tables; its warm-up
+                                               # takes a minute or more
+    python bench/training.py --device cuda     # the GPU table: streamed and resident, against a
+                                               # fixed batch, a plain loop and a roofline
 
-Floor of the CPU table: the same network of PyTorch's own layers in plain eager PyTorch. The GPU table is printed by default, too, where there
-is a GPU; elsewhere it says "not measured". `--device cpu` runs its code on the CPU, to test it.
+Floor of the CPU table: the same network of PyTorch's own layers in plain eager PyTorch. The GPU
+table is also printed by default where there is a GPU; elsewhere it says "not measured".
+`--device cpu` runs its code on the CPU, to test it.
 """
 
 from __future__ import annotations
@@ -71,10 +76,13 @@ def training_step(
 
 
 class AsItComes:
-    """A step of the plain network in a process of its own, where nothing of PyTorch or the C library is set but the threads."""
+    """A step of the plain network in a separate process, where only the threads are set."""
 
     def __init__(self, batch: int, threads: int) -> None:
-        program = f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); import training; training.serve_plain({batch}, {threads})"
+        program = (
+            f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+            f"import training; training.serve_plain({batch}, {threads})"
+        )
         command = [
             sys.executable,
             "-c",
@@ -100,7 +108,7 @@ class AsItComes:
 
 
 def serve_plain(batch: int, threads: int) -> None:
-    """Take two steps of the plain network for each line that is read, and print the seconds of the better."""
+    """Take two plain steps for each line that is read, and print the seconds of the better one."""
     torch.set_num_threads(threads)
     x, label = torch.randn(batch, N_CHANNELS, N_SAMPLES), torch.arange(batch) % 2
     step, clock = (
@@ -125,7 +133,7 @@ def timed(step: Step, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-# Other packages' networks, sized to the default network's MACs within 3 % ---------------------------------------------------------------------
+# Other packages' networks, sized to the default network's MACs within 3 %
 
 
 def tsai_xresnet() -> nn.Module:
@@ -136,7 +144,7 @@ def tsai_xresnet() -> nn.Module:
 
 
 def torch_ecg_resnet() -> nn.Module:
-    """torch_ecg's ResNet-18 with few, somewhat longer filters, mean over time and a linear layer."""
+    """torch_ecg's ResNet-18 with few, longer filters, mean over time and a linear layer."""
     from copy import deepcopy
 
     from torch_ecg.model_configs import resnet_vanilla_18
@@ -152,7 +160,7 @@ def torch_ecg_resnet() -> nn.Module:
 OTHERS = {"tsai": tsai_xresnet, "torch_ecg": torch_ecg_resnet}
 
 
-# The CPU table ---------------------------------------------------------------------------------------------------------------------------
+# The CPU table
 
 
 def cpu_steps(batch: int, with_compile: bool) -> dict[str, tuple[nn.Module, Step]]:
@@ -197,28 +205,31 @@ def cpu_table(batch: int, threads: int, rounds: int, with_compile: bool) -> None
     bare.close()
     floor = next(iter(seconds.values()))
     print(
-        f"CPU, {threads} threads, batch {batch}, {N_CHANNELS} x {N_SAMPLES}: forward, backward, AdamW; {clock.__name__}"
+        f"CPU, {threads} threads, batch {batch}, {N_CHANNELS} x {N_SAMPLES}: forward, backward, "
+        f"AdamW; {clock.__name__}"
     )
     print(
-        f"{'':28s} {'GMAC':>6s} {'ms':>7s} {'recordings/s':>13s} {'ratio':>6s} {'range':>12s} {'first two, s':>13s}"
+        f"{'':28s} {'GMAC':>6s} {'ms':>7s} {'recordings/s':>13s} {'ratio':>6s} {'range':>12s} "
+        f"{'first two, s':>13s}"
     )
     for name, (network, _) in steps.items():
         ratios = sorted(f / s for f, s in zip(floor, seconds[name], strict=True))
         median = statistics.median(seconds[name])
-        cells = f"{count_macs(network, N_CHANNELS, N_SAMPLES) / 1e9:6.3f} {median * 1e3:7.1f} {batch / median:13,.0f} {statistics.median(ratios):6.2f}"
-        print(
-            f"{name:28s} {cells} {f'[{ratios[0]:.2f}..{ratios[-1]:.2f}]':>12s} {first[name]:13.1f}",
-            flush=True,
-        )
+        gmac = count_macs(network, N_CHANNELS, N_SAMPLES) / 1e9
+        speed = f"{median * 1e3:7.1f} {batch / median:13,.0f} {statistics.median(ratios):6.2f}"
+        spread = f"[{ratios[0]:.2f}..{ratios[-1]:.2f}]"
+        print(f"{name:28s} {gmac:6.3f} {speed} {spread:>12s} {first[name]:13.1f}", flush=True)
     ratios = sorted(b / s for b, s in zip(bare_seconds, seconds["ecgfit"], strict=True))
+    spread = f"[{ratios[0]:.2f}..{ratios[-1]:.2f}]"
     print(
-        f"plain layers with PyTorch as it comes (no setting of memory, waiting or determinism): {statistics.median(bare_seconds) * 1e3:.1f} ms; "
-        f"ecgfit is {statistics.median(ratios):.2f} [{ratios[0]:.2f}..{ratios[-1]:.2f}] times as fast",
+        "plain layers with PyTorch as it comes (no setting of memory, waiting or determinism): "
+        f"{statistics.median(bare_seconds) * 1e3:.1f} ms; "
+        f"ecgfit is {statistics.median(ratios):.2f} {spread} times as fast",
         flush=True,
     )
 
 
-# The GPU table ---------------------------------------------------------------------------------------------------------------------------
+# The GPU table
 
 PEAKS: dict[str, tuple[float, float] | None] = {
     "MIG": None,  # a part of a card
@@ -230,9 +241,15 @@ PEAKS: dict[str, tuple[float, float] | None] = {
     "A100-PCIE-40GB": (312e12, 1.56e12),
     "A100-SXM4-40GB": (312e12, 1.56e12),
 }
-"""bfloat16 FLOP/s and bytes/s of a GPU, as its maker states them, by words of its name, the first that fit; None: not known."""
+"""Name -> bfloat16 FLOP/s and bytes/s of a GPU, as its maker states them; None: not known.
+
+The first name that a GPU's own name holds is the one.
+"""
 BATCHES_AN_EPOCH = 50
-"""Train rows are repeated to as many full batches: the start of an epoch, which waits for its first batch, is then to be seen, but not the rule."""
+"""Train rows are repeated to as many full batches.
+
+The start of an epoch, which waits for its first batch, then counts without ruling the result.
+"""
 WORKERS = 8
 """Of the plain loop's DataLoader, at most."""
 COLUMNS = {
@@ -257,19 +274,23 @@ def device_table(
     steps: int,
     with_compile: bool,
 ) -> None:
-    """Print recordings a second of whole training steps, streamed and resident, in faster modes, and the ratios to their floors."""
+    """Print recordings a second of whole training steps, and the ratios to their floors.
+
+    Steps are streamed, resident, and in the faster modes.
+    """
     print(
-        f"{describe(device)}: whole training steps of {store.n_samples} samples, deterministic; ratios of recordings a second"
+        f"{describe(device)}: whole training steps of {store.n_samples} samples, deterministic; "
+        "ratios of recordings a second"
     )
     print(
-        "streamed, resident: to the same step on one batch that lies on the device; what they lack to 1 is the wait for data"
+        "streamed, resident: to the same step on one batch that lies on the device; what they "
+        "lack to 1 is the wait for data"
     )
     print(
-        "fast, compiled: resident with --deterministic off, with --compile on; / plain: streamed, to a float32 loop over a DataLoader of items"
+        "fast, compiled: resident with --deterministic off, with --compile on; / plain: streamed, "
+        "to a float32 loop over a DataLoader of items"
     )
-    print(
-        "GFLOP and MB: of a recording, what the roofline is made of; memory: the device has not enough"
-    )
+    print("GFLOP and MB: of a recording, for the roofline; memory: the device has too little of it")
     print(f"{'model':14s} " + " ".join(f"{name:>{width}s}" for name, width in COLUMNS.items()))
     for model in models:
         for batch in batches:
@@ -345,7 +366,10 @@ def trainer_rate(
     *,
     fixed: bool = False,
 ) -> float:
-    """Return recordings a second of the trainer's own steps: over its batches, or again and again on one that lies on the device."""
+    """Return recordings a second of the trainer's own steps.
+
+    They go over its batches or, with `fixed`, again and again over one that lies on the device.
+    """
     config = make_config(
         {"model": model, "batch": batch, "device": device, "epochs": 1000, **settings}, "bench"
     )
@@ -400,8 +424,11 @@ class Items(Dataset[tuple[Tensor, int]]):
 
 
 def plain_loop(device: str, store: Store, model: str, batch: int, steps: int) -> float:
-    """Return recordings a second of a plain eager float32 loop as it is usually written: PyTorch's own settings, and beside a GPU worker processes
-    that load one recording at a time into pinned memory."""
+    """Return recordings a second of a plain eager float32 loop as it is usually written.
+
+    It has PyTorch's own settings and, beside a GPU, worker processes that load one recording at a
+    time into pinned memory.
+    """
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = False, True
     network = plain(build_model(model, N_CHANNELS, 0)).to(device).train()
@@ -436,8 +463,9 @@ def plain_loop(device: str, store: Store, model: str, batch: int, steps: int) ->
 def work(model: str, n_samples: int) -> tuple[float, float]:
     """Return the FLOPs (3 x 2 x MAC) and the bytes of a training step for a recording.
 
-    Bytes, an estimate: the output of every module that has no others in it is written once and read twice in bfloat16, and its gradient written
-    and read once. Weights, and what lies between modules, do not count.
+    The bytes are an estimate. The output of every module without submodules is written once and
+    read twice in bfloat16, and its gradient is written and read once. Weights, and what lies
+    between modules, do not count.
     """
     network, values = build_model(model, N_CHANNELS, 0).eval(), 0
 
@@ -455,7 +483,7 @@ def work(model: str, n_samples: int) -> tuple[float, float]:
 
 
 def roofline(device: str, flop: float, n_bytes: float) -> float | None:
-    """Return the recordings a second that the GPU's peak allows for so many FLOPs and bytes each, None for an unknown device."""
+    """Return the recordings a second that the GPU's peak allows, None for an unknown device."""
     peak = next((peak for word, peak in PEAKS.items() if word in describe(device)), None)
     return None if peak is None else 1 / max(flop / peak[0], n_bytes / peak[1])
 

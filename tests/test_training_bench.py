@@ -37,32 +37,15 @@ def test_cpu_table_has_the_floor_and_every_form():
         )
 
 
+@pytest.mark.full
 def test_device_table_runs_on_a_cpu():
-    lines = bench(
-        "--rounds",
-        "0",
-        "--device",
-        "cpu",
-        "--models",
-        "resnet1d",
-        "--batches",
-        "4",
-        "--steps",
-        "2",
-        "--records",
-        "24",
-    )
+    options = "--rounds 0 --device cpu --models resnet1d --batches 4 --steps 2 --records 24"
+    lines = bench(*options.split())
     cells = dict(zip(["model", *training.COLUMNS], lines[-1].split(), strict=True))
-    assert (
-        cells["model"],
-        cells["batch"],
-        cells["compiled"],
-        cells["GFLOP"],
-        cells["roofline"],
-    ) == ("resnet1d", "4", "-", "0.14", "unknown")
-    assert all(
-        float(cells[name]) > 0 for name in ("fixed/s", "streamed", "resident", "fast", "/ plain")
-    )
+    fixed = {"model": "resnet1d", "batch": "4", "compiled": "-", "GFLOP": "0.14"}
+    assert cells.items() >= {**fixed, "roofline": "unknown"}.items()
+    for name in ("fixed/s", "streamed", "resident", "fast", "/ plain"):
+        assert float(cells[name]) > 0
 
 
 def test_lack_of_memory_is_a_cell_of_the_table(monkeypatch, small_store):
@@ -72,9 +55,8 @@ def test_lack_of_memory_is_a_cell_of_the_table(monkeypatch, small_store):
     monkeypatch.setattr(training, "trainer_rate", too_large)
     monkeypatch.setattr(training, "plain_loop", too_large)
     assert training.device_row("cpu", small_store, "resnet1d", 4, 1, True)[:6] == ["memory"] * 6
-    with pytest.raises(
-        InputError, match="model"
-    ):  # what is wrong with the command is not lack of memory
+    # What is wrong with the command is not lack of memory.
+    with pytest.raises(InputError, match="model"):
         training.if_it_fits(lambda: make_config({"model": "resnet2d"}, "bench") and 0.0)
 
 
@@ -93,15 +75,13 @@ def test_rows_are_repeated_to_full_batches():
 
 def test_roofline_is_that_of_flops_or_bytes_by_hand(monkeypatch):
     assert training.work("xresnet1d101", 5000)[0] == pytest.approx(6 * 0.81e9, rel=0.01)
-    assert (
-        20 < training.work("resnet1d", 5000)[1] / (5 * 2 * 8 * 5000) < 40
-    )  # its layers give about thirty times as many values as it takes
+    # Its layers give about thirty times as many values as it takes.
+    assert 20 < training.work("resnet1d", 5000)[1] / (5 * 2 * 8 * 5000) < 40
     monkeypatch.setattr(training, "describe", lambda device: "NVIDIA X1")
     assert training.roofline("cuda", 6e9, 1.0) is None
     monkeypatch.setattr(training, "describe", lambda device: "NVIDIA H100 80GB HBM3 MIG 1g.10gb")
-    assert (
-        training.roofline("cuda", 6e9, 1.0) is None
-    )  # a part of the card, whose share is not known
+    # A part of the card, whose share is not known.
+    assert training.roofline("cuda", 6e9, 1.0) is None
     monkeypatch.setattr(training, "describe", lambda device: "NVIDIA X1")
     monkeypatch.setattr(training, "PEAKS", {"X1": (3e9, 1e6)})
     assert training.roofline("cuda", 6e9, 1.0) == 0.5
