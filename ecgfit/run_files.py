@@ -66,6 +66,19 @@ RESERVED = ReservedNames(
 """Names in a run folder under which no other result may be written."""
 
 
+_STEMS = "|".join(Path(name).stem for name in (CONFIG, NORM_STATS, CALIBRATION, THRESHOLD, CURVES))
+
+
+RESERVED = ReservedNames(
+    files=re.compile(
+        rf"({_STEMS})\.\w+|metrics_.*\.json|events\.out\..*"
+        r"|predictions_(train|val|test|all|oof|external_.*)\.csv"
+    ),
+    folders=frozenset({Path(BEST).parts[0], MEMBERS, EXPLAIN}),
+)
+"""Names in a run folder under which no other result may be written."""
+
+
 def config_values(path: Path) -> dict[str, Any]:
     """Read a run's config.yaml: the settings, and under `recorded` the store and the machine.
 

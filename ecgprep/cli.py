@@ -410,9 +410,7 @@ def verify(store: Path, as_json: bool) -> None:
             )
         )
     if result.faults:
-        raise StoreError(
-            f"{store} is damaged: {'; '.join(result.faults)}. Restore it from a copy, or build it again."
-        )
+        raise StoreError(f"{store} is damaged: {'; '.join(result.faults)}. {result.advice}")
     if not as_json:
         click.echo(f"{store} is intact.")
 

@@ -1,4 +1,4 @@
-"""Ranks and the area under the ROC curve, in numpy alone (scipy.stats would cost 0.8 s of import)."""
+"""Ranks and the area under the ROC curve, in numpy alone: scipy.stats costs 0.8 s of import."""
 
 from __future__ import annotations
 

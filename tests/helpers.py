@@ -151,3 +151,25 @@ def write_manifest(path: Path, rows: list[tuple[str, str, object]]) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("patient_id", "path_xml", "label"), *rows])
     return path
+
+
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    """Flip one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def cohort(n: int, prevalence: float, seed: int = 0, first: int = 0) -> dict[str, list[int]]:
+    """Draw the labels of n patients with one to five recordings each: patient id -> labels."""
+    generator = np.random.default_rng(seed)
+    return {
+        f"P{first + i}": [int(generator.random() < prevalence)] * int(generator.integers(1, 6))
+        for i in range(n)
+    }
+
+
+def sites(labels: dict[str, list[int]], n: int, seed: int = 0) -> dict[str, set[str]]:
+    """Draw one of n sites for each patient: patient id -> values of the column."""
+    generator = np.random.default_rng(seed)
+    return {patient: {f"site{generator.integers(n)}"} for patient in labels}

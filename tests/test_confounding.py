@@ -1,4 +1,4 @@
-"""The origin probe, against scikit-learn and against cohorts whose answer is known."""
+"""The confounding probe, against cohorts whose answer is known."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ def fake_store(label, rate, mask=None, patient=None):
     n = len(label)
     arrays = {
         "label": np.asarray(label, np.int8),
-        "patient": np.arange(n, dtype=np.int32)
-        if patient is None
-        else np.asarray(patient, np.int32),
+        "patient": np.asarray(np.arange(n) if patient is None else patient, np.int32),
         "rate_hz": np.asarray(rate, np.float32),
         "lead_mask": np.ones((n, 8), bool) if mask is None else mask,
         "valid_span": np.tile(np.array([0, 5000], np.int32), (n, 1)),
@@ -35,10 +33,8 @@ def fake_store(label, rate, mask=None, patient=None):
 def test_labels_that_do_not_depend_on_the_origin_give_one_half():
     generator = np.random.default_rng(1)
     label = generator.random(4000) < 0.1
-    probe = probe_confounding(
-        fake_store(label, generator.choice([250, 500, 1000], 4000)),
-        list(generator.choice(["muse", "aecg"], 4000)),
-    )
+    store = fake_store(label, generator.choice([250, 500, 1000], 4000))
+    probe = probe_confounding(store, list(generator.choice(["muse", "aecg"], 4000)))
     assert probe.n == 4000
     assert all(abs(value - 0.5) < 0.05 for value in probe.auroc.values())
     assert probe.warning is None
@@ -65,9 +61,8 @@ def test_a_patient_is_never_on_both_sides():
     """An origin of its own for every patient predicts nothing about other patients."""
     patient = np.repeat(np.arange(100), 10)
     label = patient % 2
-    assert probe_confounding(fake_store(label, 500 + patient, patient=patient)).auroc[
-        "rate"
-    ] == pytest.approx(0.5, abs=0.05)
+    probe = probe_confounding(fake_store(label, 500 + patient, patient=patient))
+    assert probe.auroc["rate"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_too_few_patients_give_no_figure():
@@ -75,5 +70,12 @@ def test_too_few_patients_give_no_figure():
     assert probe_confounding(fake_store([-1] * 10, [500] * 10)).auroc["all"] is None
 
 
-def test_real_corpus_warns_of_nothing(store):
-    assert probe_confounding(store).warning is None
+def test_dialects_that_follow_the_label_are_found():
+    label = np.arange(200) % 2
+    store = fake_store(label, np.full(200, 500))
+    dialects = [("muse", "aecg")[value] for value in label]
+    assert probe_confounding(store, dialects).auroc["dialect"] == 1.0
+
+
+def test_simulated_corpus_warns_of_nothing(tiny_store):
+    assert probe_confounding(tiny_store).warning is None

@@ -20,7 +20,7 @@ from ecgfit.evaluation.compare_runs import compare_runs
 from ecgfit.evaluation.evaluate import evaluate_run
 from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.scorer import load_ensemble, predict_rows
-from ecgfit.reports.evaluation import Evaluation
+from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.html import report_content
 from ecgfit.run import RunFolder
 from ecgfit.run_files import delete_run
@@ -305,7 +305,7 @@ def test_report_of_folds_shows_each_and_judges_by_their_own_thresholds(folds):
     assert f"{n} cross-validated" in texts["10"]
     assert all("the model that did not see them" in texts[number] for number in ("12f", "13"))
     assert "the results out of fold use each model's own" in texts["15"]
-    raw = Evaluation.load(folds, "oof").uncalibrated(folds)
+    raw = EvaluatedSplit.load(folds, "oof").uncalibrated()
     members = np.concatenate(
         [
             Predictions.load(member.path / "predictions_oof.csv").by_patient().logit_difference()

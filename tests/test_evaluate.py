@@ -21,7 +21,7 @@ from ecgfit.evaluation.evaluate import evaluate_run
 from ecgfit.evaluation.groups import covariate_groups, patient_groups
 from ecgfit.inference.predictions import Predictions
 from ecgfit.models.factory import build_model
-from ecgfit.reports.evaluation import Evaluation
+from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.run import Run
 from ecgfit.run_files import BEST
 from ecgfit.training.runner import train
@@ -187,7 +187,7 @@ def test_another_aggregate_leaves_the_run_s_own_results_alone(run, small_store, 
     assert evaluate_run(copy, small_store, "test", aggregate="none")["level"] == "recording"
     assert copy.read_json("metrics_test_none.json")["aggregation"] == "none"
     assert {name: (copy.path / name).read_bytes() for name in before} == before
-    assert Evaluation.load(copy, "test_none").metrics["level"] == "recording"
+    assert EvaluatedSplit.load(copy, "test_none").metrics["level"] == "recording"
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "first", "last", "none"])
@@ -290,10 +290,10 @@ def test_results_of_an_earlier_training_are_neither_reported_nor_compared(small_
     with pytest.raises(InputError, match="of an earlier training"):
         compare_runs(runs, "test")
     with pytest.raises(InputError, match="of an earlier training"):
-        Evaluation.load(runs[1], "test")
+        EvaluatedSplit.load(runs[1], "test")
     (runs[0].path / "metrics_test.json").write_text("{}")
     with pytest.raises(InputError, match="are not of one evaluation"):
-        Evaluation.load(runs[0], "test")
+        EvaluatedSplit.load(runs[0], "test")
 
 
 def test_mixed_patients_and_unlabelled_recordings(run, small_store, tmp_path):

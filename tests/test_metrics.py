@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -34,7 +32,6 @@ from ecgfit.metrics.definitions import (
 )
 from ecgfit.metrics.delong import delong, delong_interval, delong_test
 from ecgfit.metrics.paired import paired_difference
-from ecgfit.metrics.subgroups import count_baseline, subgroups, suppress
 from ecgfit.metrics.summary import compute_metrics
 
 
@@ -402,90 +399,6 @@ def test_false_alarms_of_the_paired_test_are_rare():
     assert alarms <= 8
 
 
-Table = dict[str, tuple[int, int]]
-"""Group -> patients, positive patients."""
-
-
-def suppressed(table: Table, *limits: int) -> dict[str, dict[str, object]]:
-    return suppress(
-        {name: {"n": n, "n_positive": k, "n_negative": n - k} for name, (n, k) in table.items()},
-        *limits,
-    )
-
-
-def test_groups_with_counts_under_ten_are_withheld_and_so_is_what_would_give_them_away():
-    table = suppressed({"a": (50, 20), "b": (30, 9), "c": (40, 25), "d": (60, 30)})
-    why = "fewer than 10 patients, positive or negative ones, here or in a group beside it"
-    for name, n in (("b", 30), ("c", 40)):
-        assert table[name] == {
-            "n": n,
-            "n_positive": None,
-            "n_negative": None,
-            "suppressed": why,
-            "metrics": None,
-        }
-    assert {name: table[name]["n_positive"] for name in "ad"} == {"a": 20, "d": 30}
-
-
-def test_two_withheld_groups_protect_each_other():
-    table = suppressed({"a": (4, 2), "b": (5, 2), "c": (40, 20)})
-    assert table["a"] == table["b"]
-    assert (table["a"]["n"], table["a"]["n_positive"]) == (None, None)
-    table = suppressed({"a": (29, 5), "b": (35, 8), "c": (40, 20)})
-    assert [own["n"] for own in table.values()] == [29, 35, 40]
-    assert [own["n_positive"] for own in table.values()] == [None, None, 20]
-
-
-def two_groups(n: int, positive: int) -> Iterator[Table]:
-    for a in range(1, n):
-        for k in range(max(0, positive - (n - a)), min(a, positive) + 1):
-            yield {"a": (a, k), "b": (n - a, positive - k)}
-
-
-def three_groups(n: int, positive: int) -> Iterator[Table]:
-    for a in range(1, n - 1):
-        for k in range(min(a, positive) + 1):
-            for rest in two_groups(n - a, positive - k):
-                yield {"a": (a, k), "b": rest["a"], "c": rest["b"]}
-
-
-@pytest.mark.parametrize(
-    ("tables", "limits"),
-    [
-        *(
-            (two_groups(n, positive), (10, 5))
-            for n, positive in ((30, 15), (42, 33), (58, 10), (67, 38), (80, 6))
-        ),
-        *(
-            (three_groups(n, positive), (4, 3))
-            for n, positive in ((18, 9), (20, 6), (24, 12), (26, 4), (30, 22))
-        ),
-    ],
-)
-def test_no_small_count_follows_from_what_is_shown(tables, limits):
-    """A reader who knows the totals and the method tries every table: those that would look the same leave each small count open."""
-    smallest, unsure = limits
-    alike: dict[str, list[Table]] = {}
-    for table in tables:
-        alike.setdefault(str(suppressed(table, *limits)), []).append(table)
-    counts = [lambda n, k: n, lambda n, k: k, lambda n, k: n - k]
-    n_small = 0
-    for found in alike.values():
-        for name in found[0]:
-            for count in counts:
-                values = {count(*table[name]) for table in found}
-                n_small += min(values) < smallest
-                assert min(values) >= smallest or len(values) >= unsure
-    assert n_small
-
-
-def test_nothing_is_hidden_without_need():
-    truth = {"a": (50, 20), "b": (30, 10), "c": (40, 25)}
-    table = suppressed(truth)
-    assert {name: (own["n"], own["n_positive"]) for name, own in table.items()} == truth
-    assert suppress({}) == {}
-
-
 def test_an_interval_is_wilsons_where_no_resample_differs():
     label, p = np.repeat([0, 1], [40, 5]), np.r_[np.linspace(0.1, 0.6, 40), np.full(5, 0.9)]
     found = compute_metrics(label, p, 0.5, 0, 200)["metrics"]
@@ -528,50 +441,6 @@ def test_net_benefits_at_two_thresholds_are_not_compared():
     assert (
         paired_difference(label, p, p, 0.3, 0.3, 0, 50)["metrics"]["net_benefit"]["difference"] == 0
     )
-
-
-def test_subgroup_metrics_are_those_of_the_group_alone():
-    label, p = simulated(7, 400)
-    sex = np.array(["F", "M"])[np.random.default_rng(0).integers(0, 2, 400)]
-    age = np.where(np.arange(400) < 6, "90+", np.where(np.arange(400) < 150, "60-89", "under 60"))
-    result = subgroups(label, p, 0.3, {"sex": sex, "age": age}, seed=2, n_bootstrap=100)
-    here = sex == "F"
-    assert result["sex"]["F"]["metrics"]["auroc"]["value"] == pytest.approx(
-        sk.roc_auc_score(label[here], p[here])
-    )
-    assert (
-        result["sex"]["F"]["metrics"]["auroc"]
-        == compute_metrics(label[here], p[here], 0.3, 2, n_bootstrap=100)["metrics"]["auroc"]
-    )
-    assert result["sex"]["M"]["n"] == (sex == "M").sum()
-    assert [group["metrics"] is None for group in result["age"].values()] == [
-        True,
-        True,
-        False,
-    ]  # 60-89, 90+, under 60
-    assert result["age"]["60-89"]["n"] is None
-    assert "6" not in str(result["age"]["90+"])
-
-
-def test_subgroups_count_patients_and_refuse_another_length():
-    label, p = simulated(7, 400)
-    cluster = np.arange(400) // 20
-    groups = {"all": np.full(400, "x")}
-    assert subgroups(label, p, 0.3, groups, 0, 20, cluster)["all"]["x"]["n"] == 20
-    with pytest.raises(ValueError, match="grouping all has shape"):
-        subgroups(label[1:], p[1:], 0.3, groups, 0)
-
-
-def test_the_number_of_recordings_as_only_predictor():
-    generator = np.random.default_rng(3)
-    label = (generator.random(300) < 0.3).astype(np.int64)
-    count = 1 + generator.poisson(1 + 2 * label)
-    result = count_baseline(label, count, n_bootstrap=200)
-    assert result["auroc"]["value"] == pytest.approx(sk.roc_auc_score(label, count))
-    assert result["auroc"]["ci95"][0] > 0.5
-    same = count_baseline(label, np.ones(300, int), n_bootstrap=20)["auroc"]
-    assert (same["value"], same["ci95"]) == (0.5, [0.5, 0.5])
-    assert "every resample gives the same" in same["reason"]
 
 
 def test_decision_curve_against_the_net_benefit_at_each_threshold():

@@ -1,41 +1,64 @@
-"""Outputs that a user names: nothing that is not ours is replaced, and what cannot be written to is told before the work."""
+"""Outputs that a user names: only our own files are replaced, and bad places are refused early."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from ecgprep.cli import cli
 from ecgprep.errors import InputError, TargetExists
-from ecgprep.files.output import check_folder, check_output, refuse_inside_store, write_output
+from ecgprep.files.output import (
+    ReservedNames,
+    check_folder,
+    check_output,
+    refuse_inside_store,
+    write_output,
+)
 
 OURS = b"made by us"
 
 
-def test_what_is_ours_or_empty_is_replaced_and_nothing_else(tmp_path):
-    for content in (b"", b"x" * 70_000 + OURS, OURS + b"x" * 200_000, b"x" * 200_000 + OURS):
-        (tmp_path / "a").write_bytes(content)
-        assert check_output(tmp_path / "a", [OURS]) == tmp_path / "a"
-    for content in (b"\n", b"x" * 100_000 + OURS + b"x" * 100_000, OURS[:-1]):
-        (tmp_path / "a").write_bytes(content)
-        with pytest.raises(TargetExists, match="--overwrite"):
-            check_output(tmp_path / "a", [b"other", OURS])
-        assert check_output(tmp_path / "a", [OURS], overwrite=True) == tmp_path / "a"
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
 
 
-def test_an_input_is_never_replaced_however_it_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x" * 70_000 + OURS, OURS + b"x" * 200_000, b"x" * 200_000 + OURS],
+    ids=["empty", "whole", "at the beginning", "at the end"],
+)
+def test_empty_files_and_our_own_are_replaced(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    assert check_output(tmp_path / "a", [OURS]) == tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\n", b"x" * 100_000 + OURS + b"x" * 100_000, OURS[:-1]],
+    ids=["a line", "a mark in the middle", "half a mark"],
+)
+def test_other_files_are_replaced_only_with_overwrite(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(TargetExists, match="--overwrite"):
+        check_output(tmp_path / "a", [b"other", OURS])
+    assert check_output(tmp_path / "a", [OURS], overwrite=True) == tmp_path / "a"
+
+
+@pytest.mark.parametrize("name", ["in", "./in", "../{folder}/in", "link", "hard"])
+def test_an_input_is_never_replaced_however_it_is_named(tmp_path, monkeypatch, name):
     (tmp_path / "in").write_bytes(OURS)
     (tmp_path / "link").symlink_to("in")
     (tmp_path / "hard").hardlink_to(tmp_path / "in")
     monkeypatch.chdir(tmp_path)
-    for name in ("in", "./in", "../" + tmp_path.name + "/in", "link", "hard"):
-        with pytest.raises(InputError, match="one of the inputs"):
-            check_output(Path(name), [OURS], [tmp_path / "in"], overwrite=True)
+    path = Path(name.format(folder=tmp_path.name))
+    with pytest.raises(InputError, match="one of the inputs"):
+        check_output(path, [OURS], [tmp_path / "in"], overwrite=True)
 
 
 def test_links_are_followed_and_stay(tmp_path):
@@ -55,117 +78,139 @@ def test_a_pipe_is_written_into(tmp_path):
     assert check_output(Path("/dev/null"), [OURS]) == Path("/dev/null")
 
 
-def test_a_redirected_standard_output_keeps_what_was_written_before(tmp_path):
-    code = "from pathlib import Path; from ecgprep.files.output import *; write_output(check_output(Path('/dev/stdout'), []), b'again\\n')"
-    for how in (">", ">>"):
-        (tmp_path / "all").write_text("before\n" if how == ">>" else "")
-        subprocess.run(
-            [
-                "sh",
-                "-c",
-                f'{{ {sys.executable} -c "{code}"; {sys.executable} -c "{code}"; }} {how} {tmp_path / "all"}',
-            ],
-            check=True,
-        )
-        assert (tmp_path / "all").read_text() == ("before\n" if how == ">>" else "") + "again\n" * 2
+WRITE_TO_STDOUT = """
+from pathlib import Path
+from ecgprep.files.output import check_output, write_output
+write_output(check_output(Path("/dev/stdout"), []), b"again\\n")
+"""
+
+
+@pytest.mark.parametrize(("how", "before"), [("w", ""), ("a", "before\n")])
+def test_a_redirected_standard_output_keeps_what_was_written_before(tmp_path, how, before):
+    (tmp_path / "all").write_text(before)
+    with (tmp_path / "all").open(how) as redirected:
+        for _ in range(2):
+            subprocess.run([sys.executable, "-c", WRITE_TO_STDOUT], stdout=redirected, check=True)
+    assert (tmp_path / "all").read_text() == before + "again\n" * 2
     assert [path.name for path in tmp_path.iterdir()] == ["all"]
 
 
-def test_places_that_cannot_be_written_to(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "is a folder"),
+        ("absent/a", "folder does not exist"),
+        ("loop", "link to itself"),
+        ("-", "must be a file"),
+    ],
+)
+def test_places_that_cannot_be_written_to(tmp_path, name, message):
     (tmp_path / "loop").symlink_to("loop")
-    for path, message in (
-        (tmp_path, "is a folder"),
-        (tmp_path / "absent/a", "folder does not exist"),
-        (tmp_path / "loop", "link to itself"),
-        (Path("-"), "must be a file"),
-    ):
-        with pytest.raises(InputError, match=message):
-            check_output(path, [OURS])
-    refuse_inside_store(tmp_path / "loop/deeper")  # who writes there says that it is a loop
+    path = Path("-") if name == "-" else tmp_path / name
+    with pytest.raises(InputError, match=message):
+        check_output(path, [OURS])
+
+
+def test_folders_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(InputError, match="not a folder that can be written to"):
         check_folder(tmp_path / "file" / "below")
     check_folder(tmp_path / "new/below")
+    (tmp_path / "loop").symlink_to("loop")
+    refuse_inside_store(tmp_path / "loop/deeper")  # whoever writes there reports the loop
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission_is_told_before_the_work(tmp_path):
+def test_a_folder_without_permission_is_refused_early(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(InputError, match="cannot be written to"):
             check_output(tmp_path / "a", [OURS])
-        with pytest.raises(InputError, match="cannot be written to"):
+        with pytest.raises(InputError, match="can be written to"):
             check_folder(tmp_path / "a")
     finally:
         tmp_path.chmod(0o700)
 
 
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    """A folder with the marks of a run."""
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/pictures").mkdir()
+    (tmp_path / "run/config.yaml").write_text("lr: 1\nrecorded:\n  store: x\n")
+    return tmp_path / "run"
+
+
+RESERVED = ReservedNames(re.compile(r"metrics_.*\.json"), frozenset({"checkpoints"}))
+
+
+@pytest.mark.parametrize("name", ["metrics_new.json", "checkpoints/a.png"])
+def test_names_that_are_reserved_for_a_run_are_refused_in_its_folder(run_folder, name):
+    with pytest.raises(InputError, match="reserved for a run's own files"):
+        check_output(run_folder / name, [OURS], overwrite=True, reserved=RESERVED)
+
+
+@pytest.mark.parametrize("name", ["a.html", "pictures/metrics_new.json", "../metrics_new.json"])
+def test_other_names_are_free_in_the_folder_of_a_run(run_folder, name):
+    path = run_folder / name
+    assert check_output(path, [OURS], reserved=RESERVED) == path.resolve()
+
+
+@pytest.mark.parametrize("reserved", [RESERVED, None], ids=["ecgfit", "ecgprep"])
+def test_a_file_in_the_folder_of_a_run_is_replaced_only_if_it_is_ours(run_folder, reserved):
+    (run_folder / "ours").write_bytes(OURS)
+    check_output(run_folder / "ours", [OURS], reserved=reserved)
+    (run_folder / "notes.txt").write_bytes(b"mine")
+    with pytest.raises(TargetExists, match="--overwrite replaces nothing"):
+        check_output(run_folder / "notes.txt", [OURS], overwrite=True, reserved=reserved)
+
+
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
-def test_a_picture_is_drawn_again_over_its_own_kind_only(corpus, tmp_path, kind):
-    file, picture = (
-        next((corpus / "xml").rglob("*.xml"), None) or next(corpus.rglob("*.xml")),
-        tmp_path / f"p.{kind}",
-    )
+def test_a_picture_replaces_only_its_own_kind(corpus, tmp_path, kind):
+    ecg, picture = next(corpus.rglob("*.xml")), tmp_path / f"p.{kind}"
     for _ in range(2):
-        assert CliRunner().invoke(cli, ["read", str(file), "--plot", str(picture)]).exit_code == 0
+        assert invoke("read", ecg, "--plot", picture).exit_code == 0
     picture.write_bytes(b"a picture of mine")
-    refused = CliRunner().invoke(cli, ["read", str(file), "--plot", str(picture)])
-    assert isinstance(refused.exception, TargetExists)
+    assert isinstance(invoke("read", ecg, "--plot", picture).exception, TargetExists)
     assert picture.read_bytes() == b"a picture of mine"
-    assert (
-        CliRunner()
-        .invoke(cli, ["read", str(file), "--plot", str(picture), "--overwrite"])
-        .exit_code
-        == 0
-    )
 
 
-def test_the_report_of_a_store_does_not_replace_the_manifest(store, tmp_path):
-    (tmp_path / "manifest.csv").write_text("patient_id,path_xml,label\n")
-    words = [sys.executable, "-m", "ecgprep.cli", "report", store.path, "--ecgs", "0", "-o"]
-    done = subprocess.run(
-        [*words, tmp_path / "manifest.csv"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 7
-    assert "Traceback" not in done.stderr
-    assert (tmp_path / "manifest.csv").read_text() == "patient_id,path_xml,label\n"
+def test_a_picture_replaces_another_file_with_overwrite(corpus, tmp_path):
+    ecg, picture = next(corpus.rglob("*.xml")), tmp_path / "p.png"
+    picture.write_bytes(b"a picture of mine")
+    assert invoke("read", ecg, "--plot", picture, "--overwrite").exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_of_a_store_does_not_replace_the_manifest(tiny_store, tmp_path):
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("patient_id,path_xml,label\n")
+    report = ("report", tiny_store.path, "--ecgs", "0", "-o")
+    assert isinstance(invoke(*report, manifest).exception, TargetExists)
+    assert manifest.read_text() == "patient_id,path_xml,label\n"
     for _ in range(2):
-        assert (
-            subprocess.run(
-                [*words, tmp_path / "r.html"], capture_output=True, check=False
-            ).returncode
-            == 0
-        )
+        assert invoke(*report, tmp_path / "r.html").exit_code == 0
 
 
-def test_nothing_is_made_inside_a_store(store, tmp_path):
-    """Its content hash is over every file: a store that was built into another would damage it."""
-    runner, inside, before = CliRunner(), store.path / "inner.zarr", sorted(store.path.rglob("*"))
-    assert (
-        runner.invoke(
-            cli, ["synth", str(tmp_path / "s"), "--patients", "20", "--seed", "1"]
-        ).exit_code
-        == 0
-    )
-    manifest = str(tmp_path / "s/manifest.csv")
+def test_nothing_is_made_inside_a_store(tiny_store, corpus, tmp_path):
+    """The content hash covers every file: a store built into another one would damage it."""
+    store = tiny_store.path
+    inside, before = store / "inner.zarr", sorted(store.rglob("*"))
+    manifest, ecg = corpus / "manifest.csv", next(corpus.rglob("*.xml"))
+    new, registry = tmp_path / "b.zarr", tmp_path / "r.csv"
     for words in (
-        ["build", manifest, str(inside)],
-        ["build", manifest, str(inside / "deeper/b.zarr"), "--registry", str(tmp_path / "r.csv")],
-        ["build", manifest, str(tmp_path / "b.zarr"), "--registry", str(store.path / "r.csv")],
-        ["plan", manifest, str(inside)],
-        ["synth", str(inside), "--patients", "3"],
-        ["synth", str(store.path), "--patients", "3"],
-        ["pack", str(store.path), str(inside)],
-        ["report", str(store.path), "-o", str(store.path / "r.html")],
-        [
-            "read",
-            str(next((tmp_path / "s/xml").rglob("*.xml"))),
-            "--plot",
-            str(store.path / "p.png"),
-        ],
+        ["build", manifest, inside],
+        ["build", manifest, inside / "deeper/b.zarr", "--registry", registry],
+        ["build", manifest, new, "--registry", store / "r.csv"],
+        ["plan", manifest, inside],
+        ["synth", inside, "--patients", "3"],
+        ["synth", store, "--patients", "3"],
+        ["pack", store, inside],
+        ["report", store, "-o", store / "r.html"],
+        ["read", ecg, "--plot", store / "p.png"],
     ):
-        found = runner.invoke(cli, words)
+        found = invoke(*words)
         assert isinstance(found.exception, TargetExists), (words, found.output)
         assert "inside a store" in str(found.exception)
-    assert sorted(store.path.rglob("*")) == before
-    assert not (tmp_path / "b.zarr").exists()
+    assert sorted(store.rglob("*")) == before
+    assert not new.exists()

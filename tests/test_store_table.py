@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import changed_store
+from helpers import changed_store
 
 from ecgprep.errors import STATUSES, EcgError, StoreError
 from ecgprep.leads import LEADS

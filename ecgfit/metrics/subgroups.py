@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgfit.metrics.bootstrap import (
-    N_BOOTSTRAP,
-    count_patients,
-    with_intervals,
-)
+from ecgfit.metrics.bootstrap import N_BOOTSTRAP, count_patients, with_intervals
 from ecgfit.metrics.definitions import (
     Columns,
     Floats,
@@ -22,18 +18,16 @@ from ecgfit.metrics.definitions import (
     threshold_metrics,
 )
 from ecgfit.metrics.summary import with_score_intervals
-from ecgprep.reports.disclosure import SMALLEST_COUNT, UNSURE, Range, possible
+from ecgprep.reports.disclosure import FEWEST_VALUES, SMALLEST_COUNT, groups_to_withhold
 
 SUBGROUP_METRICS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
-
+"""The metrics of each group, in the order of the report."""
 
 N_BOOTSTRAP_SUBGROUP = 500
-
-
-COUNTS = ("n", "n_positive", "n_negative")
-
+"""Bootstrap replicates a group: there are many groups, and each gets a rough interval."""
 
 WITHHELD = "fewer than 10 patients, positive or negative ones, here or in a group beside it"
+"""The reason given for every withheld group, so that it does not tell which one is small."""
 
 
 def subgroups(
@@ -45,109 +39,68 @@ def subgroups(
     n_bootstrap: int = N_BOOTSTRAP_SUBGROUP,
     cluster: Ints | None = None,
 ) -> dict[str, Any]:
-    """Return for each grouping, an array of names (n,), and each of its groups: patients, positive and negative ones, metrics with intervals.
+    """Return, for each grouping and each of its groups, the counts and the metrics.
 
-    A group with fewer than 10 patients, positive patients or negative patients is withheld, and others beside it where the total less the
-    rest would give its counts away (see `suppress`).
-    Raises ValueError as `compute_metrics`, and for a grouping of another length.
+    A grouping is an array (n,) of group names. A group has its numbers of patients, positive and
+    negative patients, and `SUBGROUP_METRICS` with intervals; `withhold_small_groups` says which
+    groups are withheld. `threshold` is one for all, or (n,). `cluster` (n,) holds the patient of
+    each entry where entries are recordings.
+
+    Raises ValueError as `compute_metrics` does, and for a grouping of another length.
     """
     check_labels_and_probabilities(label, probability)
+    each_threshold = np.broadcast_to(threshold, label.shape)
     result = {}
     for grouping, names in groups.items():
         if names.shape != label.shape:
             raise ValueError(
                 f"grouping {grouping} has shape {names.shape}; there are {len(label)} labels."
             )
-        counts = {}
-        for name in np.unique(names):
-            here = names == name
-            n, n_positive = count_patients(label[here], None if cluster is None else cluster[here])
-            counts[str(name)] = {"n": n, "n_positive": n_positive, "n_negative": n - n_positive}
-        result[grouping] = suppress(counts)
+        members = {str(name): names == name for name in np.unique(names)}
+        counts = {name: _count(label, cluster, here) for name, here in members.items()}
+        result[grouping] = withhold_small_groups(counts)
         for name, group in result[grouping].items():
             if group["suppressed"] is None:
-                here = names == name
-                part = None if cluster is None else cluster[here]
-                own = np.broadcast_to(threshold, label.shape)[here]
-                group["metrics"] = _subgroup_metrics(
-                    label[here], probability[here], own, seed, n_bootstrap, part
-                )
+                here = members[name]
+                patient = None if cluster is None else cluster[here]
+                own = (label[here], probability[here], each_threshold[here])
+                group["metrics"] = _subgroup_metrics(*own, seed, n_bootstrap, patient)
     return result
 
 
-def suppress(
-    counts: Mapping[str, dict[str, int]], smallest: int = SMALLEST_COUNT, unsure: int = UNSURE
-) -> dict[str, dict[str, Any]]:
-    """Return {group: {n, n_positive, n_negative, suppressed, metrics}}, without small counts and what would give them away.
-
-    The classes of a group with any count below `smallest` are withheld, and so are those of the smallest other groups, one after the other,
-    until each small count has at least `unsure` values for a reader who knows the totals, this method, and even which counts are small; where
-    that takes all groups but one, of all. `n` of withheld groups is shown where no group of the grouping has a small one. Nothing says
-    which group is withheld for its own counts and which beside it.
-    """
-    small = [name for name, count in counts.items() if min(count.values()) < smallest]
-    others = sorted(
-        (name for name in counts if name not in small), key=lambda name: (counts[name]["n"], name)
-    )
-    n_shown = all(count["n"] >= smallest for count in counts.values())
-    choices = ({*small, *others[:beside]} for beside in range(len(others)))
-    withheld = (
-        next(
-            (
-                chosen
-                for chosen in choices
-                if _keeps_secret(counts, chosen, n_shown, smallest, unsure)
-            ),
-            set(counts),
-        )
-        if small
-        else set()
-    )
-    return {
-        name: {
-            key: value if name not in withheld or (key == "n" and n_shown) else None
-            for key, value in count.items()
-        }
-        | {"suppressed": WITHHELD if name in withheld else None, "metrics": None}
-        for name, count in counts.items()
-    }
+def _count(label: Ints, cluster: Ints | None, here: NDArray[np.bool_]) -> dict[str, int]:
+    """Count the patients of a group, and those of each class."""
+    patient = None if cluster is None else cluster[here]
+    n, n_positive = count_patients(label[here], patient)
+    return {"n": n, "n_positive": n_positive, "n_negative": n - n_positive}
 
 
-def _keeps_secret(
+def withhold_small_groups(
     counts: Mapping[str, Mapping[str, int]],
-    withheld: set[str],
-    n_shown: bool,
-    smallest: int,
-    unsure: int,
-) -> bool:
-    """Say whether each small count has enough values left, by narrowing down what is possible from sums over groups and within each group."""
-    totals = {key: sum(counts[name][key] for name in withheld) for key in COUNTS}
-    most = dict(totals)
-    most["n"] = min(
-        [totals["n"], *(count["n"] for name, count in counts.items() if name not in withheld)]
-    )  # others are withheld by size
-    ranges: dict[str, dict[str, Range]] = {
-        key: {
-            name: (int(key == "n"), smallest - 1)
-            if counts[name][key] < smallest
-            else (smallest, most[key])
-            for name in withheld
-        }
-        for key in COUNTS
-    }
-    if n_shown:
-        ranges["n"] = {name: (counts[name]["n"], counts[name]["n"]) for name in withheld}
-    for _ in range(4):  # more change nothing
-        ranges = {key: possible(totals[key], ranges[key]) for key in COUNTS}
-        for name in withheld:
-            (low, high), (low_p, high_p), (low_n, high_n) = (ranges[key][name] for key in COUNTS)
-            ranges["n"][name] = max(low, low_p + low_n), min(high, high_p + high_n)
-            ranges["n_positive"][name] = max(low_p, low - high_n), min(high_p, high - low_n)
-            ranges["n_negative"][name] = max(low_n, low - high_p), min(high_n, high - low_p)
-    small = ((key, name) for key in COUNTS for name in withheld if counts[name][key] < smallest)
-    return len(withheld) > 1 and all(
-        ranges[key][name][1] - ranges[key][name][0] + 1 >= unsure for key, name in small
+    smallest: int = SMALLEST_COUNT,
+    fewest_values: int = FEWEST_VALUES,
+) -> dict[str, dict[str, Any]]:
+    """Return {group: {n, n_positive, n_negative, suppressed, metrics}}; withheld counts are None.
+
+    A group is withheld if any of its counts is below `smallest`, or to keep such a group from
+    being worked out; `ecgprep.reports.disclosure` has the rule. Where no group has fewer than
+    `smallest` patients, `n` is shown for all groups and only the classes are withheld. Nothing
+    says which group is withheld for its own counts and which beside it.
+    """
+    sizes_known = all(count["n"] >= smallest for count in counts.values())
+    withheld = groups_to_withhold(
+        counts, sizes_known=sizes_known, smallest=smallest, fewest_values=fewest_values
     )
+    shown: dict[str, dict[str, Any]] = {}
+    for name, count in counts.items():
+        group: dict[str, Any] = dict(count)
+        if name in withheld:
+            group = dict.fromkeys(count)
+            if sizes_known:
+                group["n"] = count["n"]
+        reason = WITHHELD if name in withheld else None
+        shown[name] = group | {"suppressed": reason, "metrics": None}
+    return shown
 
 
 def _subgroup_metrics(
@@ -158,28 +111,28 @@ def _subgroup_metrics(
     n_bootstrap: int,
     cluster: Ints | None,
 ) -> dict[str, Any]:
+    """Return the metrics of one group with their intervals."""
+
     def compute(weight: Floats) -> Columns:
-        values = curve_metrics(label, probability, weight) | threshold_metrics(
-            label, probability, threshold, weight
-        )
+        values = curve_metrics(label, probability, weight)
+        values |= threshold_metrics(label, probability, threshold, weight)
         return {name: values[name] for name in SUBGROUP_METRICS}
 
-    return with_score_intervals(
-        with_intervals(compute, len(label), seed, n_bootstrap, cluster),
-        label,
-        probability >= threshold,
-        cluster,
-    )
+    intervals = with_intervals(compute, len(label), seed, n_bootstrap, cluster)
+    return with_score_intervals(intervals, label, probability >= threshold, cluster)
 
 
 def count_baseline(
     label: Ints, n_recordings: NDArray[Any], seed: int = 0, n_bootstrap: int = N_BOOTSTRAP
 ) -> dict[str, Any]:
-    """Return AUROC and AUPRC, with intervals, of each patient's number of recordings as the only predictor: more is taken as more risk.
+    """Return AUROC and AUPRC of the number of recordings as the only predictor of a patient.
 
-    Sick patients are recorded more often. A model that sees all of a patient's recordings can use that; this says how far it would get.
+    Sick patients are recorded more often, and a model that sees all recordings of a patient can
+    use that. This says how far it would get on the number alone, more counting as more risk.
     """
     score = n_recordings.astype(np.float64)
-    return with_intervals(
-        lambda weight: curve_metrics(label, score, weight), len(label), seed, n_bootstrap
-    )
+
+    def compute(weight: Floats) -> Columns:
+        return curve_metrics(label, score, weight)
+
+    return with_intervals(compute, len(label), seed, n_bootstrap)

@@ -1,4 +1,7 @@
-"""The figures of a run's report, as SVG to stand inside a page: no script, font, link or date in them. Needs matplotlib (extra `report`)."""
+"""The figures of a run's report, as SVG inside a page. Needs matplotlib (extra `report`).
+
+The SVG holds no script, font, link or date, and the same data give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,20 @@ from typing import Any, Literal, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgfit.reports.wording import with_interval
+from ecgprep.drawing import draw_ecg
+
 P = ParamSpec("P")
 
-
-POSITIVE, NEGATIVE, MODEL, QUIET, THRESHOLD = "#c2502e", "#7a94ad", "#1f4e79", "#8a94a0", "#111111"
-"""Colours that also differ in brightness: the page may be printed in grey."""
-
+# These differ in brightness as well, since the page may be printed in grey.
+POSITIVE, NEGATIVE, MODEL = "#c2502e", "#7a94ad", "#1f4e79"
+QUIET, THRESHOLD = "#8a94a0", "#111111"
+_INK, _FAINT_INK = "#1d2530", "#5a6675"
 
 _STYLE: dict[Any, Any] = {
-    "axes.edgecolor": "#5a6675",
+    "axes.edgecolor": _FAINT_INK,
     "axes.grid": True,
-    "axes.labelcolor": "#1d2530",
+    "axes.labelcolor": _INK,
     "axes.labelsize": 9.5,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -37,21 +43,28 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "ecgfit",
-    "text.color": "#1d2530",
+    "text.color": _INK,
     "text.parse_math": False,  # a covariate may be named $x$
-    "xtick.color": "#5a6675",
-    "xtick.labelcolor": "#1d2530",
-    "ytick.color": "#5a6675",
-    "ytick.labelcolor": "#1d2530",
+    "xtick.color": _FAINT_INK,
+    "xtick.labelcolor": _INK,
+    "ytick.color": _FAINT_INK,
+    "ytick.labelcolor": _INK,
 }
 
 
 _ROW_INCH = 0.27
+"""Height of a line of a forest plot."""
+
+_MOST_CHARACTERS = 34
+"""Longer names of groups are cut off, so that they do not run into the plot."""
+
+_LOWEST_MV = -13.0
+"""Deep S waves may enlarge the paper of an ECG down to this."""
 
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One line of a forest plot: a heading where `value` and `note` are empty, a note where nothing may be drawn."""
+    """One line of a forest plot: a heading, a value with its interval, or a note in its place."""
 
     label: str
     counts: str = ""
@@ -69,9 +82,8 @@ def drawn(draw: Callable[P, Any]) -> Callable[P, str]:
         import matplotlib
 
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*Glyph.*missing"
-            )  # the browser has the font, matplotlib only measures with its own
+            # The browser has the font; matplotlib only measures with its own.
+            warnings.filterwarnings("ignore", message=".*Glyph.*missing")
             buffer = io.StringIO()
             draw(*args, **kwargs).savefig(buffer, format="svg")
         return inline(buffer.getvalue())
@@ -80,26 +92,31 @@ def drawn(draw: Callable[P, Any]) -> Callable[P, str]:
 
 
 def inline(svg: str) -> str:
-    """Take from matplotlib's SVG what a page does not need: prolog, metadata, names of groups, digits; make its ids its own."""
+    """Remove from matplotlib's SVG what a page does not need, and make its ids its own.
+
+    Prolog, metadata, size, names of groups and further digits go: a page holds many figures.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(
         r"<!--.*?-->|<metadata>.*?</metadata>|<style .*?</style>", "", svg, flags=re.DOTALL
     )
     svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
-    svg = (
-        re.sub(r'^<svg width="[^"]*" height="[^"]*"', "<svg", svg)
-        if svg.startswith("<svg width")
-        else _without_size(svg)
-    )
+    svg = _without_size(svg)
     svg = re.sub(r'<g id="[^"]*_[^"]*"', "<g", svg).replace("xlink:href", "href")
-    svg = re.sub(r' d="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
+    svg = re.sub(r' d="[^"]*"', _with_two_decimals, svg)
     key = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1f{key}", re.sub(r"\n\s*", "\n", svg)).strip()
+    svg = re.sub(r"\n\s*", "\n", svg)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1f{key}", svg).strip()
 
 
 def _without_size(svg: str) -> str:
+    """Remove width and height from the opening tag: the page gives the size."""
     head, rest = svg.split(">", 1)
     return re.sub(r' (?:width|height)="[^"]*"', "", head) + ">" + rest
+
+
+def _with_two_decimals(path: re.Match[str]) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
 
 
 def _figure(
@@ -145,7 +162,8 @@ def roc(curve: dict[str, list[Any]], sensitivity: float | None, specificity: flo
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "--", color=QUIET, linewidth=1, label="chance")
     axes.plot(curve["false_positive_rate"], curve["sensitivity"], color=MODEL, label="model")
-    _point(axes, None if specificity is None else 1 - specificity, sensitivity)
+    false_positive_rate = None if specificity is None else 1 - specificity
+    _point(axes, false_positive_rate, sensitivity)
     _unit_square(axes, "1 − specificity", "sensitivity")
     axes.legend(loc="lower right")
     return figure
@@ -175,26 +193,19 @@ def precision_recall(
 
 @drawn
 def calibration(curve: dict[str, Any], histogram: dict[str, list[Any]]) -> Any:
-    """Observed share over predicted probability: smooth curve, bins with intervals, and how the predictions lie."""
+    """Observed share over predicted probability: smooth curve, bins with intervals, histogram."""
     figure = _figure(4.4, 5.1)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     axes.plot([0, 1], [0, 1], "--", color=QUIET, linewidth=1, label="ideal")
     axes.plot(
         curve["smooth"]["predicted"], curve["smooth"]["observed"], color=MODEL, label="smooth curve"
     )
-    for k, found in enumerate(curve["bins"]):
-        low, high = found["ci95"]
-        at = found["mean_predicted"]
+    for entry in curve["bins"]:
+        at, (low, high) = entry["mean_predicted"], entry["ci95"]
         axes.plot([at, at], [low, high], color=POSITIVE, linewidth=1, clip_on=False)
-        axes.plot(
-            at,
-            found["observed"],
-            "o",
-            color=POSITIVE,
-            markersize=4,
-            clip_on=False,
-            label="tenths, 95 % interval" if k == 0 else None,
-        )
+        axes.plot(at, entry["observed"], "o", color=POSITIVE, markersize=4, clip_on=False)
+    if curve["bins"]:
+        axes.lines[-1].set_label("tenths, 95 % interval")
     _unit_square(axes, "", "observed share of positives")
     axes.legend(loc="upper left")
     _bars(below, histogram)
@@ -204,7 +215,7 @@ def calibration(curve: dict[str, Any], histogram: dict[str, list[Any]]) -> Any:
 
 
 def _bars(axes: Any, histogram: dict[str, list[Any]]) -> None:
-    """Draw both classes, each as shares of itself: the rarer one would vanish beside the other's counts."""
+    """Draw both classes as shares of themselves: beside counts the rarer one would vanish."""
     edges = np.array(histogram["edges"])
     for name, colour, sign in (("positive", POSITIVE, 1), ("negative", NEGATIVE, -1)):
         counts = np.array(histogram[name], float)
@@ -218,7 +229,7 @@ def _bars(axes: Any, histogram: dict[str, list[Any]]) -> None:
             edgecolor="white",
             linewidth=0.4,
         )
-    axes.axhline(0, color="#5a6675", linewidth=0.8)
+    axes.axhline(0, color=_FAINT_INK, linewidth=0.8)
     axes.set(xlim=(-0.01, 1.01))
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
 
@@ -236,7 +247,7 @@ def decision(curve: dict[str, list[float]], threshold: float | None) -> Any:
         linestyle="-.",
         label="treat all",
     )
-    axes.axhline(0, color="#5a6675", linewidth=1.2, linestyle=":", label="treat none")
+    axes.axhline(0, color=_FAINT_INK, linewidth=1.2, linestyle=":", label="treat none")
     axes.plot(curve["threshold"], curve["model"], color=MODEL, label="model")
     _in_use(axes, threshold)
     top = max(*curve["model"], *curve["treat_all"], 0.01)
@@ -252,7 +263,7 @@ def decision(curve: dict[str, list[float]], threshold: float | None) -> Any:
 
 @drawn
 def histograms(histogram: dict[str, list[Any]], threshold: float | None) -> Any:
-    """Probabilities of each class, positives above and negatives below the line, and the threshold."""
+    """Probabilities of positives (above the line) and negatives (below), and the threshold."""
     figure = _figure(4.4, 4.2)
     axes = figure.subplots()
     _bars(axes, histogram)
@@ -264,12 +275,12 @@ def histograms(histogram: dict[str, list[Any]], threshold: float | None) -> Any:
 
 @drawn
 def training(rows: Sequence[dict[str, float]], chosen: int) -> Any:
-    """Losses, and AUROC and AUPRC on validation, over epochs; the epoch that was kept is marked."""
+    """Losses, and AUROC and AUPRC on validation, by epoch; the epoch that was kept is marked."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(9.2, 2.9)
     epoch = [row["epoch"] for row in rows]
-    marker = {"marker": "o", "markersize": 3} if len(rows) < 30 else {}
+    marker: dict[str, Any] = {"marker": "o", "markersize": 3} if len(rows) < 30 else {}
     panels = (
         (("train_loss", "train", NEGATIVE), ("val_loss", "validation", MODEL)),
         (("val_auroc", "AUROC", MODEL), ("val_auprc", "AUPRC", POSITIVE)),
@@ -297,24 +308,21 @@ def forest(
     *,
     counts: bool = True,
 ) -> Any:
-    """Values with intervals, a line each, beside their names and numbers; what may not be shown is said in grey."""
+    """Values with intervals, one a line, beside names and counts; notes stand in grey."""
     height = 0.75 + _ROW_INCH * (len(rows) + 1)
     left, width = (0.37, 0.38) if counts else (0.14, 0.6)
     figure = _figure(9.2, height, None)
     axes = figure.add_axes((left, 0.6 / height, width, 1 - 0.65 / height))
-    axes.set(
-        xlabel=label,
-        ylim=(len(rows) - 0.4, -1.2),
-        yticks=[],
-        **({} if limits is None else {"xlim": limits}),
-    )
+    axes.set(xlabel=label, ylim=(len(rows) - 0.4, -1.2), yticks=[])
+    if limits is not None:
+        axes.set_xlim(limits)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     if reference is not None:
         axes.axvline(reference, color=QUIET, linewidth=1, linestyle="--")
     for y, row in enumerate(rows):
         _forest_row(axes, y, row, -left / width)
-    heading = {"transform": axes.get_yaxis_transform(), "va": "center", "color": "#5a6675"}
+    heading = {"transform": axes.get_yaxis_transform(), "va": "center", "color": _FAINT_INK}
     axes.text(1.03, -0.85, "value (95 % interval)", ha="left", **heading)
     if counts:
         axes.text(-0.03, -0.85, "patients (positive)", ha="right", **heading)
@@ -324,52 +332,38 @@ def forest(
 def _forest_row(axes: Any, y: int, row: ForestRow, x: float) -> None:
     """Draw one line; its name begins at `x`, in widths of the axes."""
     beside = {"transform": axes.get_yaxis_transform(), "va": "center"}
-    axes.text(
-        x + (0 if row.heading else 0.03),
-        y,
-        _short(row.label),
-        fontweight="bold" if row.heading else "normal",
-        ha="left",
-        **beside,
-    )
+    indent = 0.0 if row.heading else 0.03
+    weight = "bold" if row.heading else "normal"
+    axes.text(x + indent, y, _short(row.label), fontweight=weight, ha="left", **beside)
     if row.counts:
         axes.text(-0.03, y, row.counts, ha="right", **beside)
     if row.value is None:
         if row.note:
-            axes.text(1.03, y, row.note, color="#5a6675", style="italic", ha="left", **beside)
+            axes.text(1.03, y, row.note, color=_FAINT_INK, style="italic", ha="left", **beside)
         return
-    low, high = row.ci95 or (0, 0)
-    interval = f" ({low:.3f} to {high:.3f})".replace("-", "−") if low < high else ""
-    axes.text(1.03, y, f"{row.value:.3f}".replace("-", "−") + interval, ha="left", **beside)
+    entry = {"value": row.value, "ci95": row.ci95}
+    axes.text(1.03, y, with_interval(entry), ha="left", **beside)
     if row.ci95 is not None:
         axes.plot(row.ci95, [y, y], color=MODEL, linewidth=1.4, solid_capstyle="butt")
     axes.plot(row.value, y, "s", color=MODEL, markersize=5)
 
 
-def _short(text: str, most: int = 34) -> str:
+def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
 
 
 @drawn
 def ecg(waveform_uv: NDArray[Any], lead_mask: NDArray[np.bool_], rate_hz: float) -> Any:
-    """One recording on ECG paper, the first half beside leads I to V2 and the second beside V3 to V6."""
-    from ecgprep.drawing import draw_ecg
-
+    """One recording on ECG paper: leads I to V2 show its first half, V3 to V6 its second."""
     figure = _figure(9.84, 4.3)  # 250 mm wide where printed without scaling: 10 s
     axes = figure.subplots()
     for spine in axes.spines.values():
         spine.set_visible(False)
-    draw_ecg(
-        axes,
-        waveform_uv,
-        lead_mask,
-        rate_hz,
-        "",
-        seconds=min(5.0, waveform_uv.shape[1] / rate_hz / 2),
-    )
-    lowest = min((float(np.min(line.get_ydata())) for line in axes.lines), default=0.0)
-    axes.set_ylim(
-        bottom=max(min(axes.get_ylim()[0], lowest - 0.1), -13.0)
-    )  # deep S waves of the lowest line stay on the paper
+    seconds = min(5.0, waveform_uv.shape[1] / rate_hz / 2)
+    draw_ecg(axes, waveform_uv, lead_mask, rate_hz, "", seconds)
+    bottom = axes.get_ylim()[0]
+    for line in axes.lines:
+        bottom = min(bottom, float(np.min(line.get_ydata())) - 0.1)
+    axes.set_ylim(bottom=max(bottom, _LOWEST_MV))
     return figure

@@ -89,7 +89,7 @@ class Rows:
         """Find recordings that are there twice: one patient keeps the first; otherwise nobody knows whose it is.
 
         The same recording under one patient with two labels is a conflict too: nobody knows which label is right. Only rows that are
-        usable, or stand in an older store, are compared; `near` also finds those exported again (copies.py).
+        usable, or stand in an older store, are compared; `near` also finds those exported again (duplicates.py).
         """
         waveforms = _Waveforms(built, self.layout)
         known = self.ok

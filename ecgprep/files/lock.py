@@ -22,7 +22,7 @@ def locked(target: Path, wait: bool = True, shared: bool = False, busy: str = ""
 
     Raises TargetExists when another process holds the lock and `wait` is off; the message begins
     with `busy`. Some file systems cannot lock (Lustre without `-o flock`, for example): there, a
-    warning is given and the work goes on without a lock.
+    warning is issued and the work continues without a lock.
     """
     lock_file = target.with_name(f".{target.name}.lock")
     operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

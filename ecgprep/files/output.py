@@ -107,7 +107,7 @@ def _check_place(target: Path, inputs: Iterable[Path]) -> None:
 
 
 def _is_same_file(target: Path, given: Path) -> bool:
-    """Say whether two paths lead to one file, also through links."""
+    """Return whether two paths lead to one file, also through links."""
     if target == given.resolve():
         return True
     return target.exists() and given.exists() and target.samefile(given)
@@ -125,7 +125,7 @@ def refuse_inside_store(path: Path) -> None:
 
 
 def _check_run(target: Path, reserved: ReservedNames | None) -> bool:
-    """Say whether a file lies directly in the folder of a run.
+    """Return whether a file lies directly in the folder of a run.
 
     Raises InputError for a name, or a folder, that is reserved for the run itself.
     """
@@ -147,7 +147,7 @@ def _check_run(target: Path, reserved: ReservedNames | None) -> bool:
 
 
 def _is_run(folder: Path) -> bool:
-    """Say whether this is the folder of a run of ecgfit."""
+    """Return whether this is the folder of a run of ecgfit."""
     if not any((folder / name).is_dir() for name in _FOLDERS_OF_EVERY_RUN):
         return False
     try:
@@ -168,7 +168,7 @@ def check_folder(path: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Say whether `path` is a pipe or a device, which is written to and never replaced."""
+    """Return whether `path` is a pipe or a device, which is written to and never replaced."""
     if not path.exists() or path.is_dir():
         return False
     # A shell can redirect /dev/stdout to a regular file, which must not be replaced either.

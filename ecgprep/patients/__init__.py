@@ -1,1 +1,1 @@
-"""Who is who: the manifest, the splits and their registry, duplicates, the confounding probe."""
+"""Patients: the manifest, covariates, splits and their registry, duplicates, confounding."""

@@ -42,7 +42,7 @@ _IDENTIFYING = re.compile(
 
 
 def is_allowed_name(name: str) -> bool:
-    """Say whether a column's name is plain and is not that of an id, a path or a date."""
+    """Return whether a column's name is plain and is not that of an id, a path or a date."""
     return bool(_NAME.fullmatch(name)) and not _IDENTIFYING.search(name)
 
 
@@ -65,7 +65,7 @@ def covariate_value(text: str, name: str) -> float:
 
 @cache
 def _is_age(name: str) -> bool:
-    """Say whether a column holds ages: `age`, `patientAge`, `age_at_ecg`, but not `agent_dose`."""
+    """Return whether a column holds ages: `age`, `patientAge`, `age_at_ecg`; not `agent_dose`."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
     return any(word.lower() in ("age", "ages") for word in words)
 

@@ -1,1 +1,1 @@
-"""What people read about a store or a file: HTML reports, previews, counts that disclose nobody."""
+"""What people read about a store or a file: HTML reports, previews, and counts that are safe."""

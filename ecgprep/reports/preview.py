@@ -1,4 +1,4 @@
-"""What a reader sees in one file, and what `conform` would make of it: the content of `ecgprep read`."""
+"""What a reader sees in one file, and what `conform` would make of it: for `ecgprep read`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecgprep.conform import Conformity, Row, conform, without_calibration_pulse
 from ecgprep.errors import RecordError
@@ -15,16 +16,15 @@ from ecgprep.recording import Recording
 
 
 def preview(path: Path, target: Conformity) -> tuple[dict[str, Any], Recording | None, Row | None]:
-    """Read and conform one file; return what there is to say, the recording and the row, or None where it was refused."""
+    """Read and conform one file.
+
+    Return what there is to say, the recording, and the row; None stands for what was refused.
+    """
     try:
         recording = read_recording(path)
     except RecordError as error:
-        return (
-            {"refused": {"by": "reader", "reason": error.reason, "message": error.message}},
-            None,
-            None,
-        )
-    seen = {
+        return {"refused": _refusal("reader", error)}, None, None
+    seen: dict[str, Any] = {
         "dialect": recording.dialect,
         "rate_hz": recording.rate_hz,
         "n_samples": recording.n_samples,
@@ -35,30 +35,35 @@ def preview(path: Path, target: Conformity) -> tuple[dict[str, Any], Recording |
     try:
         row = conform(recording, target)
     except RecordError as error:
-        return (
-            seen | {"refused": {"by": "conform", "reason": error.reason, "message": error.message}},
-            recording,
-            None,
-        )
+        return seen | {"refused": _refusal("conform", error)}, recording, None
     return seen | {"conform": _steps(recording, row, target)}, recording, row
 
 
-def _range(samples: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float | int | None]:
-    finite = samples[np.isfinite(samples)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (None, None)
-    return {"min_uv": low, "max_uv": high, "n_missing": int(samples.size - finite.size)}
+def _refusal(by: str, error: RecordError) -> dict[str, str]:
+    """Say which step refused the file, and why."""
+    return {"by": by, "reason": error.reason, "message": error.message}
+
+
+def _range(samples_uv: NDArray[np.float64]) -> dict[str, float | int | None]:
+    """Return the least and the greatest value of a lead, and how many are missing."""
+    finite = samples_uv[np.isfinite(samples_uv)]
+    low = float(finite.min()) if finite.size else None
+    high = float(finite.max()) if finite.size else None
+    return {"min_uv": low, "max_uv": high, "n_missing": int(samples_uv.size - finite.size)}
 
 
 def _steps(recording: Recording, row: Row, target: Conformity) -> dict[str, Any]:
-    """Say which of conform's steps change this recording."""
+    """Say which steps of `conform` change this recording."""
     cut = without_calibration_pulse(recording)
-    resampled = round(cut.n_samples * target.rate_hz / cut.rate_hz)
+    needs_resampling = cut.rate_hz != target.rate_hz
+    n_resampled = round(cut.n_samples * target.rate_hz / cut.rate_hz)
+    n_valid = row.valid_span[1] - row.valid_span[0]
     present = [lead for lead, there in zip(LEADS, row.lead_mask, strict=True) if there]
     return {
         "calibration_pulse_cut": cut.n_samples < recording.n_samples,
-        "resampled_to_hz": target.rate_hz if cut.rate_hz != target.rate_hz else None,
-        "cropped_samples": max(0, resampled - target.n_samples),
-        "padded_samples": target.n_samples - (row.valid_span[1] - row.valid_span[0]),
+        "resampled_to_hz": target.rate_hz if needs_resampling else None,
+        "cropped_samples": max(0, n_resampled - target.n_samples),
+        "padded_samples": target.n_samples - n_valid,
         "leads_derived": [lead for lead in present if lead not in recording.leads_uv],
         "leads_masked": [lead for lead in LEADS if lead not in present],
         "valid_span": list(row.valid_span),

@@ -86,7 +86,7 @@ class _SideBySide:
 
 
 def can_map_side_by_side(size: int) -> bool:
-    """Say whether files of `size` bytes can lie next to each other in memory.
+    """Return whether files of `size` bytes can lie next to each other in memory.
 
     They can on Linux and macOS if they are whole pages.
     """
@@ -121,7 +121,7 @@ def will_need(addresses: Iterable[int], size: int) -> None:
 
 
 def is_cached(path: Path, offsets: Iterable[int]) -> bool:
-    """Say whether the pages at `offsets` of a file are in memory; False if that is not known.
+    """Return whether the pages at `offsets` of a file are in memory; False if that is not known.
 
     Each page is read without waiting. mincore() would call every page resident if the file belongs
     to someone else (Linux 5.2).

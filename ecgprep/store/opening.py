@@ -57,7 +57,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def looks_like_store(path: Path) -> bool:
-    """Say whether a folder is a store of ours, intact or not, which may be replaced.
+    """Return whether a folder is a store of ours, intact or not, which may be replaced.
 
     A packed store may not be replaced: it could be the only copy.
     """
@@ -128,7 +128,7 @@ def _check_version(store: Path, version: Any) -> None:
 
 
 def _are_plain(attributes: dict[str, Any]) -> bool:
-    """Say whether the attributes with values of many kinds hold nothing unexpected."""
+    """Return whether the attributes with values of many kinds hold nothing unexpected."""
     rate, settings = attributes["sample_rate_hz"], attributes["settings"]
     software = attributes["software"]
     if type(rate) not in (int, float) or not 0 < rate < 1e6:

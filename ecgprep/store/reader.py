@@ -185,7 +185,7 @@ class Store:
         will_need(addresses.tolist(), size)
 
     def is_resident(self, rows: NDArray[np.integer[Any]]) -> bool:
-        """Say whether the waveforms of `rows` are in memory; False where the system cannot tell.
+        """Return whether the waveforms of `rows` are in memory; False where the system cannot tell.
 
         Every eighth row, but at most 512, is judged by one page. If 1 in 100 of many rows is not
         in memory, this is noticed with a probability of 0.994. Raises IndexError for a row outside.

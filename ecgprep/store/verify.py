@@ -41,6 +41,19 @@ class Verification:
 
     faults: tuple[str, ...]
     bad_rows: tuple[int, ...]
+    stray_files: tuple[str, ...] = ()
+
+    @property
+    def intact(self) -> bool:
+        """Whether no fault was found."""
+        return not self.faults
+
+    @property
+    def advice(self) -> str:
+        """What to do about the faults."""
+        if self.stray_files and len(self.faults) == 1:
+            return "Delete the files that do not belong."
+        return "Restore it from a copy, or build it again."
 
 
 class VerificationFailed(StoreError):
@@ -77,14 +90,16 @@ def check_store(path: Path, rehash: bool = True) -> Verification:
     if rehash and store.computed_sha256() != store.content_sha256:
         faults.append("its files do not match content_sha256")
     faults += _root_faults(store)
-    faults += _stray_faults(store)
+    strays = _stray_files(store)
+    if strays:
+        faults.append(_describe_strays(strays))
     bad_rows = _bad_rows(store)
     if bad_rows:
         listed = ", ".join(map(str, bad_rows[:MAX_SHOWN])) + _and_more(bad_rows, MAX_SHOWN)
         faults.append(f"waveform checksum or moments are wrong in row {listed}")
     faults += _table_faults(store)
     faults += _zarr_faults(store)
-    return Verification(tuple(faults), tuple(bad_rows))
+    return Verification(tuple(faults), tuple(bad_rows), tuple(strays))
 
 
 def _and_more(found: list[Any], shown: int) -> str:
@@ -100,22 +115,24 @@ def _root_faults(store: Store) -> list[str]:
     return []
 
 
-def _stray_faults(store: Store) -> list[str]:
-    """Name the files that do not belong to a store."""
+def _stray_files(store: Store) -> list[str]:
+    """Return the files that do not belong to a store, relative to it."""
     expected = {"zarr.json", *(name for name, _ in store.layout.files())}
-    strays = sorted(
-        path.relative_to(store.path).as_posix()
-        for path in store.path.rglob("*")
-        if not path.is_dir() and path.relative_to(store.path).as_posix() not in expected
-    )
-    if not strays:
-        return []
+    strays = []
+    for path in store.path.rglob("*"):
+        name = path.relative_to(store.path).as_posix()
+        if name not in expected and not path.is_dir():
+            strays.append(name)
+    return sorted(strays)
+
+
+def _describe_strays(strays: list[str]) -> str:
     listed = ", ".join(strays[:MAX_STRAYS_SHOWN]) + _and_more(strays, MAX_STRAYS_SHOWN)
     count = "1 file does" if len(strays) == 1 else f"{len(strays):,} files do"
-    return [
+    return (
         f"{count} not belong to a store: {listed} (files that a system adds, such as .DS_Store, "
         "may be deleted; if no other fault is listed, nothing else is wrong)"
-    ]
+    )
 
 
 def _bad_rows(store: Store) -> list[int]:
@@ -155,7 +172,7 @@ def _is_described(
     span: NDArray[np.int32],
     moments: NDArray[np.int64],
 ) -> bool:
-    """Say whether mask, span and moments of a row describe its waveform (8, L)."""
+    """Return whether mask, span and moments of a row describe its waveform (8, L)."""
     first, last = span
     if not 0 <= first <= last <= waveform.shape[1]:
         return False
