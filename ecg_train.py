@@ -1,35 +1,34 @@
 #!/usr/bin/env python
-"""From a manifest to a trained and evaluated model in one command.
+r"""From a manifest to a trained and evaluated model in one command.
 
-Builds the store beside the manifest when it is absent or stale (m.csv -> m.zarr; with the covariates that --tabular names), trains, and
-evaluates on the test split:
+The store is built beside the manifest (m.csv -> m.zarr) if it is absent or stale, with the
+covariates that --tabular names. Then a model is trained, and evaluated on the test split:
 
-    python ecg_train.py --patient data/manifest.csv --split_seed 42 --leads 8 --hz 500 --length 5000 --batch 32 --epochs 60 --loss ce \\
-        --class-weights 1.0 2.2 --optimizer adamw --lr 1e-3 --weight-decay 1e-4 --aug noise,scale,shift --val-metric auprc \\
-        --early-stop 12 --outdir runs/ctrcd_baseline
+    python ecg_train.py --patient data/manifest.csv --split_seed 42 --leads 8 --hz 500 \
+        --length 5000 --batch 32 --epochs 60 --loss ce --class-weights 1.0 2.2 \
+        --optimizer adamw --lr 1e-3 --weight-decay 1e-4 --aug noise,scale,shift \
+        --val-metric auprc --early-stop 12 --outdir runs/ctrcd_baseline
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgfit.cli import (
-    TwoNumbers,
-    let_threads_sleep,
-    load_config,
-    print_metrics,
-    run_evaluation,
-    run_training,
-    training_options,
-)
-from ecgprep.console import progress_bar, run_command
+from ecgfit.cli import let_threads_sleep, settings_from, train_with_progress
+from ecgfit.options import TrainingCommand, run_options
+from ecgfit.tables import print_metrics
+from ecgprep.console import progress_bar, run_command, verbosity_options
 from ecgprep.leads import LEADS
 
+if TYPE_CHECKING:
+    from ecgfit.config import TrainConfig
+    from ecgprep.store.reader import Store
 
-@click.command(cls=TwoNumbers, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.command(cls=TrainingCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--patient",
     "manifest",
@@ -38,13 +37,19 @@ from ecgprep.leads import LEADS
     help="Manifest: patient_id,path_xml,label.",
 )
 @click.option(
-    "--split_seed", "--split-seed", default=42, show_default=True, type=click.IntRange(0, 2**31 - 1)
+    "--split_seed",
+    "--split-seed",
+    default=42,
+    show_default=True,
+    type=click.IntRange(0, 2**31 - 1),
+    help="Seed of the split by patients.",
 )
 @click.option(
     "--leads",
     default=str(len(LEADS)),
     show_default=True,
     type=click.Choice([str(len(LEADS))]),
+    expose_value=False,
     help=f"The leads {', '.join(LEADS)}.",
 )
 @click.option(
@@ -62,36 +67,49 @@ from ecgprep.leads import LEADS
     help="Samples per lead.",
 )
 @click.option("--outdir", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@training_options
+@run_options
+@verbosity_options
 def command(
     manifest: Path,
     split_seed: int,
-    leads: str,
     hz: int,
     length: int,
     outdir: Path,
     resume: bool,
     overwrite: bool,
-    **overrides: Any,
+    **options: Any,
 ) -> None:
-    """Build the store of a manifest if needed, train a model on it and evaluate it on the test split."""
+    """Build the store of a manifest if needed, train a model on it and evaluate it.
+
+    Example: python ecg_train.py --patient data/manifest.csv --outdir runs/a --epochs 60
+    """
+    from ecgfit import api
     from ecgfit.training.outdir import check_outdir
+
+    settings = settings_from(options)
+    config = api.settings_of(None, settings, resume_from=outdir if resume else None)
+    # A store is not built for a training that would be refused.
+    check_outdir(outdir, resume, overwrite, config.init_from)
+    store = _build_store(manifest, config, split_seed, hz, length)
+    run = train_with_progress(store.path, outdir, resume=resume, overwrite=overwrite, **settings)
+    print_metrics(run, run.evaluate(store))
+
+
+def _build_store(
+    manifest: Path, config: TrainConfig, split_seed: int, hz: int, length: int
+) -> Store:
+    """Build the store beside the manifest, unless it is there and current."""
     from ecgprep.building.ensure import ensure_store
     from ecgprep.building.plan import BuildSettings
     from ecgprep.conform import Conformity
     from ecgprep.patients.registry import SplitPlan
 
-    assert leads == str(len(LEADS))
-    config = load_config(None, overrides)
-    check_outdir(outdir, resume, overwrite, config.init_from)  # before a store is built for nothing
-    settings = BuildSettings(Conformity(hz, length), SplitPlan(seed=split_seed))
+    build_settings = BuildSettings(Conformity(hz, length), SplitPlan(seed=split_seed))
+    target = manifest.with_suffix(".zarr")
     with progress_bar("Reading") as progress:
-        store, note = ensure_store(
-            manifest, manifest.with_suffix(".zarr"), settings, config.tabular, progress
-        )
+        store, note = ensure_store(manifest, target, build_settings, config.tabular, progress)
     click.echo(note, err=True)
-    run = run_training(config, store.path, outdir, resume, overwrite)
-    print_metrics(*run_evaluation(store.path, run.path, "test"), as_json=False)
+    return store
 
 
 if __name__ == "__main__":

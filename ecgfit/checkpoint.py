@@ -1,4 +1,4 @@
-"""Weights in and out: checkpoints, safetensors. Nothing that is read can run code."""
+"""Weights in and out: checkpoints and safetensors. Nothing that is read can run code."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ import torch
 from torch import Tensor
 
 from ecgfit.run_files import BEST, MEMBERS
-from ecgprep.errors import EcgError, StoreError
+from ecgprep.errors import EcgError, StoreError, missing_extra
 from ecgprep.files.atomic import write_file
+
+FORMAT = "ecgfit 1"
+"""`format` in the metadata of a safetensors file that `ecgfit export` wrote."""
+
+MEMBER_PREFIX = "member."
+"""Before the names of a member's tensors in such a file: member.NAME.TENSOR."""
 
 
 def save_checkpoint(path: Path, value: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all; through memory, since torch puts the name of a file into the file."""
+    """Write a checkpoint, whole or not at all.
+
+    It goes through memory, since torch puts the name of the file it writes into the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -26,9 +35,9 @@ def save_checkpoint(path: Path, value: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it can run code. Raises StoreError."""
+    """Read a checkpoint to the CPU; nothing in it can run code. Raises StoreError."""
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place
+        value = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - here only
     except (
         OSError,
         RuntimeError,
@@ -47,51 +56,52 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def weights_of(path: Path, member: str) -> dict[str, Tensor]:
-    """Read the weights of a run (of an ensemble, those of the member of this name or the first), a .pt or a .safetensors file."""
+    """Read the weights of a run folder, or of a .pt or .safetensors file, by tensor name.
+
+    Of an ensemble, those of the member with this name, or of the first where there is none.
+    Raises StoreError, and EcgError where safetensors is not installed.
+    """
     if not path.exists():
         raise StoreError(f"init_from {path}: there is no such run folder or file of weights.")
     if path.is_dir():
-        members = [path / MEMBERS / member, *sorted(path.glob(f"{MEMBERS}/*"))]
-        path = next(
-            (found / BEST for found in (path, *members) if (found / BEST).is_file()), path / BEST
-        )
+        path = _best_of(path, member)
     if path.suffix == ".safetensors":
-        from ecgfit.checkpoint import read_safetensors
-
         return read_safetensors(path)
     try:
         value = load_checkpoint(path)
     except StoreError:
         raise StoreError(
-            f"init_from {path}: no weights, or damaged ones. Give a run folder, a .pt of tensors by name, or .safetensors."
+            f"init_from {path}: no weights, or damaged ones. Give a run folder, a .pt of tensors "
+            "by name, or .safetensors."
         ) from None
     state = value.get("model", value)
-    if not isinstance(state, dict) or not all(
-        isinstance(tensor, Tensor) for tensor in state.values()
-    ):
+    is_state = isinstance(state, dict) and all(isinstance(t, Tensor) for t in state.values())
+    if not is_state:
         raise StoreError(f"{path} does not hold the weights of a network.")
-    return state
+    return dict(state)
 
 
-FORMAT = "ecgfit 1"
-
-
-_MEMBER = "member."
+def _best_of(run: Path, member: str) -> Path:
+    """Return the file of weights of a single run, else of the wanted member, else of the first."""
+    members = sorted(run.glob(f"{MEMBERS}/*"))
+    for folder in (run, run / MEMBERS / member, *members):
+        if (folder / BEST).is_file():
+            return folder / BEST
+    return run / BEST
 
 
 def require(*packages: str) -> None:
-    """Raise EcgError naming the extra when a package is not installed."""
+    """Raise EcgError naming the extra when a package that export needs is not installed."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     if absent:
-        raise EcgError(
-            f"This needs the extra `export` ({', '.join(absent)} not found): pip install 'ecgprep-ecgfit[fit,export]'."
-        )
+        raise EcgError(missing_extra(", ".join(absent), "fit,export"))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a safetensors file by the names that a network gives them; of a file of ours, the first member's.
+    """Read the weights of a safetensors file by the names that a network gives them.
 
-    Raises StoreError when the file is missing or damaged, EcgError where the extra is not installed.
+    Of a file that `ecgfit export` wrote, the first member's. Raises StoreError when the file is
+    missing or damaged, and EcgError where safetensors is not installed.
     """
     require("safetensors")
     from safetensors import SafetensorError, safe_open
@@ -99,15 +109,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {
-                name: file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118  # not a dict
-            }  # not a dict
+            names = list(file.keys())
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
         if metadata.get("format") != FORMAT:
             return tensors
-        prefix = f"{_MEMBER}{json.loads(metadata['members'])[0]}."
+        first = json.loads(metadata["members"])[0]
     except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError):
         raise StoreError(f"{path} is missing, or not a safetensors file, or damaged.") from None
+    prefix = f"{MEMBER_PREFIX}{first}."
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

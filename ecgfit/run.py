@@ -1,12 +1,16 @@
-"""A run folder: what lies in it, and how it is written and found.
+"""A run folder: what lies in it, and how it is read and found.
 
-config.yaml              every setting, and under `recorded` the store's identity, versions and device
-checkpoints/best.pt      the weights of the best epoch       checkpoints/last.pt   all that resuming needs
-norm_stats.json          what the train rows decide: mean and deviation of leads, medians and scales of covariates, ranges seen
-calibration.json, threshold.json      from logits to a probability, and the operating point: chosen on validation when training ends
+config.yaml              every setting, and under `recorded` the store's identity, versions, device
+checkpoints/best.pt      the weights of the best epoch
+checkpoints/last.pt      all that resuming needs
+norm_stats.json          what the train rows decide: mean and deviation of leads, medians and
+                         scales of covariates, ranges seen
+calibration.json         from logits to a probability, chosen on validation when training ends
+threshold.json           the operating point, chosen likewise; marks a run as finished
 metrics_val.json, metrics_test.json, predictions_val.csv, predictions_test.csv
-curves.csv               one line an epoch; events.out.tfevents.ecgfit holds the same for TensorBoard
-members/NAME/            an ensemble's members, each a run folder of its own; the ensemble has no checkpoints and curves
+curves.csv               one line an epoch; events.out.tfevents.ecgfit: the same for TensorBoard
+members/NAME/            an ensemble's members, each a run folder of its own; the ensemble itself
+                         has no checkpoints and curves
 """
 
 from __future__ import annotations
@@ -22,7 +26,6 @@ from ecgfit.data.rows import covariate_columns
 from ecgfit.data.statistics import NormStats
 from ecgfit.metrics.calibration import Calibration
 from ecgfit.run_files import (
-    _RESULT,
     BEST,
     CALIBRATION,
     CONFIG,
@@ -30,6 +33,7 @@ from ecgfit.run_files import (
     MEMBERS,
     NORM_STATS,
     OF_MACHINE,
+    RESULT,
     THRESHOLD,
     config_values,
     differing_settings,
@@ -39,13 +43,28 @@ from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
 from ecgprep.store.reader import Store
 
+LARGEST_THRESHOLD = math.nextafter(1, 2)
+"""Just above 1: it calls nobody positive, not even at a probability of 1."""
 
-class Run:
-    """A finished run. Raises StoreError when the folder is missing, unfinished or damaged."""
+MADE_BY_TRAINING = {
+    CALIBRATION,
+    THRESHOLD,
+    NORM_STATS,
+    *(f"metrics_{rows}.json" for rows in DECIDED),
+}
+"""Files that `ecgfit train --resume` makes again from the weights."""
+
+
+class RunFolder:
+    """The content of a finished run's folder, read and checked when this is made."""
 
     def __init__(self, path: Path, ensemble: Path | None = None) -> None:
-        """Read the run at `path`; `ensemble` is the folder of the run that it is a member of."""
-        self.path, self._trained_as = path, ensemble or path
+        """Read the run at `path`; `ensemble` is the folder of the run that it is a member of.
+
+        Raises StoreError when the folder is missing, unfinished or damaged.
+        """
+        self.path = path
+        self._trained_as = ensemble or path
         self._require(CONFIG, THRESHOLD, CALIBRATION)
         values = config_values(path)
         self.recorded: dict[str, Any] = values.pop(RECORDED)
@@ -53,91 +72,93 @@ class Run:
             self.config: TrainConfig = make_config(values, CONFIG)
         except InputError as error:
             raise StoreError(f"{path}: {error}") from None
-        names = self.config.member_configs()
-        self.members: list[Run] = [
-            self._member(name, config) for name, config in names.items()
-        ] or [self]
-        if not names:
-            self._require(NORM_STATS, BEST)
-        try:
-            self.stats = NormStats.from_json(self.members[0].read_json(NORM_STATS))
-        except ValueError as error:
-            raise StoreError(
-                f"{self.members[0].path}/{NORM_STATS} {error}. {self._remedy(NORM_STATS)}"
-            ) from None
-        self.threshold = self._threshold()
-        try:
-            self.calibration = Calibration.from_json(self.read_json(CALIBRATION))
-        except ValueError as error:
-            raise StoreError(
-                f"{path}/{CALIBRATION} is damaged ({str(error).rstrip('.')}). {self._remedy(CALIBRATION)}"
-            ) from None
+        self.members: list[RunFolder] = self._read_members()
+        self.stats = self._read_stats()
+        self.threshold = self._read_threshold()
+        self.calibration = self._read_calibration()
 
-    def _member(self, name: str, expected: TrainConfig) -> Run:
-        """Read a member. Raises StoreError where it is another run, copied here: the ensemble's calibration and threshold are not for it."""
-        member = Run(self.path / MEMBERS / name, self.path)
-        values = [
-            config.model_dump(mode="json", exclude=OF_MACHINE)
-            for config in (member.config, expected)
-        ]
-        changed = differing_settings(*values) or (
-            "store" if member.content_sha256 != self.content_sha256 else ""
+    def _read_members(self) -> list[RunFolder]:
+        """Return an ensemble's members, or this run itself where it is a single model."""
+        expected = self.config.member_configs()
+        if expected:
+            return [self._read_member(name, config) for name, config in expected.items()]
+        self._require(NORM_STATS, BEST)
+        return [self]
+
+    def _read_member(self, name: str, expected: TrainConfig) -> RunFolder:
+        """Read a member. Raises StoreError where it is another run, copied here.
+
+        The ensemble's calibration and threshold would not be for it.
+        """
+        member = RunFolder(self.path / MEMBERS / name, self.path)
+        changed = differing_settings(
+            member.config.model_dump(mode="json", exclude=OF_MACHINE),
+            expected.model_dump(mode="json", exclude=OF_MACHINE),
         )
+        if not changed and member.content_sha256 != self.content_sha256:
+            changed = "store"
         if changed:
             raise StoreError(
-                f"{member.path} is not the member that this ensemble was made of (it differs in {changed}). Put that one there, or train again."
+                f"{member.path} is not the member that this ensemble was made of (it differs in "
+                f"{changed}). Put that one there, or train again."
             )
         return member
 
-    def _require(self, *names: str) -> None:
-        missing = [name for name in names if not (self.path / name).is_file()]
-        if missing:
-            again = (
-                " --overwrite" if BEST in missing else " --resume"
-            )  # of a finished run: its weights are lost
-            resume = again if looks_like_run(self._trained_as) else ""
+    def _read_stats(self) -> NormStats:
+        first = self.members[0]
+        try:
+            return NormStats.from_json(first.read_json(NORM_STATS))
+        except ValueError as error:
             raise StoreError(
-                f"{self.path} is not a finished run (missing: {', '.join(missing)}). "
-                f"`ecgfit train --store STORE --outdir {shlex.quote(str(self._trained_as))}{resume}` with its settings makes one."
-            )
+                f"{first.path}/{NORM_STATS} {error}. {remedy_for(NORM_STATS)}"
+            ) from None
 
-    def _remedy(self, name: str) -> str:
-        """Say how a damaged file of the run is made again."""
-        if name in (
-            CALIBRATION,
-            THRESHOLD,
-            NORM_STATS,
-            *(f"metrics_{rows}.json" for rows in DECIDED),
-        ):
-            return "`ecgfit train` with the run's settings and --resume makes it again."
-        if _RESULT.fullmatch(name):
-            return "`ecgfit eval` makes it again."
-        return "Train again."
-
-    def _threshold(self) -> float:
-        value = self.read_json(THRESHOLD).get(
-            "value"
-        )  # just above 1 calls nobody positive, not even a probability of 1
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not 0 <= value <= math.nextafter(1, 2)
-        ):
-            raise StoreError(f"{self.path}/{THRESHOLD} is damaged. {self._remedy(THRESHOLD)}")
+    def _read_threshold(self) -> float:
+        value: Any = self.read_json(THRESHOLD).get("value")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= LARGEST_THRESHOLD:
+            raise StoreError(f"{self.path}/{THRESHOLD} is damaged. {remedy_for(THRESHOLD)}")
         return float(value)
 
+    def _read_calibration(self) -> Calibration:
+        try:
+            return Calibration.from_json(self.read_json(CALIBRATION))
+        except ValueError as error:
+            detail = str(error).rstrip(".")
+            raise StoreError(
+                f"{self.path}/{CALIBRATION} is damaged ({detail}). {remedy_for(CALIBRATION)}"
+            ) from None
+
+    def _require(self, *names: str) -> None:
+        missing = [name for name in names if not (self.path / name).is_file()]
+        if not missing:
+            return
+        option = ""
+        if looks_like_run(self._trained_as):
+            # Only training anew brings back the weights of a finished run.
+            option = " --overwrite" if BEST in missing else " --resume"
+        outdir = shlex.quote(str(self._trained_as))
+        raise StoreError(
+            f"{self.path} is not a finished run (missing: {', '.join(missing)}). "
+            f"`ecgfit train --store STORE --outdir {outdir}{option}` with its settings makes one."
+        )
+
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON object of the run. Raises StoreError."""
+        """Read a JSON object of the run. Raises StoreError, which says what makes it again."""
         try:
             value = json.loads((self.path / name).read_bytes())
         except (OSError, ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise StoreError(f"{self.path}/{name} is missing or damaged. {self._remedy(name)}")
+            raise StoreError(f"{self.path}/{name} is missing or damaged. {remedy_for(name)}")
         return value
 
     def shown_settings(self) -> dict[str, Any]:
-        """Return the settings as others may see them: of the path to other weights, which can name a person or a machine, the last part."""
+        """Return the settings as others may see them.
+
+        Only the last part of the path to other weights is kept: the rest can name a person or a
+        machine.
+        """
         values = self.config.model_dump(mode="json")
         return values | {"init_from": Path(values["init_from"]).name}
 
@@ -147,42 +168,63 @@ class Run:
         return str(self.recorded["store"]["content_sha256"])
 
     def check_store(self, store: Store) -> None:
-        """Refuse a store other than the one the run was trained on: its test split may hold the run's train patients."""
+        """Refuse a store other than the run's own, whose test split may hold its train patients.
+
+        Raises StoreError.
+        """
         if self.content_sha256 != store.content_sha256:
             raise StoreError(
-                f"{self.path} was trained on another store (content_sha256 {self.content_sha256[:12]}…) than {store.path} "
-                f"({store.content_sha256[:12]}…). Its splits need not be disjoint from the run's. Give the run's own store, train on this one, "
-                "or say --external when no patient of this store was in the other."
+                f"{self.path} was trained on another store (content_sha256 "
+                f"{self.content_sha256[:12]}…) than {store.path} ({store.content_sha256[:12]}…). "
+                "Its splits need not be disjoint from the run's. Give the run's own store, train "
+                "on this one, or say --external when no patient of this store was in the other."
             )
         self.check_layout(store)
 
     def check_layout(self, store: Store) -> None:
-        """Refuse a store whose recordings the model cannot take: other leads, rate, length, or covariates that are not there."""
+        """Refuse recordings that the model cannot take: other leads, rate, length or covariates.
+
+        Raises StoreError and InputError.
+        """
         recorded = self.recorded["store"]
-        for what, here, there in (
-            ("leads", list(store.attributes["lead_names"]), list(LEADS)),
-            ("sampling rate in Hz", store.sample_rate_hz, recorded["sample_rate_hz"]),
-            ("number of samples", store.n_samples, recorded["n_samples"]),
-        ):
-            if here != there:
+        expected_and_found = {
+            "leads": (list(LEADS), list(store.attributes["lead_names"])),
+            "sampling rate in Hz": (recorded["sample_rate_hz"], store.sample_rate_hz),
+            "number of samples": (recorded["n_samples"], store.n_samples),
+        }
+        for what, (expected, found) in expected_and_found.items():
+            if found != expected:
                 raise StoreError(
-                    f"{store.path}: the {what} (={here}) is not that of the run's store ({there}). Build the store with the same settings."
+                    f"{store.path}: the {what} (={found}) is not that of the run's store "
+                    f"({expected}). Build the store with the same settings."
                 )
         covariate_columns(store, self.config.tabular)
 
 
-def newest_run(folder: Path, store: Store) -> Run:
-    """Return the run under `folder` that finished last on this store. Raises StoreError when there is none."""
-    finished = sorted(
-        folder.glob(f"*/{THRESHOLD}"), key=lambda path: path.stat().st_mtime_ns, reverse=True
-    )
-    for marker in finished:
+def remedy_for(name: str) -> str:
+    """Say how a damaged file of a run is made again."""
+    if name in MADE_BY_TRAINING:
+        return "`ecgfit train` with the run's settings and --resume makes it again."
+    if RESULT.fullmatch(name):
+        return "`ecgfit eval` makes it again."
+    return "Train again."
+
+
+def newest_run(folder: Path, store: Store) -> RunFolder:
+    """Return the run under `folder` that finished last on this store.
+
+    Raises StoreError when there is none.
+    """
+    markers = list(folder.glob(f"*/{THRESHOLD}"))
+    markers.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for marker in markers:
         try:
-            run = Run(marker.parent)
-        except StoreError:  # another program's or a damaged folder is not a candidate; named with --run it is reported
+            run = RunFolder(marker.parent)
+        except StoreError:  # damaged, or another program's: reported only when named with --run
             continue
         if run.content_sha256 == store.content_sha256:
             return run
     raise StoreError(
-        f"No finished run under {folder}/ was trained on {store.path}. `ecgfit train --store {store.path}` makes one, or name one with --run."
+        f"No finished run under {folder}/ was trained on {store.path}. "
+        f"`ecgfit train --store {store.path}` makes one, or name one with --run."
     )

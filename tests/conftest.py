@@ -35,7 +35,7 @@ from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.store.reader import Store
 
 if TYPE_CHECKING:
-    from ecgfit.run import Run
+    from ecgfit.run import RunFolder
 
 # Set before torch is imported: several tests run at once, and threads that spin while they wait
 # take cores from each other.
@@ -98,7 +98,7 @@ def tiny_store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def trained_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def trained_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run on the ECG alone, trained on `tiny_store` and evaluated on test.
 
     Read-only for tests, like the next two: `helpers.copy_run` gives a test its own.
@@ -107,14 +107,14 @@ def trained_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def ensemble_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def ensemble_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """An ensemble of two seeds with age and sex, trained on `tiny_store` and evaluated on test."""
     outdir = tmp_path_factory.mktemp("runs") / "ensemble"
     return trained(tiny_store, outdir, seeds=(0, 1), tabular="age,sex")
 
 
 @pytest.fixture(scope="session")
-def mask_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def mask_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """An ensemble as `ensemble_run`, but with missing leads in a mask channel; one epoch."""
     outdir = tmp_path_factory.mktemp("runs") / "mask"
     settings = {"seeds": (3, 4), "tabular": "age,sex", "missing": "mask", "epochs": 1}
@@ -122,7 +122,7 @@ def mask_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 
 @pytest.fixture(scope="session")
-def folds_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def folds_run(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A cross-validation of three folds, trained on `tiny_store` and evaluated on test."""
     return trained(tiny_store, tmp_path_factory.mktemp("runs") / "folds", folds=3, epochs=1)
 

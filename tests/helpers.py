@@ -8,10 +8,12 @@ import io
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from ecgprep.building.plan import BuildSettings, Plan, default_registry
 from ecgprep.building.run import build_store
@@ -25,7 +27,7 @@ from ecgprep.store.reader import Store
 
 if TYPE_CHECKING:
     from ecgfit.config import TrainConfig
-    from ecgfit.run import Run
+    from ecgfit.run import RunFolder
 
 DEVICE = os.environ.setdefault("ECG_DEVICE", "cpu")
 QUICK = {"epochs": 3, "batch": 16, "threads": 1, "amp": "off"}
@@ -40,25 +42,50 @@ def quick(**settings: object) -> TrainConfig:
     return make_config(QUICK | settings, "test")
 
 
-def trained(store: Store, outdir: Path, **settings: object) -> Run:
+def trained(store: Store, outdir: Path, **settings: object) -> RunFolder:
     """Train a small network for two epochs, unless told otherwise, and evaluate it on test."""
     from ecgfit.evaluation.evaluate import evaluate_run
-    from ecgfit.run import Run
+    from ecgfit.run import RunFolder
     from ecgfit.training.runner import train
 
     config = quick(**({"epochs": 2, "model_args": "width=0.5"} | settings))
     train(config, store, outdir, say=silent)
-    run = Run(outdir)
+    run = RunFolder(outdir)
     evaluate_run(run, store, "test")
     return run
 
 
-def copy_run(run: Run, target: Path) -> Run:
+def copy_run(run: RunFolder, target: Path) -> RunFolder:
     """Copy a run to a folder that is not there yet, for a test to write into."""
-    from ecgfit.run import Run
+    from ecgfit.run import RunFolder
 
     shutil.copytree(run.path, target)
-    return Run(target)
+    return RunFolder(target)
+
+
+def at_step(
+    monkeypatch: pytest.MonkeyPatch,
+    epoch: int,
+    step: int,
+    member_seed: int,
+    action: Callable[[], object],
+) -> None:
+    """Do something in the middle of one training step."""
+    import ecgfit.training.trainer as trainer_module
+
+    seeds = trainer_module.torch_seeds
+
+    def interrupted(seed: int, at_epoch: int, at_step: int) -> tuple[int, int]:
+        if (seed, at_epoch, at_step) == (member_seed, epoch, step):
+            action()
+        return seeds(seed, at_epoch, at_step)
+
+    monkeypatch.setattr(trainer_module, "torch_seeds", interrupted)
+
+
+def die() -> None:
+    """End as by Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def silent(line: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,10 +29,13 @@ FLOORS = (
     "ecgfit.inference",
     "ecgfit.evaluation ecgfit.explaining",
     "ecgfit.reports ecgfit.training",
-    "ecgfit.cli",
+    "ecgfit.api",
+    "ecgfit.options ecgfit.tables ecgfit.cli",
 )
-"""Rooms, a folder or a single module each, from the ground up. A room imports from floors below its own, and on its
-own floor from rooms that stand before it."""
+"""Rooms, a folder or a single module each, from the ground up.
+
+A room imports from floors below its own, and on its own floor from rooms that stand before it.
+"""
 ECGFIT_MAY_USE = {
     "ecgprep",
     "ecgprep.console",
@@ -74,7 +79,7 @@ def imports(path: Path) -> set[str]:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[str]:
-    """Return what is left when everything without an arrow to the rest has been taken away, again and again."""
+    """Return what is left when modules that import nothing of the rest are removed, repeatedly."""
     left = {name: set(others) - {name} for name, others in arrows.items()}
     while free := [name for name, others in left.items() if not others & left.keys()]:
         for name in free:
@@ -160,3 +165,43 @@ def test_torch_load_is_called_in_one_place_and_never_without_weights_only():
     ]
     assert len(calls) == 1
     assert "weights_only=True" in calls[0]
+
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """Return the cells of the table under a heading of docs/architecture.md."""
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def quoted(cell: str) -> set[str]:
+    return set(re.findall(r"`([^`]+)`", cell))
+
+
+@pytest.mark.parametrize("package", ["ecgprep", "ecgfit"])
+def test_the_page_draws_the_imports_as_they_are(package):
+    arrows = defaultdict(set)
+    for module, path in MODULES.items():
+        arrows[room(module)] |= {room(other) for other in imports(path) & MODULES.keys()}
+    drawn = {}
+    for name, _, *columns in rows_of(f"Rooms of {package}"):
+        own = {f"{package}.{other}" for other in quoted(columns[0])}
+        others = {f"ecgprep.{other}" for other in quoted(columns[-1])} if columns[1:] else set()
+        drawn[f"{package}.{name.strip('`')}"] = own | others
+    listed = [name for name in " ".join(FLOORS).split() if name.startswith(f"{package}.")]
+    assert list(drawn) == listed
+    for name, others in drawn.items():
+        assert others == arrows[name] - FACES - {name}, name
+
+
+def test_the_page_says_what_every_package_is_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(name for extra in extras for name in extra)]
+    names = {re.split(r"[<>=\[ ;]", name)[0].lower() for name in wanted} - {project["name"]}
+    rows = rows_of("Packages: what each does here, and why not another")
+    assert {quoted(row[0]).pop() for row in rows} == names
+    assert all(cell for row in rows for cell in row)

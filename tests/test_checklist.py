@@ -11,14 +11,14 @@ from helpers import copy_run, trained
 from ecgfit.reports.checklist import checklist
 from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.facts import Facts, gather_facts
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.reports.disclosure import CountFormatter
 
 HIDING = CountFormatter(exact=False)
 TO_DO = "To be written by the authors."
 
 
-def facts_of(run: Run, split: str = "test") -> Facts:
+def facts_of(run: RunFolder, split: str = "test") -> Facts:
     return gather_facts(run, EvaluatedSplit.load(run, split), HIDING, None, [])
 
 
@@ -148,7 +148,7 @@ def test_a_calibration_that_was_fitted_otherwise_is_said(ensemble_run, tmp_path)
     note = "slope 1 is kept, only the intercept is fitted"
     calibration = copied.read_json("calibration.json") | {"note": note}
     (copied.path / "calibration.json").write_text(json.dumps(calibration))
-    assert f"predictions ({note})." in texts(facts_of(Run(copied.path)))["13"]
+    assert f"predictions ({note})." in texts(facts_of(RunFolder(copied.path)))["13"]
 
 
 def test_groups_that_were_not_compared_are_not_claimed(ensemble_run, tmp_path):

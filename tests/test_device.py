@@ -18,7 +18,7 @@ from ecgfit.data.rows import select_rows
 from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.scorer import load_ensemble, load_run, predict_rows
 from ecgfit.models.factory import MODELS
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import LAST
 from ecgfit.training.loss_log import LossLog
 from ecgfit.training.runner import train
@@ -175,7 +175,7 @@ def test_a_run_of_float32_is_resumed_and_used_in_float32(cpu_with, tiny_store, t
     settings = config(amp="auto", device="cpu", epochs=1)
     run = train(settings, tiny_store, tmp_path / "r", say=silent)
     cpu_with("avx512_bf16")
-    _, amp = load_run(Run(run.path))
+    _, amp = load_run(RunFolder(run.path))
     assert not amp
     trainer = Trainer.prepare(settings, tiny_store)
     assert trainer.amp
@@ -183,7 +183,7 @@ def test_a_run_of_float32_is_resumed_and_used_in_float32(cpu_with, tiny_store, t
     assert not trainer.amp
     (run.path / "threshold.json").unlink()
     train(settings, tiny_store, run.path, resume=True, say=silent)
-    assert Run(run.path).recorded["amp"] is False
+    assert RunFolder(run.path).recorded["amp"] is False
 
 
 @on_a_gpu
@@ -209,7 +209,7 @@ def test_the_fast_modes_train(tiny_store, tmp_path):
         tmp_path / "r",
         say=silent,
     )
-    assert 0 <= Run(run.path).read_json("metrics_val.json")["metrics"]["auroc"]["value"] <= 1
+    assert 0 <= RunFolder(run.path).read_json("metrics_val.json")["metrics"]["auroc"]["value"] <= 1
 
 
 @on_a_gpu

@@ -22,7 +22,7 @@ from ecgfit.evaluation.groups import covariate_groups, patient_groups
 from ecgfit.inference.predictions import Predictions
 from ecgfit.models.factory import build_model
 from ecgfit.reports.evaluated_split import EvaluatedSplit
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import BEST
 from ecgprep.building.plan import BuildSettings
 from ecgprep.conform import Conformity
@@ -36,20 +36,20 @@ TINY = Conformity(100, 200)
 
 
 @pytest.fixture(scope="module")
-def run(tiny_store, tmp_path_factory) -> Run:
+def run(tiny_store, tmp_path_factory) -> RunFolder:
     """A single run with the mask channel."""
     return trained(tiny_store, tmp_path_factory.mktemp("runs") / "ecg", missing="mask")
 
 
 @pytest.fixture(scope="module")
-def both(tiny_store, tmp_path_factory) -> Run:
+def both(tiny_store, tmp_path_factory) -> RunFolder:
     """A run on ECG and covariates."""
     settings = {"missing": "mask", "tabular": "age,sex"}
     return trained(tiny_store, tmp_path_factory.mktemp("runs") / "both", **settings)
 
 
 @pytest.fixture(scope="module")
-def clinical(tiny_store, tmp_path_factory) -> Run:
+def clinical(tiny_store, tmp_path_factory) -> RunFolder:
     """A run on covariates alone."""
     settings = {"missing": "mask", "tabular": "age,sex", "tabular_only": True, "model_args": ""}
     return trained(tiny_store, tmp_path_factory.mktemp("runs") / "clinical", **settings)
@@ -83,7 +83,7 @@ def test_store_without_the_covariates_of_the_run_is_refused(both, elsewhere, tmp
         evaluate_run(both, bare, "all", external=True)
 
 
-def logit_differences_by_hand(run: Run, store: Store) -> np.ndarray:
+def logit_differences_by_hand(run: RunFolder, store: Store) -> np.ndarray:
     """Return the difference of logits of every row: z-score, mask channel, network."""
     stats = json.loads((run.path / "norm_stats.json").read_bytes())
     mean, std = np.array(stats["mean_uv"])[:, None], np.array(stats["std_uv"])[:, None]
@@ -123,7 +123,7 @@ def test_external_test_uses_what_the_run_has_decided(run, elsewhere):
     assert metrics == json.loads((run.path / f"metrics_{name}.json").read_bytes())
 
 
-def count_shared(run: Run, store: Store, trained_on: Store | None) -> int | None:
+def count_shared(run: RunFolder, store: Store, trained_on: Store | None) -> int | None:
     metrics = evaluate_run(run, store, "all", external=True, trained_on=trained_on)
     return metrics["external"]["shared_recordings"]
 

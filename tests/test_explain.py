@@ -19,7 +19,7 @@ from ecgfit.explaining import gradients
 from ecgfit.explaining.attributions import GROUPS, draw_called_positive, explain_run
 from ecgfit.explaining.beats import cut_beats, find_beats
 from ecgfit.inference.scorer import load_ensemble, predict_rows
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import EXPLANATIONS
 from ecgprep.errors import EcgError, InputError, TargetExists
 from ecgprep.files.atomic import write_json
@@ -140,12 +140,12 @@ def baseline_difference(ensemble, batch) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def run(mask_run, tmp_path_factory) -> Run:
+def run(mask_run, tmp_path_factory) -> RunFolder:
     """A copy of `mask_run` with a threshold that calls all recordings positive."""
     copy = copy_run(mask_run, tmp_path_factory.mktemp("explained") / "r")
     threshold = copy.read_json("threshold.json") | {"value": 0.0}
     write_json(copy.path / "threshold.json", threshold)
-    return Run(copy.path)
+    return RunFolder(copy.path)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -200,7 +200,7 @@ def test_one_recording_of_each_patient_is_drawn_by_label_and_always_the_same(run
 def test_nothing_is_written_of_fewer_than_ten_patients(explained, run, tiny_store, tmp_path):
     """Pictures of an earlier explanation go, too."""
     out = copy_run(run, tmp_path / "run").path / "explain"
-    result = explain_run(Run(out.parent), tiny_store, "val")
+    result = explain_run(RunFolder(out.parent), tiny_store, "val")
     assert {group["note"] for group in result["groups"].values()} == {
         "fewer than 10 patients with whole beats: their average is not written"
     }
@@ -210,7 +210,7 @@ def test_nothing_is_written_of_fewer_than_ten_patients(explained, run, tiny_stor
 
 
 def test_a_group_without_recordings_is_reported_as_such(run, tiny_store, tmp_path):
-    high = Run(run.path)
+    high = RunFolder(run.path)
     high.threshold = 1.1
     result = explain_run(high, tiny_store, "val", out=tmp_path / "out")
     assert result["groups"]["true_positives"] == {"note": "there are none"}
@@ -219,12 +219,12 @@ def test_a_group_without_recordings_is_reported_as_such(run, tiny_store, tmp_pat
 def test_what_cannot_be_explained_is_refused(run, tiny_store, monkeypatch):
     with pytest.raises(InputError, match=r"--n \(=5\) must be at least 10"):
         explain_run(run, tiny_store, n=5)
-    alone = Run(run.path)
+    alone = RunFolder(run.path)
     alone.config = alone.config.model_copy(update={"tabular_only": True})
     with pytest.raises(InputError, match="does not use the ECG, so there is nothing to draw"):
         explain_run(alone, tiny_store)
     monkeypatch.setitem(sys.modules, "captum", None)
-    with pytest.raises(EcgError, match="extras `explain` and `report`"):
+    with pytest.raises(EcgError, match=r"^This needs captum\. Run: .*explain,report"):
         explain_run(run, tiny_store)
 
 

@@ -33,7 +33,7 @@ from ecgfit.inference.export import (
 from ecgfit.inference.scorer import Ensemble, Scorer, load_ensemble, predict_rows
 from ecgfit.metrics.calibration import Calibration
 from ecgfit.models.factory import MODELS, build_model
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import BEST
 from ecgprep.errors import EcgError, InputError, StoreError
 from ecgprep.leads import LEADS
@@ -242,7 +242,7 @@ def test_file_that_differs_from_the_run_is_not_written(mask_run, exported, tmp_p
 
 def test_what_bfloat16_adds_is_said(mask_run, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "to_onnx", lambda *_: onnx.load_from_string(exported))
-    run = Run(mask_run.path)
+    run = RunFolder(mask_run.path)
     assert export_run(run, tmp_path / "m.onnx")["max_difference_bfloat16"] is None
     run.recorded["amp"] = True
     written = export_run(run, tmp_path / "m.onnx")
@@ -269,7 +269,7 @@ def test_absent_packages_are_named_with_their_extra(mask_run, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "safetensors", None)
     for name, absent in (("m.onnx", "onnxscript"), ("m.safetensors", "safetensors")):
-        with pytest.raises(EcgError, match=rf"extra `export` \({absent} not found\)"):
+        with pytest.raises(EcgError, match=rf"^This needs {absent}\. Run: .*export"):
             export_run(mask_run, tmp_path / name)
 
 

@@ -9,11 +9,11 @@ import pytest
 from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.facts import Facts, gather_facts
 from ecgfit.reports.model_card import model_card
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.reports.disclosure import CountFormatter
 
 
-def facts_of(run: Run, split: str = "test") -> Facts:
+def facts_of(run: RunFolder, split: str = "test") -> Facts:
     show = CountFormatter(exact=False)
     return gather_facts(run, EvaluatedSplit.load(run, split), show, None, [])
 
@@ -74,7 +74,7 @@ def test_only_calibrated_probabilities_are_called_so(facts):
 
 
 def test_the_card_of_folds_describes_all_of_them(folds_run):
-    run = Run(folds_run.path)
+    run = RunFolder(folds_run.path)
     for member, rate, leads, samples in zip(
         run.members, (250.0, 500.0, 1000.0), (8, 6, 8), (170, 200, 150), strict=True
     ):

@@ -22,7 +22,7 @@ from ecgfit.inference.files import count_refused, predict_files, predict_store
 from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.tables import records, write_predictions
 from ecgfit.inference.training_range import TrainingRange
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.building.plan import BuildSettings
 from ecgprep.conform import Conformity
 from ecgprep.errors import InputError, StoreError, TargetExists
@@ -32,7 +32,7 @@ TINY = Conformity(100, 200)
 
 
 @pytest.fixture(scope="module")
-def run(mask_run) -> Run:
+def run(mask_run) -> RunFolder:
     """Two members with covariates and the mask channel; read-only."""
     return mask_run
 
@@ -413,7 +413,7 @@ def inputs(run, files, tmp_path) -> dict[str, Path]:
     return paths
 
 
-def predict_to(output: Path, run: Run, inputs: dict[str, Path], *more: str) -> Result:
+def predict_to(output: Path, run: RunFolder, inputs: dict[str, Path], *more: str) -> Result:
     words = ["predict", "--run", run.path, inputs["a.xml"], "--covariates", inputs["c.csv"]]
     return invoke(*words, "-o", output, *more)
 

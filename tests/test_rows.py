@@ -9,7 +9,7 @@ import pytest
 from helpers import changed_store, quick, silent
 
 from ecgfit.data.rows import FOLDS_DEALT_BY, covariate_columns, fold_rows, select_rows
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.training.runner import train
 from ecgprep.errors import InputError, StoreError
 
@@ -95,7 +95,7 @@ def test_a_run_whose_folds_an_earlier_version_dealt_is_not_resumed(small_store, 
     """Its other members would be scored on patients that have been scored, or trained on."""
     config = quick(folds=3, fold=0, epochs=1, model_args="width=0.25")
     run = train(config, small_store, tmp_path / "r", say=silent)
-    assert Run(run.path).recorded["folds_dealt_by"] == FOLDS_DEALT_BY
+    assert RunFolder(run.path).recorded["folds_dealt_by"] == FOLDS_DEALT_BY
     text = (run.path / "config.yaml").read_text()
     earlier = text.replace(f"folds_dealt_by: {FOLDS_DEALT_BY}\n", "other: 1\n")
     assert earlier != text

@@ -30,7 +30,7 @@ from ecgfit.reports.html import (
 from ecgfit.reports.sections import confusion_table, evaluation_sections
 from ecgfit.reports.training_curves import training_figures
 from ecgfit.reports.wording import between, number
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.building.plan import BuildSettings
 from ecgprep.conform import Conformity
 from ecgprep.errors import StoreError
@@ -46,7 +46,7 @@ SECTIONS = (
 EXACT, HIDING = CountFormatter(exact=True), CountFormatter(exact=False)
 
 
-def add_lead_removal(run: Run) -> None:
+def add_lead_removal(run: RunFolder) -> None:
     """Put what `--each-lead` computes into the metrics, from few replicates and two leads."""
     patients = Predictions.load(run.path / "predictions_test.csv").by_patient()
     probability = EvaluatedSplit.load(run, "test").probability
@@ -55,14 +55,14 @@ def add_lead_removal(run: Run) -> None:
     change_metrics(run, lead_removal=removal)
 
 
-def change_metrics(run: Run, **changes: object) -> None:
+def change_metrics(run: RunFolder, **changes: object) -> None:
     """Write other metrics of the test split into a run."""
     metrics = run.read_json("metrics_test.json") | changes
     (run.path / "metrics_test.json").write_text(json.dumps(metrics))
 
 
 @pytest.fixture(scope="module")
-def run(ensemble_run, tmp_path_factory) -> Run:
+def run(ensemble_run, tmp_path_factory) -> RunFolder:
     """The ensemble with lead removal; read-only for tests."""
     copy = copy_run(ensemble_run, tmp_path_factory.mktemp("report") / "r")
     add_lead_removal(copy)
@@ -80,7 +80,7 @@ def other_store(corpus, tmp_path_factory) -> Store:
 
 
 @pytest.fixture
-def copied(run, tmp_path) -> Run:
+def copied(run, tmp_path) -> RunFolder:
     return copy_run(run, tmp_path / "r")
 
 

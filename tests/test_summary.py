@@ -12,13 +12,13 @@ from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.sections import evaluation_sections
 from ecgfit.reports.summary import find_warnings, summarise
 from ecgfit.reports.wording import number
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.reports.disclosure import CountFormatter
 
 HIDING = CountFormatter(exact=False)
 
 
-def evaluated(run: Run, **changes: object) -> EvaluatedSplit:
+def evaluated(run: RunFolder, **changes: object) -> EvaluatedSplit:
     """Return the test split of a run, with changes to its metrics."""
     found = EvaluatedSplit.load(run, "test")
     found.metrics.update(changes)
@@ -26,7 +26,7 @@ def evaluated(run: Run, **changes: object) -> EvaluatedSplit:
 
 
 @pytest.fixture
-def copied(ensemble_run, tmp_path) -> Run:
+def copied(ensemble_run, tmp_path) -> RunFolder:
     return copy_run(ensemble_run, tmp_path / "r")
 
 
@@ -64,7 +64,7 @@ def test_recordings_one_by_one_are_counted_with_their_patients(copied, tiny_stor
 
 
 def test_a_threshold_that_was_given_is_not_called_chosen(ensemble_run):
-    run = Run(ensemble_run.path)
+    run = RunFolder(ensemble_run.path)
     run.config = run.config.model_copy(update={"threshold": "fixed=0.3"})
     text = summarise(evaluated(run), HIDING)
     assert "(the threshold 0.3, fixed in advance), the sensitivity is" in text

@@ -13,7 +13,7 @@ from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.facts import gather_facts
 from ecgfit.reports.model_card import model_card
 from ecgfit.reports.table_one import table_one
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.reports.disclosure import CountFormatter
 
 EXACT, HIDING = CountFormatter(exact=True), CountFormatter(exact=False)
@@ -105,7 +105,7 @@ def test_recordings_left_out_do_not_follow_from_the_recordings_used(
     trained_on = f"train: {used[0].sum()}\n"
     assert trained_on in config
     (copied.path / "config.yaml").write_text(config.replace(trained_on, f"train: {n_used}\n"))
-    run = Run(copied.path)
+    run = RunFolder(copied.path)
 
     rows = cells(lacking, run, HIDING)
     assert rows["Recordings"][0] == str(n_used)

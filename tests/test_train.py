@@ -1,4 +1,4 @@
-"""Training: repeatable to the bit, resumable, selected on validation only, able to learn, unable to learn from nothing."""
+"""Training is repeatable to the bit, selected on validation only, and able to learn."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ import csv
 import json
 import math
 import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import build, changed_store, quick, same_results, silent, write_manifest
+from helpers import (
+    build,
+    changed_store,
+    copy_run,
+    quick,
+    same_results,
+    silent,
+    write_manifest,
+)
 
 import ecgfit.training.trainer as trainer_module
 from ecgfit.checkpoint import load_checkpoint
-from ecgfit.config import make_config
+from ecgfit.config import TrainConfig, make_config
 from ecgfit.data.model_input import ModelInput
 from ecgfit.data.rows import select_rows
 from ecgfit.data.statistics import NormStats
 from ecgfit.evaluation.evaluate import evaluate_run
 from ecgfit.inference.scorer import BATCH, load_ensemble, predict_rows
 from ecgfit.models.factory import build_model
-from ecgfit.run import Run, newest_run
+from ecgfit.run import RunFolder, newest_run
 from ecgfit.run_files import LAST, new_run_dir
 from ecgfit.training.losses import batch_weight, class_weights, row_losses
 from ecgfit.training.preflight import preflight
@@ -36,15 +42,18 @@ from ecgprep.store.reader import Store
 
 
 @pytest.fixture(scope="module")
-def store(small_store) -> Store:
-    return small_store
+def store(tiny_store) -> Store:
+    return tiny_store
 
 
 @pytest.fixture(scope="module")
-def run(store, tmp_path_factory) -> Run:
-    finished = train(quick(), store, tmp_path_factory.mktemp("runs") / "001", say=silent)
-    evaluate_run(finished, store, "test")
-    return finished
+def run(trained_run) -> RunFolder:
+    return trained_run
+
+
+def changed(run: RunFolder, **settings: object) -> TrainConfig:
+    """Return a run's settings with some of them changed."""
+    return run.config.model_copy(update=settings)
 
 
 def test_run_folder_holds_what_it_promises(run, store):
@@ -69,12 +78,11 @@ def test_run_folder_holds_what_it_promises(run, store):
 
 def test_same_config_gives_the_same_weights_to_the_bit(run, store, tmp_path):
     again = train(
-        make_config({**run.config.model_dump()}, "again"), store, tmp_path / "again", say=silent
+        make_config(run.config.model_dump(), "again"), store, tmp_path / "again", say=silent
     )
     assert same_results(run.path, again.path)
-    assert not same_results(
-        run.path, train(quick(seed=1), store, tmp_path / "other", say=silent).path
-    )
+    other = train(changed(run, seed=1), store, tmp_path / "other", say=silent)
+    assert not same_results(run.path, other.path)
 
 
 @pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
@@ -100,22 +108,19 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
 
 
 def test_resume_refuses_other_settings_and_other_stores(run, store, tmp_path):
-    copy = shutil.copytree(run.path, tmp_path / "run")
-    with pytest.raises(StoreError, match=r"other settings \(lr: 0\."):
-        train(quick(lr=0.1), store, copy, resume=True, say=silent)
-    for path in (
-        copy / "threshold.json",
-        copy / "calibration.json",
-        *copy.glob("metrics_*.json"),
-    ):  # as of a run that goes on from its checkpoint
+    copy = copy_run(run, tmp_path / "run").path
+    with pytest.raises(StoreError, match=r"other settings \(lr: 0\.003, now 0\.1\)"):
+        train(changed(run, lr=0.1), store, copy, resume=True, say=silent)
+    # What is left is a run that is to be resumed from its checkpoint.
+    for path in (copy / "threshold.json", copy / "calibration.json", *copy.glob("metrics_*")):
         path.unlink()
     state = load_checkpoint(copy / LAST)
     torch.save(state | {"content_sha256": "x"}, copy / LAST)
     with pytest.raises(StoreError, match="another store"):
-        train(quick(), store, copy, resume=True, say=silent)
+        train(run.config, store, copy, resume=True, say=silent)
     (copy / LAST).write_bytes(b"PK")
     with pytest.raises(StoreError, match="damaged"):
-        train(quick(), store, copy, resume=True, say=silent)
+        train(run.config, store, copy, resume=True, say=silent)
 
 
 def test_existing_run_is_kept_without_overwrite(run, store, tmp_path):
@@ -136,7 +141,7 @@ def test_existing_run_is_kept_without_overwrite(run, store, tmp_path):
 def test_overwrite_deletes_the_run_and_nothing_else_and_only_once_training_can_start(
     run, store, tmp_path
 ):
-    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    copy = copy_run(run, tmp_path / "run").path
     (copy / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="exclude each other"):
         train(quick(), store, copy, overwrite=True, resume=True, say=silent)
@@ -150,12 +155,12 @@ def test_overwrite_deletes_the_run_and_nothing_else_and_only_once_training_can_s
 
 
 def test_model_that_gives_nan_is_refused_at_evaluation(run, store, tmp_path):
-    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    copy = copy_run(run, tmp_path / "run").path
     weights = load_checkpoint(copy / "checkpoints/best.pt")
     weights["model"]["head.1.bias"][:] = math.nan
     torch.save(weights, copy / "checkpoints/best.pt")
     with pytest.raises(InputError, match="logits that are not finite"):
-        evaluate_run(Run(copy), store, "test")
+        evaluate_run(RunFolder(copy), store, "test")
 
 
 def test_metrics_follow_from_the_predictions(run):
@@ -200,6 +205,14 @@ def test_tensorboard_reads_the_curves(run):
     )
 
 
+def test_time_of_an_event_is_its_epoch(run):
+    """TensorBoard's axis of relative time then counts epochs, and a resumed run has equal bytes."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.path)).Reload().Scalars("val_auprc")
+    assert [(event.step, event.wall_time) for event in events] == [(1, 1.0), (2, 2.0)]
+
+
 def test_early_stop_ends_training(store, tmp_path, monkeypatch):
     scores = iter([0.5, 0.6, 0.4, 0.6, 0.1, 0.9])
     monkeypatch.setattr(
@@ -214,34 +227,29 @@ def test_early_stop_ends_training(store, tmp_path, monkeypatch):
 
 
 def test_test_labels_decide_nothing(run, corpus, store, tmp_path):
-    """The same store with the labels of the test patients turned round trains to the same bits."""
+    """The same store with the labels of the test patients reversed trains to the same bits."""
     label, split = np.array(store.array("label")), store.array("split")
     label[split == 2] = 1 - label[split == 2]
-    turned = changed_store(store, tmp_path / "turned.zarr", label=label)
-    assert same_results(run.path, train(quick(), turned, tmp_path / "turned", say=silent).path)
+    reversed_labels = changed_store(store, tmp_path / "reversed.zarr", label=label)
+    again = train(run.config, reversed_labels, tmp_path / "again", say=silent)
+    assert same_results(run.path, again.path)
 
 
 def test_values_of_val_and_test_files_do_not_reach_the_statistics(tmp_path):
-    """Two cohorts whose val and test recordings differ by a factor of 5 have the same norm_stats.json to the byte."""
+    """Cohorts whose val and test values differ fivefold have the same norm_stats.json."""
     generator = np.random.default_rng(0)
     signals = [simulate(Heart.draw(generator, i % 2), 500, generator) for i in range(40)]
     written = []
     for factor in (1, 5):
         folder = tmp_path / str(factor)
         folder.mkdir()
-        held_out = (
-            set()
-            if factor == 1
-            else {
-                i
-                for i, k in enumerate(np.array(Store(tmp_path / "1" / "s.zarr").array("split")))
-                if k > 0
-            }
-        )
+        held_out = set()
+        if factor != 1:
+            split = np.array(Store(tmp_path / "1" / "s.zarr").array("split"))
+            held_out = set(np.flatnonzero(split > 0).tolist())
         for i, signal in enumerate(signals):
-            (folder / f"{i}.xml").write_bytes(
-                aecg(signal * factor if i in held_out else signal, 500, "X")
-            )
+            values = signal * factor if i in held_out else signal
+            (folder / f"{i}.xml").write_bytes(aecg(values, 500, "X"))
         manifest = write_manifest(
             folder / "m.csv", [(f"P{i}", f"{i}.xml", i % 2) for i in range(40)]
         )
@@ -272,26 +280,27 @@ def test_one_class_in_validation_is_told_before_training(store, tmp_path):
     label = np.array(store.array("label"))
     label[store.array("split") == 1] = 0
     one_class = changed_store(store, tmp_path / "s.zarr", label=label)
-    with pytest.raises(
-        InputError,
-        match="validation rows hold 0 positive and 9 negative patients; auprc and the loss need both",
-    ) as failed:
+    message = (
+        r"validation rows hold 0 positive and \d+ negative patients; auprc and the loss need both"
+    )
+    with pytest.raises(InputError, match=message) as failed:
         train(quick(), one_class, tmp_path / "r", say=silent)
     assert failed.value.exit_code == 3
     assert not (tmp_path / "r").exists()
 
 
 def test_loss_that_is_not_finite_stops_with_the_rows(store, tmp_path):
-    with pytest.raises(
-        InputError,
-        match=r"(The loss is (nan|inf) at epoch 1, step \d+ \(store rows \d+.*Lower --lr|logits that are not finite)",
-    ):
+    message = (
+        r"The loss is (nan|inf) at epoch 1, step \d+ \(store rows \d+.*Lower --lr"
+        "|logits that are not finite"
+    )
+    with pytest.raises(InputError, match=message):
         train(quick(lr=1e30), store, tmp_path / "r", say=silent)
 
 
 def test_preflight_checks_every_split(store):
     lines = preflight(Trainer.prepare(quick(missing="mask"), store))
-    assert "tensors of train, val, test are finite and (B, 9, 1000)" in lines[0]
+    assert "tensors of train, val, test are finite and (B, 9, 200)" in lines[0]
     assert (
         "tensors of train, val are finite"
         in preflight(Trainer.prepare(quick(), store), test=False)[0]
@@ -387,13 +396,11 @@ def test_run_is_refused_on_another_store(run, corpus, tmp_path):
         newest_run(run.path.parent, other)
 
 
-def test_newest_run_of_the_store_is_found(run, store):
-    assert newest_run(run.path.parent, store).path == run.path
-    made = new_run_dir(run.path.parent)
-    assert made.name == "002"
-    assert new_run_dir(run.path.parent).name == "003"
-    for name in ("002", "003"):
-        (run.path.parent / name).rmdir()
+def test_newest_run_of_the_store_is_found(run, store, tmp_path):
+    copy = copy_run(run, tmp_path / "runs/001")
+    assert newest_run(tmp_path / "runs", store).path == copy.path
+    assert new_run_dir(tmp_path / "runs").name == "002"
+    assert new_run_dir(tmp_path / "runs").name == "003"
 
 
 @pytest.mark.parametrize(
@@ -401,19 +408,19 @@ def test_newest_run_of_the_store_is_found(run, store):
 )
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"x: 1"])
 def test_damaged_run_is_refused(run, store, tmp_path, name, content):
-    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    copy = copy_run(run, tmp_path / "run").path
     (copy / name).unlink()
     if content is not None:
         (copy / name).write_bytes(content)
     with pytest.raises(StoreError):
-        evaluate_run(Run(copy), store, "test")
+        evaluate_run(RunFolder(copy), store, "test")
 
 
 def test_weights_of_another_shape_are_refused(run, store, tmp_path):
-    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    copy = copy_run(run, tmp_path / "run").path
     torch.save({"model": build_model("resnet1d", 9, 0).state_dict()}, copy / "checkpoints/best.pt")
     with pytest.raises(StoreError, match="does not hold the weights"):
-        evaluate_run(Run(copy), store, "test")
+        evaluate_run(RunFolder(copy), store, "test")
 
 
 def test_checkpoint_that_would_run_code_is_refused(tmp_path):

@@ -9,12 +9,12 @@ import numpy as np
 from ecgfit.inference.predictions import Predictions
 from ecgfit.metrics.paired import paired_difference
 from ecgfit.metrics.results import Comparison, PairedDifference
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.errors import InputError
 from ecgprep.store.format import SPLITS
 
 
-def compare_runs(runs: Sequence[Run], split: str) -> Comparison:
+def compare_runs(runs: Sequence[RunFolder], split: str) -> Comparison:
     """Compare each run with the first, each at its own calibration and threshold.
 
     Reads the predictions of `split` that `ecgfit eval` wrote. Raises InputError where a run has
@@ -38,7 +38,7 @@ def compare_runs(runs: Sequence[Run], split: str) -> Comparison:
     }
 
 
-def _check_comparable(first: Run, run: Run, split: str) -> None:
+def _check_comparable(first: RunFolder, run: RunFolder, split: str) -> None:
     """Refuse runs of different stores, and runs that judge different things."""
     if run.content_sha256 != first.content_sha256 and not split.startswith("external"):
         raise InputError(
@@ -54,7 +54,11 @@ def _check_comparable(first: Run, run: Run, split: str) -> None:
 
 
 def _check_same_patients(
-    first: Run, patients_of_first: Predictions, run: Run, patients: Predictions, split: str
+    first: RunFolder,
+    patients_of_first: Predictions,
+    run: RunFolder,
+    patients: Predictions,
+    split: str,
 ) -> None:
     same_patients = np.array_equal(patients.patient, patients_of_first.patient)
     same_labels = np.array_equal(patients.label, patients_of_first.label)
@@ -67,7 +71,7 @@ def _check_same_patients(
 
 
 def _compare(
-    first: Run, patients_of_first: Predictions, run: Run, patients: Predictions
+    first: RunFolder, patients_of_first: Predictions, run: RunFolder, patients: Predictions
 ) -> PairedDifference:
     """Compare two runs whose patients are known to be the same."""
     probability_a, threshold_a = patients_of_first.probability_and_threshold(
@@ -85,14 +89,14 @@ def _compare(
     )
 
 
-def _load_patients(run: Run, split: str) -> Predictions:
+def _load_patients(run: RunFolder, split: str) -> Predictions:
     path = run.path / f"predictions_{split}.csv"
     if not path.is_file():
         raise InputError(_no_predictions(run, split))
     return Predictions.load(path, run.calibration).by_patient(run.config.aggregate)
 
 
-def _no_predictions(run: Run, split: str) -> str:
+def _no_predictions(run: RunFolder, split: str) -> str:
     """Say that a run has no predictions of a split, which ones it has, and how to make them."""
     files = run.path.glob("predictions_*.csv")
     splits = sorted(path.stem.removeprefix("predictions_") for path in files)

@@ -13,7 +13,7 @@ from ecgfit.inference.predictions import Aggregate, Predictions
 from ecgfit.inference.scorer import Ensemble, load_run, predict_rows, without_lead
 from ecgfit.metrics.paired import paired_difference
 from ecgfit.metrics.results import MetricDifference, SplitMetrics
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.errors import InputError, StoreError
 from ecgprep.files.atomic import write_json
 from ecgprep.files.output import check_folder
@@ -27,7 +27,7 @@ _SHOWN_ROWS = 8
 
 
 def evaluate_run(
-    run: Run,
+    run: RunFolder,
     store: Store,
     split: str,
     *,
@@ -75,7 +75,7 @@ def evaluate_run(
     return metrics
 
 
-def _check_rows_may_judge(run: Run, store: Store, split: str, external: bool) -> None:
+def _check_rows_may_judge(run: RunFolder, store: Store, split: str, external: bool) -> None:
     """Refuse another store without `external`, and rows that the folds of the run trained on."""
     if external:
         if run.content_sha256 == store.content_sha256:
@@ -95,7 +95,7 @@ def _check_rows_may_judge(run: Run, store: Store, split: str, external: bool) ->
 
 
 def _metrics_of_run(
-    run: Run, store: Store, split: str, name: str, how: Aggregate, predictions: Predictions
+    run: RunFolder, store: Store, split: str, name: str, how: Aggregate, predictions: Predictions
 ) -> SplitMetrics:
     """Evaluate predictions at the run's operating point. Raises InputError."""
     try:
@@ -122,7 +122,7 @@ def _metrics_of_run(
 
 
 def count_shared_recordings(
-    run: Run, trained_on: Store | None, store: Store, rows: NDArray[np.int64]
+    run: RunFolder, trained_on: Store | None, store: Store, rows: NDArray[np.int64]
 ) -> int | None:
     """Return 0 where no recording at `rows` of an external store trained or selected the run.
 
@@ -147,7 +147,7 @@ def count_shared_recordings(
 
 
 def lead_removal(
-    ensemble: Ensemble, run: Run, store: Store, whole: Predictions, how: Aggregate, amp: bool
+    ensemble: Ensemble, run: RunFolder, store: Store, whole: Predictions, how: Aggregate, amp: bool
 ) -> dict[str, dict[str, MetricDifference]]:
     """Return {lead: what the metrics lose when it is missing}, paired by patient, with intervals.
 

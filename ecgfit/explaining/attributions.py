@@ -19,9 +19,9 @@ from ecgfit.data.rows import select_rows
 from ecgfit.explaining.averages import GroupAverage, average_group, window_samples
 from ecgfit.explaining.picture import draw_average
 from ecgfit.inference.scorer import Ensemble, load_run, predict_rows
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import EXPLAIN, RESERVED, looks_like_run
-from ecgprep.errors import EcgError, InputError, TargetExists
+from ecgprep.errors import EcgError, InputError, TargetExists, missing_extra
 from ecgprep.files.atomic import write_file, write_json
 from ecgprep.files.output import check_folder, check_output, refuse_inside_store
 from ecgprep.leads import LEADS
@@ -39,7 +39,7 @@ PICTURES = {name: f"explain_{name}.png" for name in GROUPS}
 
 
 def explain_run(
-    run: Run,
+    run: RunFolder,
     store: Store,
     split: str = "test",
     out: Path | None = None,
@@ -97,13 +97,10 @@ def explain_run(
 def _require_extras() -> None:
     absent = [name for name in ("captum", "matplotlib") if importlib.util.find_spec(name) is None]
     if absent:
-        raise EcgError(
-            f"This needs the extras `explain` and `report` ({', '.join(absent)} not found): "
-            "pip install 'ecgprep-ecgfit[fit,explain,report]'."
-        )
+        raise EcgError(missing_extra(" and ".join(absent), "fit,explain,report"))
 
 
-def _check_out(run: Run, out: Path, overwrite: bool) -> None:
+def _check_out(run: RunFolder, out: Path, overwrite: bool) -> None:
     """Refuse a folder that cannot be written to, or that holds what is not this run's.
 
     The run's own folder `explain` is always its own.
@@ -127,7 +124,7 @@ def _check_out(run: Run, out: Path, overwrite: bool) -> None:
         check_output(path, marks=(), overwrite=True, reserved=RESERVED)
 
 
-def _is_of_run(out: Path, run: Run) -> bool:
+def _is_of_run(out: Path, run: RunFolder) -> bool:
     """Say whether explain.json in a folder is of this run: same store and same threshold."""
     try:
         found = json.loads((out / RESULT).read_bytes())
@@ -137,7 +134,7 @@ def _is_of_run(out: Path, run: Run) -> bool:
 
 
 def draw_called_positive(
-    run: Run, store: Store, ensemble: Ensemble, split: str, amp: bool, n: int
+    run: RunFolder, store: Store, ensemble: Ensemble, split: str, amp: bool, n: int
 ) -> dict[str, NDArray[np.int64]]:
     """Return the rows of each group, ascending: one recording each of at most `n` patients.
 
@@ -159,7 +156,7 @@ def draw_called_positive(
 
 
 def _average_unless_few(
-    run: Run, store: Store, ensemble: Ensemble, rows: NDArray[np.int64]
+    run: RunFolder, store: Store, ensemble: Ensemble, rows: NDArray[np.int64]
 ) -> GroupAverage | None:
     if len(np.unique(store.array("patient")[rows])) < LEAST_PATIENTS:
         return None

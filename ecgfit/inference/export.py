@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ecgfit.checkpoint import _MEMBER, FORMAT, require
+from ecgfit.checkpoint import FORMAT, MEMBER_PREFIX, require
 from ecgfit.inference.scorer import Ensemble, load_ensemble
 from ecgfit.metrics.calibration import Calibration
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import NORM_STATS, THRESHOLD
 from ecgprep import __version__
 from ecgprep.errors import InputError, StoreError
@@ -115,7 +115,7 @@ class Differences(NamedTuple):
     """From a run that computes in bfloat16 (`amp`); None where it does not."""
 
 
-def export_run(run: Run, path: Path) -> dict[str, Any]:
+def export_run(run: RunFolder, path: Path) -> dict[str, Any]:
     """Write a run as `path`, whole or not at all, in the format of its suffix.
 
     Returns path, format, bytes and, for ONNX, the differences from ecgfit. Raises InputError for
@@ -143,7 +143,7 @@ def export_run(run: Run, path: Path) -> dict[str, Any]:
     }
 
 
-def onnx_bytes(run: Run) -> tuple[bytes, Differences]:
+def onnx_bytes(run: RunFolder) -> tuple[bytes, Differences]:
     """Return an ONNX file of a run, checked, and its differences from ecgfit."""
     import onnx
 
@@ -223,7 +223,7 @@ def _quiet_exporter() -> Iterator[None]:
         registration.setLevel(level)
 
 
-def describe(run: Run) -> dict[str, str]:
+def describe(run: RunFolder) -> dict[str, str]:
     """Return the metadata of a file: what it was made from. Values are text, structures JSON."""
     config, store = run.config, run.recorded["store"]
     threshold = run.read_json(THRESHOLD)
@@ -255,7 +255,7 @@ def _json(value: Any) -> str:
     return canonical_json(value).decode()
 
 
-def member_names(run: Run) -> list[str]:
+def member_names(run: RunFolder) -> list[str]:
     """Return the names of a run's members; a single run is named by its seed."""
     if run.members == [run]:
         return [str(run.config.seed)]
@@ -350,7 +350,7 @@ def probes(n_samples: int, median: NDArray[np.float32], scale: NDArray[np.float3
     return Probes(waveforms, lead_mask, valid_span, covariates)
 
 
-def safetensors_bytes(run: Run) -> bytes:
+def safetensors_bytes(run: RunFolder) -> bytes:
     """Return a safetensors file of all members, with the metadata that applying them needs.
 
     Tensors are named `member.<name>.<tensor>`.
@@ -361,7 +361,7 @@ def safetensors_bytes(run: Run) -> bytes:
     tensors = {}
     for name, scorer in zip(names, ensemble.scorers, strict=True):
         for key, tensor in scorer.get_submodule("model").state_dict().items():
-            tensors[f"{_MEMBER}{name}.{key}"] = tensor.contiguous()
+            tensors[f"{MEMBER_PREFIX}{name}.{key}"] = tensor.contiguous()
     stats = {}
     for name, member in zip(names, run.members, strict=True):
         stats[name] = member.read_json(NORM_STATS)

@@ -23,7 +23,7 @@ from ecgfit.inference.covariates import covariates_of_files
 from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.scorer import BATCH, Ensemble, load_run, predict_rows, score_batch
 from ecgfit.inference.training_range import TrainingRange
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.conform import Conformity, Row, conform
 from ecgprep.errors import InputError, RecordError
 from ecgprep.leads import LEADS
@@ -50,13 +50,13 @@ _DTYPES: dict[str, Any] = {
 class LoadedRun:
     """A run with its models on their device."""
 
-    run: Run
+    run: RunFolder
     ensemble: Ensemble
     amp: bool
     training_range: TrainingRange
 
     @classmethod
-    def load(cls, run: Run) -> LoadedRun:
+    def load(cls, run: RunFolder) -> LoadedRun:
         """Load the run's models. Raises StoreError where they are damaged."""
         ensemble, amp = load_run(run)
         seen = [member.stats.seen for member in run.members]
@@ -68,7 +68,7 @@ class LoadedRun:
         return {"probability": probability, "positive": int(probability >= self.run.threshold)}
 
 
-def predict_store(run: Run, store: Store, split: str = "all") -> pd.DataFrame:
+def predict_store(run: RunFolder, store: Store, split: str = "all") -> pd.DataFrame:
     """Predict every usable recording of a split, labelled or not, one row for each.
 
     Unless the run judges single recordings, each row also has the patient's probability and class.
@@ -132,7 +132,7 @@ def _call_patients(
 
 
 def predict_files(
-    run: Run,
+    run: RunFolder,
     files: Sequence[Path],
     covariates: Path | None = None,
     say: Callable[[str], Any] = print,

@@ -22,7 +22,7 @@ from ecgfit.data.loader import Batch, make_loader
 from ecgfit.data.model_input import ModelInput
 from ecgfit.inference.predictions import Predictions
 from ecgfit.models.factory import build_model
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import BEST
 from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
@@ -68,7 +68,7 @@ class Ensemble(nn.Module):
         return torch.stack(logits).mean(dim=0)
 
 
-def load_ensemble(members: Sequence[Run], device: str) -> Ensemble:
+def load_ensemble(members: Sequence[RunFolder], device: str) -> Ensemble:
     """Rebuild the best models of a run's members on a device, in evaluation mode.
 
     Raises StoreError when weights are damaged or do not fit.
@@ -76,7 +76,7 @@ def load_ensemble(members: Sequence[Run], device: str) -> Ensemble:
     return Ensemble([_load_scorer(member) for member in members]).eval().to(device)
 
 
-def _load_scorer(member: Run) -> Scorer:
+def _load_scorer(member: RunFolder) -> Scorer:
     config = member.config
     model_input = ModelInput(member.stats, config.missing)
     model = build_model(
@@ -96,7 +96,7 @@ def _load_scorer(member: Run) -> Scorer:
     return Scorer(model_input, model)
 
 
-def load_run(run: Run) -> tuple[Ensemble, bool]:
+def load_run(run: RunFolder) -> tuple[Ensemble, bool]:
     """Return a run's models on their device, and whether they compute in bfloat16.
 
     Sets the machine up as the run's config says. A run that was trained on a GPU is used on the CPU
@@ -107,7 +107,7 @@ def load_run(run: Run) -> tuple[Ensemble, bool]:
     return load_ensemble(run.members, device), _computes_in_bfloat16(run, device)
 
 
-def _computes_in_bfloat16(run: Run, device: str) -> bool:
+def _computes_in_bfloat16(run: RunFolder, device: str) -> bool:
     """Return whether a run is used in bfloat16 on a device.
 
     `auto` does so only on the kind of device that it was trained on, and if it was trained so.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ecgfit.evaluation.split_metrics import metrics_match
 from ecgfit.inference.predictions import UNCALIBRATED, Aggregate, Predictions
 from ecgfit.reports.wording import split_name
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import DECIDED
 from ecgprep.errors import InputError
 
@@ -25,14 +25,14 @@ _NOT_FOR_FOLDS = ("train", "val", "all")
 class EvaluatedSplit:
     """The metrics of one split of a run, and the labelled predictions that they come from."""
 
-    run: Run
+    run: RunFolder
     name: str
     metrics: dict[str, Any]
     records: Predictions
     """One entry for each recording."""
 
     @classmethod
-    def load(cls, run: Run, name: str) -> EvaluatedSplit:
+    def load(cls, run: RunFolder, name: str) -> EvaluatedSplit:
         """Read metrics_<name>.json and its predictions.
 
         Raises InputError where they are missing or damaged, or do not belong together.
@@ -117,7 +117,7 @@ class EvaluatedSplit:
         return cast(Aggregate, self.metrics["aggregation"])
 
 
-def _not_evaluated(run: Run, name: str) -> str:
+def _not_evaluated(run: RunFolder, name: str) -> str:
     """Say that a split has no metrics, which have, and what to do."""
     found = sorted(path.stem.removeprefix("metrics_") for path in run.path.glob("metrics_*.json"))
     evaluated = ", ".join(found) or "none"
@@ -131,7 +131,7 @@ def _not_evaluated(run: Run, name: str) -> str:
     return f"{run.path} has no metrics_{name}.json (evaluated so far: {evaluated}). {advice}"
 
 
-def _evaluate_again(run: Run, name: str) -> str:
+def _evaluate_again(run: RunFolder, name: str) -> str:
     """Say what makes the results of a split again."""
     if name in DECIDED:  # made by training; `ecgfit eval` refuses them in a run of folds
         return "`ecgfit train` with the run's settings and --resume makes both again."

@@ -9,7 +9,7 @@ from typing import Any
 from ecgfit.config import TrainConfig
 from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.wording import is_fixed, rule_in_words, split_name
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import THRESHOLD
 from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.store.reader import Store
@@ -82,7 +82,7 @@ class Facts:
 
 
 def gather_facts(
-    run: Run,
+    run: RunFolder,
     main: EvaluatedSplit,
     show: CountFormatter,
     store: Store | None,
@@ -120,7 +120,7 @@ def gather_facts(
     )
 
 
-def threshold_facts(run: Run) -> ThresholdFacts:
+def threshold_facts(run: RunFolder) -> ThresholdFacts:
     """Read where the threshold of a run comes from. Raises StoreError."""
     recorded = run.read_json(THRESHOLD)
     low, high = recorded.get("ci95") or (0.0, 0.0)
@@ -158,7 +158,7 @@ def _is_unsearched(evaluated: EvaluatedSplit) -> bool:
     return external is not None and external["shared_recordings"] is None
 
 
-def _training_input(run: Run) -> TrainingInput:
+def _training_input(run: RunFolder) -> TrainingInput:
     """Describe the train recordings without values of a patient: rates, leads, length."""
     seen = [member.stats.seen for member in run.members]
     rates = set().union(*(own.rates_hz for own in seen))

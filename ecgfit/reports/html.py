@@ -24,7 +24,7 @@ from ecgfit.reports.sections import evaluation_sections
 from ecgfit.reports.summary import find_warnings, summarise
 from ecgfit.reports.table_one import table_one
 from ecgfit.reports.training_curves import training_figures
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.reports.page import write_page
 from ecgprep.store.reader import Store
@@ -41,7 +41,7 @@ _FLATTERING = ("train", "val", "all")
 
 
 def write_run_report(
-    run: Run, out: Path, store: Store | None = None, split: str = "test", exact: bool = False
+    run: RunFolder, out: Path, store: Store | None = None, split: str = "test", exact: bool = False
 ) -> None:
     """Write the report of a run to `out`, readable by its owner only.
 
@@ -56,7 +56,7 @@ def write_run_report(
 
 
 def report_content(
-    run: Run, store: Store | None = None, split: str = "test", exact: bool = False
+    run: RunFolder, store: Store | None = None, split: str = "test", exact: bool = False
 ) -> dict[str, Any]:
     """Collect everything that the report shows.
 
@@ -93,7 +93,7 @@ def report_content(
     }
 
 
-def shown_splits(run: Run, main: EvaluatedSplit) -> list[EvaluatedSplit]:
+def shown_splits(run: RunFolder, main: EvaluatedSplit) -> list[EvaluatedSplit]:
     """Return the splits of the table of metrics, the reported one among them or last."""
     columns = []
     for name in _SHOWN_BESIDE:
@@ -106,7 +106,7 @@ def shown_splits(run: Run, main: EvaluatedSplit) -> list[EvaluatedSplit]:
     return columns
 
 
-def other_externals(run: Run, main: EvaluatedSplit) -> list[EvaluatedSplit]:
+def other_externals(run: RunFolder, main: EvaluatedSplit) -> list[EvaluatedSplit]:
     """Return the external stores beside the reported split, with the run's own aggregation only."""
     found = []
     for path in sorted(run.path.glob("metrics_external_*.json")):

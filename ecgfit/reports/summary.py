@@ -9,7 +9,7 @@ from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.facts import ThresholdFacts, threshold_facts
 from ecgfit.reports.prose import call
 from ecgfit.reports.wording import is_fixed, split_name
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import THRESHOLD
 from ecgprep.reports.disclosure import CountFormatter
 
@@ -121,7 +121,7 @@ def _decided_by_few(evaluated: EvaluatedSplit, chosen: Mapping[str, Any]) -> lis
     return found
 
 
-def _operating_point(run: Run) -> list[str]:
+def _operating_point(run: RunFolder) -> list[str]:
     """Name what was chosen on data besides the epoch."""
     names = []
     if run.calibration.method != "none":

@@ -10,7 +10,7 @@ import numpy as np
 from ecgfit.data.rows import usable_rows
 from ecgfit.evaluation.groups import MOST_CATEGORIES
 from ecgfit.reports.wording import split_name
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgprep.reports.disclosure import HIDDEN, CountFormatter
 from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
@@ -25,7 +25,7 @@ _MISSING = "missing"
 _SOME_LEADS, _ALL_LEADS = "some missing", "all eight"
 
 
-def table_one(store: Store, run: Run, show: CountFormatter) -> dict[str, Any]:
+def table_one(store: Store, run: RunFolder, show: CountFormatter) -> dict[str, Any]:
     """Describe the labelled recordings that the run can use, and their patients, by split.
 
     Covariates are those of the first recording of a patient. What the run leaves out has one line
@@ -49,7 +49,7 @@ def table_one(store: Store, run: Run, show: CountFormatter) -> dict[str, Any]:
     return {"columns": [split_name(name) for name in names], "rows": lines}
 
 
-def _used_recordings(store: Store, run: Run) -> DataFrame:
+def _used_recordings(store: Store, run: RunFolder) -> DataFrame:
     """Return a line for each labelled recording that the run can use, by split and row."""
     import pandas as pd
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from ecgfit.reports import figures
 from ecgfit.reports.prose import call
 from ecgfit.reports.sections import Figure
-from ecgfit.run import Run
+from ecgfit.run import RunFolder
 from ecgfit.run_files import CURVES
 
 _COLUMNS = {"epoch", "train_loss", "val_loss", "val_auroc", "val_auprc"}
 
 
-def training_figures(run: Run) -> list[Figure]:
+def training_figures(run: RunFolder) -> list[Figure]:
     """Draw the curves of each member.
 
     The first epoch with the best validation metric is marked: it is the one that was kept.

@@ -2,88 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ecgfit.checkpoint import load_checkpoint
 from ecgfit.config import TrainConfig
 from ecgfit.data.rows import select_rows
 from ecgfit.evaluation.operating_point import choose_operating_point
-from ecgfit.evaluation.split_metrics import evaluate_predictions, metrics_match
+from ecgfit.evaluation.split_metrics import evaluate_predictions
 from ecgfit.inference.predictions import Predictions
 from ecgfit.metrics.calibration import Calibration
 from ecgfit.metrics.results import OperatingPoint
-from ecgfit.run import Run
-from ecgfit.run_files import (
-    BEST,
-    CALIBRATION,
-    DECIDED,
-    NORM_STATS,
-    THRESHOLD,
-)
+from ecgfit.run_files import BEST, CALIBRATION, NORM_STATS, THRESHOLD
 from ecgfit.training.trainer import Trainer
-from ecgprep.errors import InputError, StoreError
 from ecgprep.files.atomic import write_json
 from ecgprep.store.reader import Store
 
-
-def _has_ended(outdir: Path) -> bool:
-    """Say whether training has come to its end in a folder, whatever is left of its last checkpoint: validation has begun to decide."""
-    return (outdir / BEST).exists() and any(
-        (outdir / name).exists()
-        for name in (
-            THRESHOLD,
-            CALIBRATION,
-            *(f"metrics_{rows}.json" for rows in (*DECIDED, "test")),
-        )
-    )
+NAME_OF_RESULTS = {"val": "val", "scored": "oof"}
+"""The trainer's rows that are judged at the end, and the name of their results."""
 
 
-def is_whole(outdir: Path, config: TrainConfig, ensemble: Path | None = None) -> bool:
-    """Say whether a run, trained with `config`, is finished and all that its end has written is there and can be read."""
-    if not (outdir / THRESHOLD).exists():
-        return False
-    try:
-        run = Run(outdir, ensemble)
-        for name in DECIDED[: 1 + (config.fold >= 0)]:
-            metrics = run.read_json(f"metrics_{name}.json")
-            found = Predictions.load(outdir / f"predictions_{name}.csv", run.calibration)
-            if metrics.get("threshold") != run.threshold or not metrics_match(
-                metrics, found, run.calibration, run.threshold
-            ):
-                return False
-    except (StoreError, InputError):
-        return False
-    return True
+def decide(trainer: Trainer, outdir: Path) -> None:
+    """Go back to the best epoch and write what validation decides.
 
-
-def _decide(trainer: Trainer, outdir: Path) -> None:
-    """Go back to the best epoch and write what validation decides; in cross-validation also how the scored fold was predicted."""
+    In cross-validation this includes the results on the scored fold. All processes predict
+    together, the first one writes.
+    """
     best = trainer.kept()
     best.model.load_state_dict(load_checkpoint(outdir / BEST)["model"])
     predictions = {
-        name: trainer.predict(best, name) for name in ("val", "scored") if name in trainer.rows
+        name: trainer.predict(best, rows)
+        for rows, name in NAME_OF_RESULTS.items()
+        if rows in trainer.rows
     }
     if not trainer.ranks.is_first:
         return
-    trainer.stats.save(outdir / NORM_STATS)  # the same again, where it is there
-    _write_decisions(
-        outdir,
-        trainer.config,
-        trainer.store,
-        {"oof" if name == "scored" else name: found for name, found in predictions.items()},
-    )
+    # Written when training began; a resumed run may find it missing or damaged.
+    trainer.stats.save(outdir / NORM_STATS)
+    write_decisions(outdir, trainer.config, trainer.store, predictions)
 
 
-def _write_decisions(
-    outdir: Path, config: TrainConfig, store: Store, predictions: dict[str, Predictions]
+def write_decisions(
+    outdir: Path, config: TrainConfig, store: Store, predictions: Mapping[str, Predictions]
 ) -> None:
-    """Let the predictions of `val` choose calibration and threshold, and write how all are judged by them."""
+    """Choose calibration and threshold on `val`, and write how all predictions are judged by them.
+
+    `predictions` are named as their results are: val, and in cross-validation oof.
+    """
     calibration, threshold = choose_operating_point(predictions["val"], config, "val")
     for name, found in predictions.items():
         found.save(outdir / f"predictions_{name}.csv", calibration)
-        eligible = (
-            select_rows(store, name, "mask") if config.fold < 0 else None
-        )  # of a fold there is no telling: it is made of usable rows
+        # A fold is made of usable rows, so nothing is known of those that were left out.
+        eligible = select_rows(store, name, "mask") if config.fold < 0 else None
         metrics = evaluate_predictions(
             found,
             name,
@@ -95,10 +65,10 @@ def _write_decisions(
             eligible=eligible,
         )
         write_json(outdir / f"metrics_{name}.json", metrics)
-    _finish(outdir, calibration, threshold)
+    finish(outdir, calibration, threshold)
 
 
-def _finish(outdir: Path, calibration: Calibration, threshold: OperatingPoint) -> None:
-    """Write how the run is to be used; the threshold, which marks a run as finished, last."""
+def finish(outdir: Path, calibration: Calibration, threshold: OperatingPoint) -> None:
+    """Write how the run is to be used. The threshold marks a run as finished, so it comes last."""
     write_json(outdir / CALIBRATION, calibration.to_json())
     write_json(outdir / THRESHOLD, threshold)

@@ -1,4 +1,7 @@
-"""Train one model, or the members of an ensemble, on one store: selected by validation, resumable to the bit."""
+"""Train one model, or the members of an ensemble, on one store.
+
+The epoch is selected by validation, and a training that was interrupted is resumable to the bit.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,12 @@ from pathlib import Path
 from ecgfit.compute.device import pick_device
 from ecgfit.compute.distributed import start
 from ecgfit.config import TrainConfig
-from ecgfit.run import Run
-from ecgfit.run_files import (
-    MEMBERS,
-    RUNS,
-)
-from ecgfit.training.ensemble import _train_members
-from ecgfit.training.outdir import _held, _missing, _numbered, check_outdir
-from ecgfit.training.single import Say, _train_one
+from ecgfit.run import RunFolder
+from ecgfit.run_files import RUNS
+from ecgfit.training.ensemble import train_ensemble
+from ecgfit.training.job import Job, Say
+from ecgfit.training.outdir import absent_folders, check_outdir, held, next_numbered
+from ecgfit.training.single import train_one
 from ecgfit.training.trainer import Stopped
 from ecgprep.errors import EXIT_TERMINATED
 from ecgprep.files.output import refuse_inside_store
@@ -32,43 +33,52 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    say: Say = print,
-) -> Run:
-    """Train, go back to the best epoch, let validation choose calibration and threshold, and return the finished run.
+    say: Say | None = None,
+) -> RunFolder:
+    """Train, let validation choose the epoch, calibration and threshold, and return the run.
 
-    With `seeds` or `folds` this is done for each member, and then for their mean logit. Test rows are never read. SIGTERM saves a checkpoint
-    and ends the program with exit code 143. The first process locks the folder; without `outdir` it is the next number under runs/.
-    Raises TargetExists, InputError, StoreError.
+    With `seeds` or `folds` this is done for each member, and then for their mean logit. Test rows
+    are never read. Without `outdir` the run gets the next number under runs/. The first process
+    locks the folder. SIGTERM saves a checkpoint and ends the program with exit code 143; other
+    threads than the main one cannot be told of it. `say` gets each line of progress.
+
+    Raises TargetExists, InputError and StoreError.
     """
     ranks = start(pick_device(config.device))
-    say = say if ranks.is_first else _silent
+    if say is None or not ranks.is_first:
+        say = _say_nothing
     refuse_inside_store(outdir or RUNS / "001")
-    missing = _missing(outdir or RUNS / "any")
+    absent = absent_folders(outdir or RUNS / "any")
     if outdir is None:
-        outdir = _numbered(ranks)
-        missing = [outdir, *missing[1:]]
-    members = config.member_configs()
-    with ExitStack() as held, _asked_to_stop() as stop:
-        held.enter_context(_held(outdir, ranks, missing))
+        outdir = next_numbered(ranks)
+        absent = [outdir, *absent[1:]]
+
+    with ExitStack() as locks, _asked_to_stop() as stop:
+        locks.enter_context(held(outdir, ranks, absent))
         check_outdir(outdir, resume, overwrite, config.init_from)
         ranks.wait()
-        for name in members:  # nobody else goes on with one of them meanwhile
-            folder = outdir / MEMBERS / name
-            held.enter_context(_held(folder, ranks, _missing(folder)))
-        if not members:
-            _train_one(config, store, outdir, ranks, resume, say, stop)
+        job = Job(config, store, outdir, ranks, say, stop, resume, overwrite)
+        members = job.members()
+        for member in members.values():  # no other program may train one of them meanwhile
+            locks.enter_context(held(member.outdir, ranks, absent_folders(member.outdir)))
+        if members:
+            train_ensemble(job)
         else:
-            _train_members(config, members, store, outdir, ranks, resume, overwrite, say, stop)
-    return Run(outdir)
+            train_one(job)
+    return RunFolder(outdir)
 
 
-def _silent(line: str) -> None:
-    """Say nothing: the first process speaks for all."""
+def _say_nothing(line: str) -> None:
+    """Take a line of progress and show nothing."""
 
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGTERM has come; the first one does nothing else, a second one ends the program as usual."""
+    """Yield a function that says whether SIGTERM has come.
+
+    The first signal does nothing else; a second one ends the program as usual. Python lets only the
+    main thread handle signals, so elsewhere, as in some notebooks, the answer is always no.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
