@@ -71,8 +71,11 @@ train: .venv
 eval: .venv
 	$(BIN)/ecgfit eval --store '$(STORE)' $(if $(RUN),--run '$(RUN)')
 
+# bash for its `time`, which counts the processes that pytest starts.
+test: SHELL := /bin/bash
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not full" --numprocesses auto --maxprocesses 8 --dist loadfile
+	@TIMEFORMAT='%lR by the clock, %lU + %lS of CPU time'; \
+	time $(BIN)/python -m pytest -m "not full" --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-full: .venv/dev
 	$(BIN)/python -m pytest

@@ -15,18 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from helpers import (  # noqa: F401 - some tests still take them from here
-    DECIDED,
-    DEVICE,
-    build,
-    changed_store,
-    quick,
-    same_results,
-    same_weights,
-    silent,
-    trained,
-    write_manifest,
-)
+from helpers import DEVICE, build, trained
 
 from ecgprep.building.plan import BuildSettings
 from ecgprep.conform import Conformity
