@@ -337,8 +337,8 @@ def _print_parity(difference: float | None, difference_bfloat16: float | None) -
         click.echo("not compared with the run: onnxruntime is not installed")
     else:
         click.echo(
-            f"differs from the run in float32 by at most {difference:.0e} in a probability "
-            f"({TOLERANCE:.0e} allowed), on made-up recordings"
+            f"checked on made-up recordings: probabilities differ from the run's in float32 by at "
+            f"most {difference:.0e} ({TOLERANCE:.0e} is allowed)"
         )
     if difference_bfloat16 is not None:
         click.echo(
@@ -355,7 +355,7 @@ def _print_parity(difference: float | None, difference_bfloat16: float | None) -
     "--n",
     default=100,
     show_default=True,
-    help="Patients of a group at most, with one recording each.",
+    help="Patients of a group at most, from 10 on, with one recording each.",
 )
 @click.option("-o", "--output", type=Folder, help="Folder to write to.  [default: RUN/explain]")
 @overwrite_option

@@ -138,8 +138,11 @@ class RunFolder:
             # Only training anew brings back the weights of a finished run.
             option = " --overwrite" if BEST in missing else " --resume"
         outdir = shlex.quote(str(self._trained_as))
+        found = "there is no such folder"
+        if self.path.is_dir():
+            found = f"missing: {', '.join(missing)}"
         raise StoreError(
-            f"{self.path} is not a finished run (missing: {', '.join(missing)}). "
+            f"{self.path} is not a finished run ({found}). "
             f"`ecgfit train --store STORE --outdir {outdir}{option}` with its settings makes one."
         )
 

@@ -147,11 +147,7 @@ def _remarks(metrics: Mapping[str, Any]) -> list[str]:
         remarks.append(f"note: {metrics['note']}")
     excluded = metrics["excluded"]
     if excluded and excluded["n_records"]:
-        remarks.append(
-            f"left out: {excluded['n_records']:,} recordings ({excluded['reason']}); "
-            f"{excluded['n_patients']:,} patients ({excluded['n_positive']:,} positive) have no "
-            "other and are not judged; --missing mask trains a model that takes them"
-        )
+        remarks.append(_left_out(excluded))
     external = metrics.get("external")
     if external and external["shared_recordings"] is None:
         remarks.append(
@@ -168,6 +164,25 @@ def _remarks(metrics: Mapping[str, Any]) -> list[str]:
             f"mean over the folds, each judged by its own model: {', '.join(over_folds)}"
         )
     return remarks
+
+
+def _left_out(excluded: Mapping[str, Any]) -> str:
+    """Say how many recordings a model without --missing mask leaves out, and whom that costs."""
+    n_records, n_patients = excluded["n_records"], excluded["n_patients"]
+    recordings = "1 recording" if n_records == 1 else f"{n_records:,} recordings"
+    if n_patients == 0:
+        cost = "every patient has another one"
+    elif n_patients == 1:
+        cost = f"1 patient ({excluded['n_positive']} positive) has no other and is not judged"
+    else:
+        cost = (
+            f"{n_patients:,} patients ({excluded['n_positive']:,} positive) have no other and are "
+            "not judged"
+        )
+    return (
+        f"left out: {recordings} ({excluded['reason']}); {cost}; "
+        "a model trained with --missing mask uses them"
+    )
 
 
 def interval_text(entry: Mapping[str, Any], sign: str = "") -> str:

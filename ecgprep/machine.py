@@ -32,6 +32,11 @@ _PACKAGES = (
     "matplotlib",
     "jinja2",
     "distributed",
+    "pandas",
+    "scikit-learn",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
 )
 _SAMPLES_OF_10_S = 5000
 

@@ -88,10 +88,10 @@ def _describe_validation(trainer: Trainer) -> str:
     line = f"validation: {len(patients.label):,} patients, {n_positive:,} positive"
     if n_positive >= FEW_EVENTS:
         return line
-    line += "; few: the epoch, threshold and calibration that they choose are uncertain"
+    line += "; with so few, the choice of epoch, threshold and calibration is uncertain"
     if trainer.config.folds:
         return line
-    return f"{line} (several --seeds, or --folds, make it steadier)"
+    return f"{line} (several --seeds, or --folds, steady it)"
 
 
 def _check_statistics(trainer: Trainer) -> None:

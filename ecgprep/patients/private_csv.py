@@ -54,8 +54,7 @@ def read_text(path: Path, columns: tuple[str, ...]) -> tuple[str, str]:
         if not path.is_file():
             found = "is not a regular file" if path.exists() else "does not exist"
             raise InputError(
-                f"Manifest {path.name} {found}. "
-                f"Give a CSV file with the columns {', '.join(columns)}."
+                f"Manifest {path} {found}. Give a CSV file with the columns {', '.join(columns)}."
             )
         data = path.read_bytes()
     except OSError as error:

@@ -107,8 +107,8 @@ def load_registry(path: Path, plan: SplitPlan) -> Registry:
         recorded = _parse(path.read_text("utf-8-sig"), registry)
     except (OSError, ValueError, IndexError, TypeError, csv.Error):
         raise InputError(
-            f"Registry {path.name} is damaged. Restore it from a backup: "
-            "it is what keeps patients in their splits."
+            f"Registry {path.name} is damaged, or is not a registry. Restore it from a backup, or "
+            "name another with --registry: it is what keeps patients in their splits."
         ) from None
     expected = _describe(plan)
     if recorded != expected:

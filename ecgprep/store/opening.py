@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def read_root(store: Path) -> dict[str, Any]:
     """
     if not (store / "zarr.json").exists():
         raise StoreError(
-            f"{store}: {_describe_missing(store)}. `ecgprep build MANIFEST {store}` makes one."
+            f"{store}: {_describe_missing(store)}. "
+            f"`ecgprep build MANIFEST {shlex.quote(str(store))}` makes one."
         )
     root = read_json(store / "zarr.json", f"{store}: zarr.json")
     attributes = root.get("attributes")
