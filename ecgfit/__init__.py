@@ -75,9 +75,11 @@ def __getattr__(name: str) -> Any:
 
     try:
         module = import_module(_ELSEWHERE.get(name, "ecgfit.api"))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         from ecgprep.errors import EcgError, missing_extra
 
+        if (error.name or "").split(".")[0] in ("ecgfit", "ecgprep"):
+            raise
         raise EcgError(missing_extra(error.name or "another package", "fit")) from error
     return getattr(module, name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,9 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "prevalence": (0, 1),
 }
 """The smallest and the largest value of each number; None where there is no largest."""
+
+FRACTIONS = frozenset({"min_seconds", "max_rejected", "prevalence"})
+"""The numbers that need not be whole."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "label_level": ("record", "patient"),
@@ -58,8 +62,10 @@ def _listed(words: Iterable[str]) -> str:
 
 def _check_limits(name: str, value: float) -> None:
     low, high = LIMITS[name]
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and low <= value and (high is None or value <= high):
+    may_be_fraction = name in FRACTIONS
+    is_number = isinstance(value, (int, float) if may_be_fraction else int)
+    if is_number and not isinstance(value, bool) and low <= value <= (high or math.inf):
         return
+    what = "a number" if may_be_fraction else "a whole number"
     allowed = f"at least {low:,}" if high is None else f"from {low:,} to {high:,}"
-    raise InputError(f"{name} (={value}) must be a number, {allowed}.")
+    raise InputError(f"{name} (={value!r}) must be {what}, {allowed}.")

@@ -134,9 +134,10 @@ def test_paths_of_a_data_frame_are_relative_to_the_current_folder(corpus, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hz": 10}, "hz (=10) must be a number, from 50 to 2,000."),
+        ({"hz": 10}, "hz (=10) must be a whole number, from 50 to 2,000."),
         ({"min_seconds": -1}, "min_seconds (=-1) must be a number, at least 0."),
-        ({"jobs": "2"}, "jobs (=2) must be a number, from 1 to 256."),
+        ({"jobs": "2"}, "jobs (='2') must be a whole number, from 1 to 256."),
+        ({"length": 500.5}, "length (=500.5) must be a whole number, from 100 to 1,000,000."),
         ({"duplicates": "some"}, "duplicates (=some) must be near or exact."),
         ({"extend": True, "replace": True}, "use one of them."),
     ],

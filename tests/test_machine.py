@@ -15,7 +15,7 @@ from ecgprep import machine
 
 def test_versions_are_those_that_are_installed(tmp_path):
     found = machine.examine(tmp_path)
-    for name in ("numpy", "scipy", "lxml", "zarr", "torch"):
+    for name in ("numpy", "scipy", "lxml", "zarr", "pandas", "torch", "scikit-learn"):
         assert found[name] == importlib.metadata.version(name)
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert re.fullmatch(r"\d+\.\d+\.\d+", found["libxml2"])

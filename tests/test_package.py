@@ -69,7 +69,7 @@ def test_wheel_holds_types_templates_and_licence(wheel):
     sources = [
         path.relative_to(ROOT).as_posix()
         for package in ("ecgprep", "ecgfit")
-        for pattern in ("*.py", "*.jinja", "py.typed")
+        for pattern in ("*.py", "*.jinja", "*.css", "py.typed")
         for path in (ROOT / package).rglob(pattern)
     ]
     assert {"ecgprep/py.typed", "ecgfit/py.typed"} <= set(sources)
