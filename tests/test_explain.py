@@ -142,7 +142,11 @@ def baseline_difference(ensemble, batch) -> np.ndarray:
 @pytest.fixture(scope="module")
 def run(mask_run, tmp_path_factory) -> RunFolder:
     """A copy of `mask_run` with a threshold that calls all recordings positive."""
-    copy = copy_run(mask_run, tmp_path_factory.mktemp("explained") / "r")
+    return positive_for_all(mask_run, tmp_path_factory.mktemp("explained") / "r")
+
+
+def positive_for_all(run: RunFolder, to: Path) -> RunFolder:
+    copy = copy_run(run, to)
     threshold = copy.read_json("threshold.json") | {"value": 0.0}
     write_json(copy.path / "threshold.json", threshold)
     return RunFolder(copy.path)
@@ -242,6 +246,17 @@ def test_explanations_of_another_run_are_replaced_only_with_overwrite(
     explain_run(run, tiny_store, "val", out=tmp_path, overwrite=True)
     assert json.loads((tmp_path / "explain.json").read_text())["threshold"] == run.threshold
     explain_run(run, tiny_store, "val", out=tmp_path)  # its own of before
+
+
+def test_runs_are_told_apart_where_they_share_store_and_threshold(
+    run, trained_run, tiny_store, tmp_path
+):
+    """As runs do whose threshold is a given number."""
+    other = positive_for_all(trained_run, tmp_path / "other")
+    assert (other.content_sha256, other.threshold) == (run.content_sha256, run.threshold)
+    explain_run(other, tiny_store, "val", out=tmp_path / "out")
+    with pytest.raises(TargetExists, match="holds explanations of another run"):
+        explain_run(run, tiny_store, "val", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -5,6 +5,7 @@ They say what the model used, not what causes a disease. Needs the extras `expla
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -20,7 +21,7 @@ from ecgfit.explaining.averages import GroupAverage, average_group, window_sampl
 from ecgfit.explaining.picture import draw_average
 from ecgfit.inference.scorer import Ensemble, load_run, predict_rows
 from ecgfit.run import RunFolder
-from ecgfit.run_files import EXPLAIN, RESERVED, looks_like_run
+from ecgfit.run_files import BEST, EXPLAIN, RESERVED, looks_like_run
 from ecgprep.errors import EcgError, InputError, TargetExists, missing_extra
 from ecgprep.files.atomic import write_file, write_json
 from ecgprep.files.output import check_folder, check_output, refuse_inside_store
@@ -86,6 +87,7 @@ def explain_run(
     result = {
         "split": split,
         "store": store.content_sha256,
+        "weights_sha256": _weights_sha256(run),
         "threshold": run.threshold,
         "leads": list(LEADS),
         "groups": groups,
@@ -125,12 +127,24 @@ def _check_out(run: RunFolder, out: Path, overwrite: bool) -> None:
 
 
 def _is_of_run(out: Path, run: RunFolder) -> bool:
-    """Say whether explain.json in a folder is of this run: same store and same threshold."""
+    """Say whether explain.json in a folder is of this run, by its weights.
+
+    The threshold would not tell: it may be a given number. Explanations that do not name their
+    weights, as those of earlier versions, count as another run's.
+    """
     try:
         found = json.loads((out / RESULT).read_bytes())
-        return bool(found["store"] == run.content_sha256 and found["threshold"] == run.threshold)
+        return bool(found["weights_sha256"] == _weights_sha256(run))
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _weights_sha256(run: RunFolder) -> str:
+    """Return the hash of the checkpoints of all members."""
+    digest = hashlib.sha256()
+    for member in run.members:
+        digest.update((member.path / BEST).read_bytes())
+    return digest.hexdigest()
 
 
 def draw_called_positive(
