@@ -23,7 +23,8 @@ $(error PTBXL is not set. Run make benchmark PTBXL=folder with your unpacked PTB
 endif
 endif
 
-.PHONY: .venv demo prep train eval test test-full test-gpu check format docs bench benchmark clean help
+.PHONY: .venv demo prep train eval test test-full test-gpu check format docs bench benchmark \
+	clean help
 
 help:
 	@echo "make demo                    simulate a corpus, build its store, train, evaluate"
@@ -62,7 +63,8 @@ demo: .venv
 	@echo "files: demo/xml  manifest: demo/manifest.csv  store: demo/demo.zarr  run: runs/demo"
 
 prep: .venv
-	@if [ -n "$(IS_DEMO)" ] && [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
+	@if [ -n "$(IS_DEMO)" ] && [ ! -f demo/manifest.csv ]; then \
+		$(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
 	$(BIN)/ecgprep build '$(MANIFEST)' '$(STORE)' --root '$(ROOT)' $(PREP)
 
 train: .venv

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from ecgfit.data.named_batches import ECGBatch
+    from ecgfit.explaining.attributions import Explanation
+    from ecgfit.inference.export import ExportedFile
     from ecgfit.metrics.results import Comparison, SplitMetrics
 
 LOGGER = logging.getLogger("ecgfit")
@@ -133,11 +135,11 @@ class Run(RunFolder):
         """Predict recordings; the options are those of `ecgfit.predict`."""
         return predict(self, files, **options)
 
-    def explain(self, store: AnyPath | Store, **options: Any) -> Mapping[str, Any]:
+    def explain(self, store: AnyPath | Store, **options: Any) -> Explanation:
         """Draw what the run looks at; the options are those of `ecgfit.explain`."""
         return explain(self, store, **options)
 
-    def export(self, out: AnyPath, *, overwrite: bool = False) -> Mapping[str, Any]:
+    def export(self, out: AnyPath, *, overwrite: bool = False) -> ExportedFile:
         """Write the run as one file; see `ecgfit.export`."""
         return export(self, out, overwrite=overwrite)
 
@@ -404,7 +406,7 @@ def explain(
     out: AnyPath | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Mapping[str, Any]:
+) -> Explanation:
     """Draw what a run looks at: mean beats of true and false positives, with attributions.
 
     Args:
@@ -438,7 +440,7 @@ def explain(
     )
 
 
-def export(run: AnyPath | RunFolder, out: AnyPath, *, overwrite: bool = False) -> Mapping[str, Any]:
+def export(run: AnyPath | RunFolder, out: AnyPath, *, overwrite: bool = False) -> ExportedFile:
     """Write a run as one file: *.onnx or *.safetensors.
 
     An ONNX file takes a recording and gives its calibrated probability; a safetensors file holds

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from ecgprep.building.plan import Plan, Progress
     from ecgprep.building.run import BuiltParts
+    from ecgprep.reports.preview import FilePreview
     from ecgprep.store.reader import Store
+    from ecgprep.store.summary import StoreSummary
     from ecgprep.store.verify import Verification
 
 log = logging.getLogger(__name__)
@@ -229,7 +231,7 @@ def open_store(path: str | Path) -> Store:
     return Store(Path(path))
 
 
-def inspect(store: str | Path | Store) -> dict[str, Any]:
+def inspect(store: str | Path | Store) -> StoreSummary:
     """Count what is in a store.
 
     Returns:
@@ -361,7 +363,7 @@ def unpack(
 
 def preview(
     path: str | Path, *, plot: str | Path | None = None, overwrite: bool = False
-) -> dict[str, Any]:
+) -> FilePreview:
     """Say what a reader sees in a vendor file, and what a build would change.
 
     Args:

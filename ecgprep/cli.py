@@ -25,7 +25,9 @@ from ecgprep.console import (
 )
 
 if TYPE_CHECKING:
+    from ecgprep.reports.preview import FilePreview, LeadRange
     from ecgprep.store.reader import Store
+    from ecgprep.store.summary import StoreSummary
 
 manifest_argument = click.argument("manifest", type=click.Path(path_type=Path))
 store_argument = click.argument("store", type=click.Path(path_type=Path))
@@ -322,7 +324,7 @@ def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: b
         raise InputError(f"{n_refused} of {len(files)} {were} refused, for the reasons above.")
 
 
-def _describe(content: dict[str, Any]) -> str:
+def _describe(content: FilePreview) -> str:
     """Put the content of a preview into words."""
     lines = []
     if "dialect" in content:
@@ -342,7 +344,7 @@ def _describe(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _range(lead: dict[str, Any]) -> str:
+def _range(lead: LeadRange) -> str:
     """Describe one lead: `-312..1040 (3 missing)`."""
     low, high, n_missing = lead["min_uv"], lead["max_uv"], lead["n_missing"]
     text = "none" if low is None else f"{low:.0f}..{high:.0f}"
@@ -377,7 +379,7 @@ def synth(out: Path, patients: int, **options: Any) -> None:
 
 
 def _print_summary(
-    store: Path, summary: dict[str, Any], as_json: bool, more: dict[str, Any] | None = None
+    store: Path, summary: StoreSummary, as_json: bool, more: dict[str, Any] | None = None
 ) -> None:
     """Print what is in a store."""
     if as_json:
@@ -418,7 +420,7 @@ _COLUMNS = (
 )
 
 
-def _print_splits(summary: dict[str, Any]) -> None:
+def _print_splits(summary: StoreSummary) -> None:
     """Print a table of the splits: 80 columns hold it."""
     from rich.console import Console
     from rich.table import Table

@@ -200,7 +200,7 @@ def api_options(function: Callable[..., Any], *names: str) -> Callable[[Any], An
 
 
 def _option_settings(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
-    """Choose what click is told about an option by the default that it has in Python."""
+    """Derive the settings of a click option from the default that it has in Python."""
     default = parameter.default
     if isinstance(default, bool):
         return {"is_flag": True}

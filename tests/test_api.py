@@ -15,6 +15,7 @@ from helpers import QUICK, changed_store, copy_run, same_results
 
 import ecgfit
 from ecgfit.config import TrainConfig, make_config
+from ecgfit.inference.export import ExportedFile
 from ecgprep.errors import EcgError, InputError, StoreError, TargetExists
 
 SMALL = {**QUICK, "epochs": 1, "model_args": {"width": 0.5}}
@@ -231,6 +232,7 @@ def test_report_and_export_return_what_they_wrote(run, tmp_path):
     assert page == tmp_path / "r.html"
     assert page.read_text().startswith("<!doctype html>")
     written = run.export(tmp_path / "m.safetensors")
+    assert written.keys() == ExportedFile.__annotations__.keys()
     assert written["bytes"] == (tmp_path / "m.safetensors").stat().st_size
     (tmp_path / "mine.html").write_text("mine")
     with pytest.raises(TargetExists):

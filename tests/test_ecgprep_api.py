@@ -20,7 +20,9 @@ import ecgprep
 from ecgprep import api, console
 from ecgprep.cli import cli
 from ecgprep.options import CHOICES
+from ecgprep.reports.preview import ConformSteps, FilePreview
 from ecgprep.simulation.vendors import VENDORS
+from ecgprep.store.summary import StoreSummary
 
 SMALL = {"hz": 100, "length": 1000}
 
@@ -165,6 +167,7 @@ def test_parts_are_planned_built_and_finalised(corpus, store, tmp_path):
 
 def test_a_store_is_inspected_verified_reported_and_packed(store, tmp_path):
     assert ecgprep.inspect(store) == ecgprep.inspect(str(store.path))
+    assert ecgprep.inspect(store).keys() == StoreSummary.__annotations__.keys()
     assert ecgprep.verify(store).intact
     written = ecgprep.report(store, tmp_path / "report.html", ecgs=0)
     assert written.read_text().startswith("<!doctype html>")
@@ -188,6 +191,8 @@ def test_a_file_is_previewed_and_read(corpus, tmp_path):
     path = corpus / "xml" / "0.xml"
     content = ecgprep.preview(path, plot=tmp_path / "0.png")
     assert (content["dialect"], content["rate_hz"]) == ("muse", 100)
+    assert content.keys() == FilePreview.__annotations__.keys() - {"refused"}
+    assert content["conform"].keys() == ConformSteps.__annotations__.keys()
     assert (tmp_path / "0.png").read_bytes().startswith(b"\x89PNG")
     recording = ecgprep.read_recording(path)
     assert isinstance(recording, ecgprep.Recording)

@@ -16,7 +16,13 @@ from ecgfit.cli import cli
 from ecgfit.data.loader import make_loader
 from ecgfit.data.rows import select_rows
 from ecgfit.explaining import gradients
-from ecgfit.explaining.attributions import GROUPS, draw_called_positive, explain_run
+from ecgfit.explaining.attributions import (
+    GROUPS,
+    ExplainedGroup,
+    Explanation,
+    draw_called_positive,
+    explain_run,
+)
 from ecgfit.explaining.beats import cut_beats, find_beats
 from ecgfit.inference.scorer import load_ensemble, predict_rows
 from ecgfit.run import RunFolder
@@ -170,6 +176,9 @@ def test_the_result_is_written_beside_its_pictures(explained, run):
     assert {path.name for path in out.iterdir()} == FILES
     written = json.loads((out / "explain.json").read_text())
     assert written | {"folder": str(out)} == explained
+    assert explained.keys() == Explanation.__annotations__.keys()
+    for group in written["groups"].values():
+        assert group.keys() == ExplainedGroup.__annotations__.keys()
     for name in GROUPS:
         assert (out / f"explain_{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,33 @@ RESULT, ARRAYS = "explain.json", "attributions.npz"
 PICTURES = {name: f"explain_{name}.png" for name in GROUPS}
 
 
+class ExplainedGroup(TypedDict):
+    """The average of one group; a group that is too small has nothing but a note."""
+
+    note: str
+    """Why there is no average; empty where there is one."""
+    n_recordings: NotRequired[int]
+    n_patients: NotRequired[int]
+    n_beats: NotRequired[int]
+    completeness_error: NotRequired[float]
+    """How far the attributions are from adding up to the network's output."""
+    lead_share: NotRequired[dict[str, float]]
+    """Each lead's share of all absolute attribution."""
+
+
+class Explanation(TypedDict):
+    """The content of explain.json, and the folder it is in."""
+
+    folder: NotRequired[str]
+    split: str
+    store: str
+    """The store's content_sha256."""
+    weights_sha256: str
+    threshold: float
+    leads: list[str]
+    groups: dict[str, ExplainedGroup]
+
+
 def explain_run(
     run: RunFolder,
     store: Store,
@@ -47,7 +74,7 @@ def explain_run(
     n: int = 100,
     say: Callable[[str], object] = str,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Explanation:
     """Explain a run on a split of its store; return the content of explain.json and the folder.
 
     Writes pictures, attributions.npz and explain.json into `out`, by default the run's folder
@@ -70,7 +97,7 @@ def explain_run(
     ensemble.requires_grad_(False)
     chosen = draw_called_positive(run, store, ensemble, split, amp, n)
     out.mkdir(parents=True, exist_ok=True)
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, ExplainedGroup] = {}
     arrays: dict[str, NDArray[Any]] = {}
     for name, rows in chosen.items():
         title = name.replace("_", " ")
@@ -84,7 +111,7 @@ def explain_run(
             arrays |= _arrays_of_group(name, average)
     arrays["time_s"] = _beat_times(store.sample_rate_hz)
     _write_arrays(out / ARRAYS, arrays)
-    result = {
+    result: Explanation = {
         "split": split,
         "store": store.content_sha256,
         "weights_sha256": _weights_sha256(run),
@@ -181,7 +208,7 @@ def _hide_few(n: int) -> str:
     return f"{n:,}" if n == 0 or n >= LEAST_PATIENTS else f"fewer than {LEAST_PATIENTS}"
 
 
-def _describe_group(average: GroupAverage | None, n_called: int) -> dict[str, Any]:
+def _describe_group(average: GroupAverage | None, n_called: int) -> ExplainedGroup:
     """Return what explain.json says of a group; too few patients are not described further."""
     if n_called == 0:
         return {"note": "there are none"}

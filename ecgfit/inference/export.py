@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -115,7 +115,20 @@ class Differences(NamedTuple):
     """From a run that computes in bfloat16 (`amp`); None where it does not."""
 
 
-def export_run(run: RunFolder, path: Path) -> dict[str, Any]:
+class ExportedFile(TypedDict):
+    """A file that was written; differences are None where they were not measured."""
+
+    path: str
+    format: str
+    """`onnx` or `safetensors`."""
+    bytes: int
+    max_difference: float | None
+    """Of a probability in ONNX from the run's in float32."""
+    max_difference_bfloat16: float | None
+    """The same from a run that computes in bfloat16."""
+
+
+def export_run(run: RunFolder, path: Path) -> ExportedFile:
     """Write a run as `path`, whole or not at all, in the format of its suffix.
 
     Returns path, format, bytes and, for ONNX, the differences from ecgfit. Raises InputError for
@@ -139,7 +152,8 @@ def export_run(run: RunFolder, path: Path) -> dict[str, Any]:
         "path": str(path),
         "format": path.suffix[1:],
         "bytes": len(content),
-        **differences._asdict(),
+        "max_difference": differences.max_difference,
+        "max_difference_bfloat16": differences.max_difference_bfloat16,
     }
 
 

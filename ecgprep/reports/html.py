@@ -8,7 +8,7 @@ the exact ones are asked for. The ECGs make the file health data all the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def _left_out(counts: Counts, show: CountFormatter) -> dict[str, Any]:
     return {"n": show(sum(counts.values())), "reasons": reasons}
 
 
-def _splits(summary: dict[str, Any], show: CountFormatter) -> list[dict[str, str]]:
+def _splits(summary: Mapping[str, Any], show: CountFormatter) -> list[dict[str, str]]:
     """Return a line for each split: the share asked for, the share reached, and counts."""
     total = sum(split["patients"] for split in summary["splits"].values())
     rows = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,50 @@ from ecgprep.readers import read_recording
 from ecgprep.recording import Recording
 
 
-def preview(path: Path, target: Conformity) -> tuple[dict[str, Any], Recording | None, Row | None]:
+class Refusal(TypedDict):
+    """Why a file cannot be used."""
+
+    by: str
+    """`reader` or `conform`: the step that refused it."""
+    reason: str
+    """The status that its row would get."""
+    message: str
+
+
+class LeadRange(TypedDict):
+    """The values of one lead in µV; None where none is known."""
+
+    min_uv: float | None
+    max_uv: float | None
+    n_missing: int
+
+
+class ConformSteps(TypedDict):
+    """What conforming would change."""
+
+    calibration_pulse_cut: bool
+    resampled_to_hz: int | None
+    cropped_samples: int
+    padded_samples: int
+    leads_derived: list[str]
+    leads_masked: list[str]
+    valid_span: list[int]
+
+
+class FilePreview(TypedDict):
+    """What a reader sees in a file. Without `dialect` and the like, the reader refused it."""
+
+    dialect: NotRequired[str]
+    rate_hz: NotRequired[float]
+    n_samples: NotRequired[int]
+    duration_s: NotRequired[float]
+    unit: NotRequired[str]
+    leads: NotRequired[dict[str, LeadRange]]
+    conform: NotRequired[ConformSteps]
+    refused: NotRequired[Refusal]
+
+
+def preview(path: Path, target: Conformity) -> tuple[FilePreview, Recording | None, Row | None]:
     """Read and conform one file.
 
     Return what there is to say, the recording, and the row; None stands for what was refused.
@@ -24,7 +67,7 @@ def preview(path: Path, target: Conformity) -> tuple[dict[str, Any], Recording |
         recording = read_recording(path)
     except RecordError as error:
         return {"refused": _refusal("reader", error)}, None, None
-    seen: dict[str, Any] = {
+    seen: FilePreview = {
         "dialect": recording.dialect,
         "rate_hz": recording.rate_hz,
         "n_samples": recording.n_samples,
@@ -35,16 +78,18 @@ def preview(path: Path, target: Conformity) -> tuple[dict[str, Any], Recording |
     try:
         row = conform(recording, target)
     except RecordError as error:
-        return seen | {"refused": _refusal("conform", error)}, recording, None
-    return seen | {"conform": _steps(recording, row, target)}, recording, row
+        seen["refused"] = _refusal("conform", error)
+        return seen, recording, None
+    seen["conform"] = _steps(recording, row, target)
+    return seen, recording, row
 
 
-def _refusal(by: str, error: RecordError) -> dict[str, str]:
+def _refusal(by: str, error: RecordError) -> Refusal:
     """Say which step refused the file, and why."""
     return {"by": by, "reason": error.reason, "message": error.message}
 
 
-def _range(samples_uv: NDArray[np.float64]) -> dict[str, float | int | None]:
+def _range(samples_uv: NDArray[np.float64]) -> LeadRange:
     """Return the least and the greatest value of a lead, and how many are missing."""
     finite = samples_uv[np.isfinite(samples_uv)]
     low = float(finite.min()) if finite.size else None
@@ -52,7 +97,7 @@ def _range(samples_uv: NDArray[np.float64]) -> dict[str, float | int | None]:
     return {"min_uv": low, "max_uv": high, "n_missing": int(samples_uv.size - finite.size)}
 
 
-def _steps(recording: Recording, row: Row, target: Conformity) -> dict[str, Any]:
+def _steps(recording: Recording, row: Row, target: Conformity) -> ConformSteps:
     """Say which steps of `conform` change this recording."""
     cut = without_calibration_pulse(recording)
     needs_resampling = cut.rate_hz != target.rate_hz

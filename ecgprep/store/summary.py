@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,42 @@ from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
 
 
-def summarise(store: Store) -> dict[str, Any]:
+class SplitCounts(TypedDict):
+    """Patients and recordings of one split."""
+
+    patients: int
+    positive_patients: int
+    patients_with_both_labels: int
+    records: int
+    positive_records: int
+
+
+class StoreSummary(TypedDict):
+    """What is in a store, ready for JSON; `ok` rows are those that can be used."""
+
+    rows: int
+    status: dict[str, int]
+    """Rows by status, of those that occur."""
+    splits: dict[str, SplitCounts]
+    asked: dict[str, str]
+    """What was asked for each split, in words: a share of the patients, or the test list."""
+    leads_present: dict[str, int]
+    """By lead: `ok` rows that have it."""
+    records_with_all_leads: int
+    records_padded: int
+    source_rates_hz: dict[str, int]
+    """By sampling rate of the file: `ok` rows."""
+    sample_rate_hz: float
+    n_samples: int
+    covariates: list[str]
+    settings: dict[str, Any]
+    """The options of the build, as in the store's attributes."""
+    software: dict[str, str]
+    bytes: int
+    content_sha256: str
+
+
+def summarise(store: Store) -> StoreSummary:
     """Count rows by status, patients and labels by split, leads present and rates.
 
     Every number is taken from the store alone.
@@ -65,7 +100,7 @@ def _describe_request(settings: dict[str, Any]) -> dict[str, str]:
     return {name: f"{ratio:g} %" for name, ratio in zip(SPLITS, ratios, strict=False)}
 
 
-def _describe_splits(store: Store) -> dict[str, dict[str, int]]:
+def _describe_splits(store: Store) -> dict[str, SplitCounts]:
     split, patient, label = (
         np.asarray(store.array(name)) for name in ("split", "patient", "label")
     )
@@ -75,7 +110,7 @@ def _describe_splits(store: Store) -> dict[str, dict[str, int]]:
     }
 
 
-def _count_patients(patient: NDArray[np.int32], label: NDArray[np.int8]) -> dict[str, int]:
+def _count_patients(patient: NDArray[np.int32], label: NDArray[np.int8]) -> SplitCounts:
     positive, negative = np.unique(patient[label == 1]), np.unique(patient[label == 0])
     return {
         "patients": len(np.unique(patient)),
