@@ -20,7 +20,8 @@ import click
 from ecgfit.cli import let_threads_sleep, settings_from, train_with_progress
 from ecgfit.options import TrainingCommand, run_options
 from ecgfit.tables import print_metrics
-from ecgprep.console import progress_bar, run_command, verbosity_options
+from ecgprep.api import build
+from ecgprep.console import api_options, progress_bar, run_command, verbosity_options
 from ecgprep.leads import LEADS
 
 if TYPE_CHECKING:
@@ -52,20 +53,7 @@ if TYPE_CHECKING:
     expose_value=False,
     help=f"The leads {', '.join(LEADS)}.",
 )
-@click.option(
-    "--hz",
-    default=500,
-    show_default=True,
-    type=click.IntRange(50, 2000),
-    help="Sampling rate of the store.",
-)
-@click.option(
-    "--length",
-    default=5000,
-    show_default=True,
-    type=click.IntRange(100, 1_000_000),
-    help="Samples per lead.",
-)
+@api_options(build, "hz", "length")
 @click.option("--outdir", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @run_options
 @verbosity_options
