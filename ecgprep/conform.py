@@ -36,13 +36,13 @@ _MIN_PULSE_S = 0.15
 """The pulse lasts 0.2 s."""
 
 _STOPBAND_DB = 86.0
-"""Asked of the Kaiser design; after polyphase branches and rounding, 80 dB remain for certain."""
+"""Attenuation of the Kaiser design; at least 80 dB remain after rounding, in every branch."""
 _MAX_DENOMINATOR = 1000
 
 
 @dataclass(frozen=True)
 class Conformity:
-    """What a recording is brought to, and what it must have. Raises InputError."""
+    """The rate and length to bring recordings to, and what they must have. Raises InputError."""
 
     rate_hz: int = 500
     n_samples: int = 5000

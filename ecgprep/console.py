@@ -1,4 +1,4 @@
-"""What both commands share: options made from the API, the log, progress, and how they end."""
+"""Shared by both commands: options made from the API, the log, progress, exit codes."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class _StderrHandler(logging.Handler):
 
 @contextlib.contextmanager
 def shown_log(level: int) -> Iterator[None]:
-    """Show what the libraries log from `level` on, as long as the context lasts."""
+    """Show what the libraries log from `level` on, while the context lasts."""
     handler = _StderrHandler(level)
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels_before = [logger.level for logger in loggers]
@@ -177,8 +177,8 @@ class Names(click.ParamType):  # type: ignore[type-arg]
 def api_option(function: Callable[..., Any], name: str) -> Callable[[Any], Any]:
     """Return the option for a parameter of an API function.
 
-    The default is that of the function's signature, the help stands in its docstring under
-    `Args:`, and what is allowed is in `ecgprep.options`. So each option is written down once.
+    The default is that of the function's signature, the help is in its docstring under
+    `Args:`, and the allowed values are in `ecgprep.options`. So each option is written down once.
     """
     return click.option(
         f"--{name.replace('_', '-')}",
@@ -200,7 +200,7 @@ def api_options(function: Callable[..., Any], *names: str) -> Callable[[Any], An
 
 
 def _option_settings(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
-    """Derive the settings of a click option from the default that it has in Python."""
+    """Choose the settings of a click option by its default in Python."""
     default = parameter.default
     if isinstance(default, bool):
         return {"is_flag": True}

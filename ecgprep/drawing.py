@@ -56,7 +56,7 @@ The file is a fifth of the size that plain coordinates make."""
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a lead is drawn: its baseline in mV above that of the first line, its start in s."""
+    """Position of a lead: its baseline in mV above that of the first line, its start in s."""
 
     lead: int
     name: str

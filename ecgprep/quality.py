@@ -124,7 +124,7 @@ def quality_flags(
 
 
 class _Band:
-    """What lies in a band of frequencies, per lead (Parseval)."""
+    """Return the power in a band of frequencies, per lead (Parseval)."""
 
     def __init__(self, bins: Spectrum, rate_hz: float, n_signal: int) -> None:
         n_total = 2 * (bins.shape[1] - 1)

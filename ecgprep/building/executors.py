@@ -193,7 +193,8 @@ def connect(scheduler: str) -> Any:
     )
     if not is_file and "://" not in scheduler:
         raise unreachable
-    address: dict[str, Any] = {"scheduler_file" if is_file else "address": scheduler}
+    parameter = "scheduler_file" if is_file else "address"
+    address: dict[str, Any] = {parameter: scheduler}
     try:
         return Client(**address, timeout="30s", set_as_default=False)
     except Exception as error:  # distributed raises many kinds for a bad address or file

@@ -52,7 +52,7 @@ class PartCounts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What reading one file gave: a conformed row, or the status and message that say why not.
+    """The result of reading one file: a conformed row, or the status and message that say why not.
 
     `quality` holds flags (8,) uint32, `fingerprint` is int8.
     """
@@ -95,12 +95,12 @@ class Part:
 
     @property
     def chunk(self) -> Path:
-        """Where the waveforms go: a chunk file of the store that is being built."""
+        """File of the waveforms: a chunk file of the store that is being built."""
         return self.folder / "store" / Layout.chunk_file("waveforms", self.index)
 
     @property
     def result(self) -> Path:
-        """Where everything else goes (private: it says what was wrong with which file)."""
+        """File of everything else (private: it says what was wrong with which file)."""
         return self.folder / "parts" / f"{self.index:07d}.part"
 
     @property
@@ -281,7 +281,7 @@ def _read_result(path: Path) -> tuple[str, PartResult]:
 def is_current(part: Part, result: PartResult) -> bool:
     """Say whether a built part needs no second look.
 
-    Its files are as they were, and none of them failed for a reason that may lie in the machine.
+    Its files are as they were, and none failed for a reason that may be the machine's fault.
     """
     retried = [STATUS_CODE[name] for name in RETRIED]
     may_succeed_now = np.isin(result.arrays["status"], retried).any()

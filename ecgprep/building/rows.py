@@ -74,7 +74,7 @@ class Rows:
         for name, array in self.arrays.items():
             array[place] = result.arrays[name]
         self.fingerprints[place] = result.arrays["fingerprint"]
-        self.stamps[place] = [(-1, -1) if stamp is None else stamp for stamp in result.stamps]
+        self.stamps[place] = [stamp or (-1, -1) for stamp in result.stamps]
         self.dialects[place] = self._intern(result.dialects)
         self.messages[place] = self._intern(result.messages)
 
@@ -96,7 +96,7 @@ class Rows:
         """Find recordings that occur more than once, and exclude what cannot be trusted.
 
         One patient keeps the first. Where patients or labels differ, nobody knows which is right,
-        and every row is a conflict. Only rows that are usable, or come from an older store, are
+        and every row is a conflict. Only usable rows and rows of an older store are
         compared. `near` also finds recordings that were exported again (patients/duplicates.py).
         """
         waveforms = _Waveforms(built, self.layout)

@@ -58,7 +58,7 @@ The time grows with the square, and is 4 hours here.
 _MAX_PARTS_LISTED = 10
 
 _SMALL_BYTES_PER_ROW = 1000
-"""What the small arrays and private files need at most for a row."""
+"""Upper bound on what the small arrays and private files need for a row."""
 
 _SPACE_MARGIN = 1.02
 
@@ -96,7 +96,7 @@ def build_store(
 ) -> Store:
     """Build the store of a plan and return it.
 
-    What an earlier build of it has read before it was stopped is not read again. If the build
+    Files that an earlier build read before it was stopped are not read again. If the build
     fails, nothing is published and the registry is untouched. `STORE.rejects.csv` is written in
     either case, so that the user can see what was rejected.
 
@@ -277,7 +277,10 @@ def _working(plan: Plan, existing: ExistingRows | None = None) -> Iterator[None]
         _recover(plan.store)
         remove_partials_of(plan.store)
         _check_target(plan)
-        _check_space(plan, n_linked=0 if existing is None else len(existing) // CHUNK_RECORDS)
+        n_linked = 0
+        if existing is not None:
+            n_linked = len(existing) // CHUNK_RECORDS
+        _check_space(plan, n_linked)
         plan.work.mkdir(mode=0o700, exist_ok=True)
         plan.built.mkdir(exist_ok=True)
         yield
@@ -389,7 +392,7 @@ def _finish_private_files(store: Path) -> None:
     if rejects.exists():
         rejects.replace(private_path(store, "rejects.csv"))
     shutil.rmtree(work_folder(store), ignore_errors=True)
-    # This comes last: as long as the file has its first name, `recover` does all of this again.
+    # This comes last: while the file has its temporary name, `recover` repeats all of this.
     private_path(store, "build.next.json").replace(private_path(store, "build.json"))
 
 

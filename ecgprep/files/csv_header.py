@@ -38,10 +38,12 @@ def check_header(
 
 def _found(header: Sequence[str], needed: Sequence[str]) -> str:
     if needed[0] not in header:
-        return f"{len(header)} column{'' if len(header) == 1 else 's'}"
+        noun = "column" if len(header) == 1 else "columns"
+        return f"{len(header)} {noun}"
     listed = ", ".join(header[:_MAX_NAMES])
     n_more = len(header) - _MAX_NAMES
-    return f"these columns: {listed}" + (f" and {n_more} more" if n_more > 0 else "")
+    more = f" and {n_more} more" if n_more > 0 else ""
+    return f"these columns: {listed}{more}"
 
 
 def _separator_hint(header: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from ecgprep.errors import InputError, TargetExists
 from ecgprep.files.atomic import write_file
 
 STDOUT = Path("-")
-"""What commands that print to standard output accept as its name."""
+"""Names of standard output, for commands that can print to it."""
 
 _PATTERN_HINT = "(If a pattern such as *.xml follows -o, its first file is taken as the output.)"
 
