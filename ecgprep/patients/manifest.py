@@ -185,7 +185,7 @@ class _Columns:
             hint = "" if self._unlabelled else ", and add --unlabelled"
             message = (
                 f"must be 0 or 1; found {describe(text)}. "
-                f"Where the label is not known, leave the field empty{hint}"
+                f"If the label is not known, leave the field empty{hint}"
             )
             self._faults.add(line, "label", message)
         return LABEL_UNKNOWN

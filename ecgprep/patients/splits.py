@@ -87,7 +87,7 @@ class Placement:
 
     @property
     def plan(self) -> SplitPlan:
-        """What was asked for."""
+        """The settings of the split that the registry was made with."""
         return self.registry.plan
 
 
@@ -177,8 +177,9 @@ def _stratum_sizes(
     total = _largest_remainder(sum(stratum_sizes), shares)
     rest = total - sum(cuts, np.zeros(len(shares), np.int64))
     is_possible = rest.min() >= 0 and not ((shares > 0) & (rest == 0)).any()
-    cuts.append(rest if is_possible else _largest_remainder(stratum_sizes[-1], shares))
-    return cuts
+    if not is_possible:
+        rest = _largest_remainder(stratum_sizes[-1], shares)
+    return [*cuts, rest]
 
 
 def place_more(task: Placement) -> dict[str, int]:
@@ -276,11 +277,12 @@ def _join_groups(groups: Mapping[str, set[str]]) -> list[list[str]]:
         here = ("patient", patient)
         links.append((here, here))
         links += [(here, ("value", value)) for value in values]
-    units = [
-        [name for kind, name in unit if kind == "patient"]  # without the values
-        for unit in join_pairs(links)
-    ]
-    return sorted(units)
+    return sorted(_patients_of(unit) for unit in join_pairs(links))
+
+
+def _patients_of(unit: list[tuple[str, str]]) -> list[str]:
+    """Return the patients of a unit, without the values that they share."""
+    return [name for kind, name in unit if kind == "patient"]
 
 
 def _generator(*key: int) -> np.random.Generator:

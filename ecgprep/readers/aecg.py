@@ -16,7 +16,7 @@ The namespace is urn:hl7-org:v3, that of an older version, or absent.
 
 increment, origin and scale have attributes `value` and `unit`.
 µV = origin + digit x scale, each with its own unit; rate = 1 / increment.
-Derived beats lie in series/derivation and are never read.
+Derived beats are in series/derivation and are never read.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _holding(elements: list[Element], tag: str) -> list[Element]:
 def _read_strip(strip: Element, around: Element | None) -> Recording:
     """Read one lead after another.
 
-    What a nested Strip leaves out stands in `around`, the StripData that holds it.
+    Fields that a nested Strip leaves out are in `around`, the StripData that holds it.
     """
     places = [strip] if around is None else [strip, around]
     rate_hz = _quantity(places, "SampleRate", "hz", "bad_rate")

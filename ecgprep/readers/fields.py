@@ -1,4 +1,4 @@
-"""What all readers do with one field of a vendor file: read it strictly and never repeat its text.
+"""Read the fields of a vendor file for all readers: strictly, and without repeating their text.
 
 Every function here raises RecordError; `what` names the field in the message, and `reason` is the
 status that a missing or odd value gives the row.

@@ -127,7 +127,7 @@ def _text(parent: Element | None, *tags: str) -> str | None:
 
 
 def _agreed(texts: list[str | None], what: str, reason: str) -> float:
-    """Read a number above 0 that may stand in several places, where it must be the same."""
+    """Read a number above 0 that may be given in several places, which must agree."""
     stated = [text for text in texts if text is not None and text.strip()]
     values = {number(text, what, reason) for text in stated}
     if len(values) == 1 and min(values) > 0:

@@ -63,7 +63,7 @@ def _rate_hz(group: Element) -> float:
 
 
 def _lead_uv(waveform: Element, group: Element, name: str) -> Microvolts:
-    """Decode one lead; an attribute that it lacks stands in the group."""
+    """Decode one lead; an attribute that it lacks is taken from the group."""
     unit = _attribute("U", waveform, group)
     scale = _attribute("S", waveform, group)
     missing = _attribute("INV", waveform, group)

@@ -27,7 +27,7 @@ _N_LITERALS = 256
 _LAST_CODE = 1022
 """The table ends here; 1023 never stands for a string."""
 _MEANINGLESS = b""
-"""What code 1023 decodes to: an empty string. It may only stand in the padding."""
+"""What code 1023 decodes to: an empty string. It may occur in the padding only."""
 
 
 def decode_chunks(data: bytes, n_chunks: int, n_samples: int) -> list[NDArray[np.int64]]:

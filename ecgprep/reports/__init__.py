@@ -1,1 +1,1 @@
-"""What people read about a store or a file: HTML reports, previews, and counts that are safe."""
+"""Texts about a store or a file for people: HTML reports, previews, and safe counts."""

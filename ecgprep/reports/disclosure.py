@@ -38,7 +38,7 @@ Range = tuple[int, int]
 """The least and the greatest value that a count can have."""
 
 Ranges = dict[str, dict[str, Range]]
-"""What a reader knows of each withheld count, by group, then by column."""
+"""The range that a reader can give for each withheld count, by group, then by column."""
 
 
 def groups_to_withhold(

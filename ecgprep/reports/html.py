@@ -27,7 +27,7 @@ from ecgprep.store.record import read_build_record
 from ecgprep.store.summary import summarise
 
 MARK = b'<meta name="generator" content="ecgprep report">'
-"""What every report of a store holds, by which a file is known to be one."""
+"""Every report of a store holds this, so that a file is recognised as one."""
 
 _EXCLUDED_AFTER_READING = ("duplicate", "conflict", "quality")
 """Statuses of recordings that could be read, but were left out when the store was finished."""
@@ -58,10 +58,16 @@ def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[
     record = read_build_record(store.path)
     if record is not None and record["content_sha256"] != store.content_sha256:
         record = None
-    dialects = None if record is None else record["dialects"]
-    duplicates = [] if record is None else _duplicates(store, record["copies"], exact)
+    dialects = None
+    duplicates: list[str] = []
+    warnings: list[str] = []
+    if record is not None:
+        dialects = record["dialects"]
+        duplicates = _duplicates(store, record["copies"], exact)
+        warnings = record.get("warnings", [])
     summary, show = summarise(store), CountFormatter(exact)
     probe = probe_confounding(store, dialects)
+    ecgs = list(_ecgs(store, n_ecgs)) if n_ecgs else []
     return {
         "name": store.path.name,
         "hidden": not exact,
@@ -74,8 +80,8 @@ def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[
         "probe": probe.auroc,
         "probe_warning": probe.warning,
         "probe_limit": WARN_ABOVE,
-        "warnings": [] if record is None else record.get("warnings", []),
-        "ecgs": list(_ecgs(store, n_ecgs)) if n_ecgs else [],
+        "warnings": warnings,
+        "ecgs": ecgs,
         "paper": PAPER_SVG,
     }
 
@@ -187,9 +193,10 @@ def _quality(store: Store, show: CountFormatter) -> list[dict[str, Any]]:
 def _duplicates(store: Store, groups: list[list[int]], exact: bool) -> list[str]:
     """List groups of duplicates by data row of the manifest, counted from 1, with statuses."""
     status = np.asarray(store.array("status"))
-    listed = [
-        ", ".join(f"row {row + 1}: {STATUSES[status[row]]}" for row in group) for group in groups
-    ]
+    listed = []
+    for group in groups:
+        rows = [f"row {row + 1}: {STATUSES[status[row]]}" for row in group]
+        listed.append(", ".join(rows))
     n_more = len(listed) - _MOST_DUPLICATES
     if exact or n_more <= 0:
         return listed

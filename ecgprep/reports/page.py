@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def open_templates(folder: Path) -> jinja2.Environment:
-    """Return the templates of a folder. What they show is escaped; unknown names are errors."""
+    """Return the templates of a folder. Their values are escaped; unknown names are errors."""
     import jinja2
 
     return jinja2.Environment(

@@ -1,4 +1,4 @@
-"""What a reader sees in one file, and what `conform` would make of it: for `ecgprep read`."""
+"""Show what a reader finds in one file, and what `conform` would make of it (`ecgprep read`)."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ Signal = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Heart:
-    """What stays the same between the recordings of one patient."""
+    """The traits that all recordings of one patient share."""
 
     rate_bpm: float
     qtc_s: float

@@ -1,7 +1,7 @@
 """Write 12-lead signals as vendor XML, modelled on the vendors' files, not on the readers.
 
 Every writer takes `uv`, (12, n) whole µV in the order of TWELVE_LEADS, the sampling rate, and a
-code. The code stands in the invented demographic fields, which a reader of the file must drop.
+code. The code is in the invented demographic fields, which a reader of the file must drop.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _VERSION = re.compile(r"[0-9A-Za-z.+_-]{1,40}")
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a small JSON object of any origin; `what` names it in messages.
 
-    Raises StoreError for anything else, be it a FIFO, a device or JSON that is not an object.
+    Raises StoreError for anything else, such as a FIFO, a device or JSON that is not an object.
     """
     try:
         if not path.is_file() or path.stat().st_size > _METADATA_LIMIT_BYTES:

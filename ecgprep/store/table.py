@@ -50,8 +50,8 @@ def rows_table(
             columns[f"sum_squares_uv2_{lead}"] = arrays["moments"][:, k, 1]
     covariates = {}
     for k, name in enumerate(covariate_names):
-        is_taken = name in columns
-        covariates[f"covariate_{name}" if is_taken else name] = arrays["covariates"][:, k]
+        column = f"covariate_{name}" if name in columns else name
+        covariates[column] = arrays["covariates"][:, k]
     return pd.DataFrame(columns | covariates, index=pd.RangeIndex(len(label), name="row"))
 
 
