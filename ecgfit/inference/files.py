@@ -1,7 +1,7 @@
 """Predict new recordings: vendor XML files, or the rows of a store.
 
-A file goes through the same steps that make a store's row. Each row of the result says how far one
-may trust it: which leads were missing, and in what the recording is unlike those that the run was
+A file goes through the same steps that make a store's row. Each row of the result says how far it
+can be trusted: which leads were missing, and how the recording differs from those that the run was
 trained on.
 """
 
@@ -99,7 +99,7 @@ def predict_store(run: RunFolder, store: Store, split: str = "all") -> pd.DataFr
 def _warnings_of_rows(
     loaded: LoadedRun, store: Store, rows: NDArray[np.int64], masks: NDArray[np.bool_]
 ) -> list[list[str]]:
-    """Return for each row in what it is unlike the train recordings."""
+    """Return for each row how it differs from the train recordings."""
     spans = store.array("valid_span")[rows]
     deviation = lead_deviation(store.array("moments")[rows], spans[:, 1] - spans[:, 0])
     columns = covariate_columns(store, loaded.run.config.tabular)

@@ -58,12 +58,13 @@ class Predictions:
         if how == "none":
             return self
         patient, first, index = np.unique(self.patient, return_index=True, return_inverse=True)
+        threshold = None if self.threshold is None else self.threshold[first]
         return Predictions(
             self.rows[first],
             patient,
             self._label_of_patients(index),
             self._logits_of_patients(index, how),
-            None if self.threshold is None else self.threshold[first],
+            threshold,
         )
 
     def _label_of_patients(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -126,12 +127,13 @@ class Predictions:
     def concatenate(parts: Sequence[Predictions]) -> Predictions:
         """Return the recordings of all parts, in the order of the store's rows."""
         thresholds = [part.threshold for part in parts if part.threshold is not None]
+        threshold = np.concatenate(thresholds) if thresholds else None
         whole = Predictions(
             np.concatenate([part.rows for part in parts]),
             np.concatenate([part.patient for part in parts]),
             np.concatenate([part.label for part in parts]),
             np.concatenate([part.logits for part in parts]),
-            np.concatenate(thresholds) if thresholds else None,
+            threshold,
         )
         return whole.select(np.argsort(whole.rows))
 

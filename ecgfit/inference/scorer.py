@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ecgfit.checkpoint import load_checkpoint
 from ecgfit.compute.device import pick_device, set_up, use_amp
+from ecgfit.config import TrainConfig
 from ecgfit.data.loader import Batch, make_loader
 from ecgfit.data.model_input import ModelInput
 from ecgfit.inference.predictions import Predictions
-from ecgfit.models.factory import build_model
+from ecgfit.models.factory import Network, build_model
 from ecgfit.run import RunFolder
 from ecgfit.run_files import BEST
 from ecgprep.errors import InputError, StoreError
@@ -54,7 +55,7 @@ class Scorer(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """The mean logit of several scorers of the same recordings; of one, that one's."""
+    """The mean logit of one or more scorers of the same recordings."""
 
     def __init__(self, scorers: list[Scorer]) -> None:
         super().__init__()
@@ -76,10 +77,9 @@ def load_ensemble(members: Sequence[RunFolder], device: str) -> Ensemble:
     return Ensemble([_load_scorer(member) for member in members]).eval().to(device)
 
 
-def _load_scorer(member: RunFolder) -> Scorer:
-    config = member.config
-    model_input = ModelInput(member.stats, config.missing)
-    model = build_model(
+def build_network(config: TrainConfig, model_input: ModelInput) -> Network:
+    """Build the network of a config with its initial weights."""
+    return build_model(
         config.model,
         model_input.n_channels,
         config.seed,
@@ -87,6 +87,12 @@ def _load_scorer(member: RunFolder) -> Scorer:
         ecg=not config.tabular_only,
         model_args=config.model_args,
     )
+
+
+def _load_scorer(member: RunFolder) -> Scorer:
+    config = member.config
+    model_input = ModelInput(member.stats, config.missing)
+    model = build_network(config, model_input)
     try:
         model.load_state_dict(load_checkpoint(member.path / BEST)["model"])
     except (KeyError, RuntimeError, TypeError, AttributeError):
@@ -103,7 +109,8 @@ def load_run(run: RunFolder) -> tuple[Ensemble, bool]:
     where there is none. Raises StoreError.
     """
     set_up(run.config.threads)
-    device = pick_device("cpu" if run.config.device == "cpu" else "auto")
+    asked = "cpu" if run.config.device == "cpu" else "auto"
+    device = pick_device(asked)
     return load_ensemble(run.members, device), _computes_in_bfloat16(run, device)
 
 

@@ -20,17 +20,17 @@ MARKS = (
     rb",missing_leads,warnings\n",
     rb'\A\[\n  \{\n    "(file|row)": .*\n    "missing_leads": "',
 )
-"""Patterns of which a file that `write_predictions` wrote matches one.
+"""Every file that `write_predictions` wrote matches one of these patterns.
 
-A CSV is known by its whole header, as a user may have added columns, and JSON by how it begins.
+A CSV is recognised by its whole header, as a user may have added columns; JSON by its beginning.
 """
 
 
 def write_predictions(table: pd.DataFrame, path: Path | None, as_json: bool = False) -> None:
     """Write a table as CSV or JSON to a file, or to standard output without one.
 
-    Only its owner may read the file, as file names may name patients. File names are written as the
-    bytes that they are, in whatever encoding. JSON escapes those that are not UTF-8 as Python's
+    Only its owner may read the file, as file names may name patients. File names are written byte
+    for byte, whatever their encoding. JSON escapes those that are not UTF-8 as Python's
     surrogates.
     """
     if as_json:

@@ -1,4 +1,4 @@
-"""In what a recording is unlike those that a run was trained on."""
+"""How a recording differs from those that a run was trained on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ecgprep.leads import LEADS
 DEVIATION_FACTOR = 1.5
 """How far a lead's standard deviation may lie beyond the range seen in training.
 
-It is unlike training above the greatest times this factor, and below the least divided by it.
+A warning is given above the greatest times this factor, and below the least divided by it.
 """
 
 
 @dataclass(frozen=True)
 class TrainingRange:
-    """What the train recordings of all members of a run were like."""
+    """The range of the train recordings of all members of a run."""
 
     ranges: Sequence[SeenRange]
     """One for each member."""
@@ -36,7 +36,7 @@ class TrainingRange:
         deviation: NDArray[Any],
         values: NDArray[Any],
     ) -> list[str]:
-        """Return in what one recording differs from the range; empty where it does not.
+        """Return how one recording differs from the range; empty where it does not.
 
         `span` is the valid samples, `mask` (8,) says which leads are present, `deviation` (8,) is
         their standard deviation in µV, and `values` (K,) are the covariates, NaN where missing.

@@ -45,7 +45,7 @@ def decide(trainer: Trainer, outdir: Path) -> None:
 def write_decisions(
     outdir: Path, config: TrainConfig, store: Store, predictions: Mapping[str, Predictions]
 ) -> None:
-    """Choose calibration and threshold on `val`, and write how all predictions are judged by them.
+    """Choose calibration and threshold on `val`, and evaluate all predictions with them.
 
     `predictions` are named as their results are: val, and in cross-validation oof.
     """

@@ -63,11 +63,11 @@ class Ema:
         model.load_state_dict(self._average)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that `load_state_dict` needs to go on exactly."""
+        """Return all that `load_state_dict` needs to continue exactly."""
         return {"n_updates": self.n_updates, "average": self.averaged_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved average. Raises KeyError when it is of another model."""
+        """Continue from a saved average. Raises KeyError when it is of another model."""
         average = state["average"]
         shapes = {name: tensor.shape for name, tensor in average.items()}
         own_shapes = {name: tensor.shape for name, tensor in self._average.items()}

@@ -16,7 +16,7 @@ from ecgprep.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class StepLoss:
-    """What one step leaves behind; the tensors lie on the device."""
+    """What one step leaves behind; the tensors are on the device."""
 
     batch_loss: Tensor
     """Loss of the whole batch, a scalar that all processes share."""

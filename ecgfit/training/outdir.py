@@ -128,7 +128,7 @@ def check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) ->
 
 
 def _holds_nothing(outdir: Path) -> bool:
-    """Say whether a folder is empty but for what a killed program left of an unbegun run."""
+    """Say whether a folder holds at most what a program left that died before its run began."""
     members = outdir / MEMBERS
     for found in outdir.iterdir():
         is_members = found == members and found.is_dir()
@@ -161,7 +161,7 @@ def recorded_facts(trainer: Trainer, loaded: list[str] | None) -> dict[str, Any]
         },
         "device": _describe_device(trainer.device),
         "amp": trainer.amp,
-        "class_weights": None if weights is None else [float(weight) for weight in weights],
+        "class_weights": None if weights is None else weights.tolist(),
         "model": {
             "parameters": count_parameters(trainer.model),
             "macs": multiply_accumulates(trainer),

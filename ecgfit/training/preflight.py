@@ -27,10 +27,10 @@ MOST_ROWS_NAMED = 8
 
 
 def preflight(trainer: Trainer, *, test: bool = True) -> list[str]:
-    """Check what a long run relies on, on one batch of each split; return a line on each check.
+    """Check what a long run relies on, on one batch of each split; return one line per check.
 
-    Training itself passes `test=False` and so reads no test row. `ecgfit train --check` also looks
-    whether the test tensors are finite. Raises StoreError.
+    Training itself passes `test=False` and so reads no test row. `ecgfit train --check` also checks
+    that the test tensors are finite. Raises StoreError.
     """
     store, config = trainer.store, trainer.config
     if tuple(store.attributes["lead_names"]) != LEADS:
@@ -95,7 +95,7 @@ def _describe_validation(trainer: Trainer) -> str:
 
 
 def _check_statistics(trainer: Trainer) -> None:
-    """Refuse statistics that another row than those that train has a part in."""
+    """Refuse statistics that any row outside the train rows has influenced."""
     store, config, rows = trainer.store, trainer.config, trainer.rows["train"]
     allowed = [SPLITS.index("train")]
     if config.fold >= 0:  # cross-validation trains on both, never on test

@@ -37,10 +37,10 @@ def resumed_config(outdir: Path, given: Mapping[str, Any], where: str) -> TrainC
 
 
 def find_store(outdir: Path) -> Store:
-    """Return the store that a run was trained on, searched by its name and known by its content.
+    """Return the store that a run was trained on, found by its name and checked by its content.
 
-    The run records both, but not the path, which can identify a person or a machine. The current
-    folder is searched, the folders above the run, and the folders right inside all of these.
+    The run records both, but not the path, which can identify a person or a machine. The search
+    covers the current folder, the folders above the run, and the folders directly inside them.
     Raises StoreError when the store is not there or there is no run.
     """
     if not looks_like_run(outdir):

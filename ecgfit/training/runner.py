@@ -39,8 +39,8 @@ def train(
 
     With `seeds` or `folds` this is done for each member, and then for their mean logit. Test rows
     are never read. Without `outdir` the run gets the next number under runs/. The first process
-    locks the folder. SIGTERM saves a checkpoint and ends the program with exit code 143; other
-    threads than the main one cannot be told of it. `say` gets each line of progress.
+    locks the folder. SIGTERM saves a checkpoint and ends the program with exit code 143, but
+    only where training runs in the main thread. `say` gets each line of progress.
 
     Raises TargetExists, InputError and StoreError.
     """

@@ -18,7 +18,7 @@ class RunState(Enum):
 
     EMPTY = "no run has begun here"
     STARTED = "settings are recorded, but there is no checkpoint: training begins anew"
-    RESUMABLE = "training goes on from the last checkpoint"
+    RESUMABLE = "training continues from the last checkpoint"
     TRAINED = "the weights are final; what validation decides is missing or damaged"
     FINISHED = "all that training writes is there and can be read"
     WEIGHTS_LOST = "there are results, but the weights they belong to are gone"

@@ -12,7 +12,7 @@ from ecgfit.compute.distributed import Ranks
 
 
 class StopSignal:
-    """What the processes ask for: to stop, because one was told to, or to save, by the clock.
+    """The requests of all processes: to stop when one is asked to, to save when it is time.
 
     A process that stopped by itself would leave the others waiting for its share of the next batch.
     Requests are therefore added up over the processes, in the message that carries the gradients: a

@@ -32,9 +32,9 @@ from ecgfit.data.rows import FOLDS_DEALT_BY, fold_rows, select_rows
 from ecgfit.data.seeds import torch_seeds
 from ecgfit.data.statistics import NormStats
 from ecgfit.inference.predictions import Predictions
-from ecgfit.inference.scorer import Scorer, predict_rows
+from ecgfit.inference.scorer import Scorer, build_network, predict_rows
 from ecgfit.metrics.definitions import auroc_auprc
-from ecgfit.models.factory import Network, build_model
+from ecgfit.models.factory import Network
 from ecgfit.run_files import differing_settings
 from ecgfit.training.ema import Ema
 from ecgfit.training.loss_log import LossLog, StepLoss
@@ -86,7 +86,7 @@ class Progress:
 class Trainer:
     """All that the loop works on.
 
-    What changes from step to step lies in `scorer`, `ema`, `optimizer`, `plateau` and `progress`.
+    What changes from step to step is in `scorer`, `ema`, `optimizer`, `plateau` and `progress`.
     """
 
     config: TrainConfig
@@ -147,7 +147,7 @@ class Trainer:
 
     @property
     def model(self) -> Network:
-        """The weights that are trained."""
+        """The network whose weights are trained."""
         model = self.scorer.model
         assert isinstance(model, Network)
         return model
@@ -166,7 +166,7 @@ class Trainer:
         if self.config.compile == "off":
             return parts
         # Graphs belong to code. An ensemble's members would share its limit of eight graphs, and
-        # then go on without.
+        # then run uncompiled.
         torch.compiler.reset()
         model_input, network = (torch.compile(part, dynamic=False) for part in parts)
         return model_input, network  # type: ignore[return-value]
@@ -297,7 +297,7 @@ class Trainer:
             group["lr"] = self.config.lr * factor * group["lr_factor"]
 
     def kept(self) -> Scorer:
-        """Return the model that is validated and kept: with averaged weights, where there are."""
+        """Return the model that is validated and kept: with averaged weights if there are any."""
         if self.ema is None:
             return self.scorer
         averaged = copy.deepcopy(self.scorer)
@@ -347,7 +347,7 @@ class Trainer:
         }
 
     def load_state(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises StoreError when it is damaged, or of another store or config.
         """
@@ -421,14 +421,7 @@ class Trainer:
 
 def _build_network(config: TrainConfig, model_input: ModelInput) -> Network:
     """Build the config's network, with the backbone frozen where it says so."""
-    network = build_model(
-        config.model,
-        model_input.n_channels,
-        config.seed,
-        len(config.tabular),
-        ecg=not config.tabular_only,
-        model_args=config.model_args,
-    )
+    network = build_network(config, model_input)
     if config.freeze == "backbone":
         freeze_backbone(network)
     return network
@@ -448,9 +441,9 @@ def _checked_best(value: Any) -> dict[str, Any]:
 
 
 def resolved_settings(config: TrainConfig, device: str, amp: bool, ranks: Ranks) -> dict[str, Any]:
-    """Return the settings, with what they left to the machine.
+    """Return the settings, including those that were left to the machine.
 
-    A run that goes on where these differ would not end in the same weights.
+    A run that is continued with others would not end in the same weights.
     """
     return config.model_dump(mode="json") | {
         "device": device,

@@ -76,7 +76,8 @@ def _batch_norms(model: nn.Module) -> Iterator[set[str]]:
     """Yield the tensor names of each BatchNorm."""
     for prefix, module in model.named_modules():
         if isinstance(module, _BatchNorm):
-            yield {f"{prefix}.{name}" if prefix else name for name in module.state_dict()}
+            parent = f"{prefix}." if prefix else ""
+            yield set(module.state_dict(prefix=parent))
 
 
 def _why_skipped(there: Tensor, here: Tensor | None) -> str:
