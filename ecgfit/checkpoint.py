@@ -20,7 +20,7 @@ FORMAT = "ecgfit 1"
 """`format` in the metadata of a safetensors file that `ecgfit export` wrote."""
 
 MEMBER_PREFIX = "member."
-"""Before the names of a member's tensors in such a file: member.NAME.TENSOR."""
+"""Prefix of a member's tensors in such a file: member.NAME.TENSOR."""
 
 
 def save_checkpoint(path: Path, value: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def weights_of(path: Path, member: str) -> dict[str, Tensor]:
     """Read the weights of a run folder, or of a .pt or .safetensors file, by tensor name.
 
-    Of an ensemble, those of the member with this name, or of the first where there is none.
+    An ensemble gives those of the member with this name, or of the first if there is none.
     Raises StoreError, and EcgError where safetensors is not installed.
     """
     if not path.exists():
@@ -100,8 +100,8 @@ def require(*packages: str) -> None:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read the weights of a safetensors file by the names that a network gives them.
 
-    Of a file that `ecgfit export` wrote, the first member's. Raises StoreError when the file is
-    missing or damaged, and EcgError where safetensors is not installed.
+    A file that `ecgfit export` wrote gives those of its first member. Raises StoreError when the
+    file is missing or damaged, and EcgError where safetensors is not installed.
     """
     require("safetensors")
     from safetensors import SafetensorError, safe_open

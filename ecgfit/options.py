@@ -1,7 +1,7 @@
 """The command line's options for training, made from the fields of `TrainConfig`.
 
-Name, meaning, default and choices stand there and nowhere else. The fields are read when a command
-that takes them is parsed or explained: importing this module loads no pydantic.
+Name, meaning, default and choices are written there and nowhere else. The fields are read when a
+command that takes them is parsed or explained: importing this module loads no pydantic.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run folder: what lies in it, and how it is read and found.
+"""A run folder: its files, and how they are read and found.
 
 config.yaml              every setting, and under `recorded` the store's identity, versions, device
 checkpoints/best.pt      the weights of the best epoch

@@ -66,19 +66,6 @@ RESERVED = ReservedNames(
 """Names in a run folder under which no other result may be written."""
 
 
-_STEMS = "|".join(Path(name).stem for name in (CONFIG, NORM_STATS, CALIBRATION, THRESHOLD, CURVES))
-
-
-RESERVED = ReservedNames(
-    files=re.compile(
-        rf"({_STEMS})\.\w+|metrics_.*\.json|events\.out\..*"
-        r"|predictions_(train|val|test|all|oof|external_.*)\.csv"
-    ),
-    folders=frozenset({Path(BEST).parts[0], MEMBERS, EXPLAIN}),
-)
-"""Names in a run folder under which no other result may be written."""
-
-
 def config_values(path: Path) -> dict[str, Any]:
     """Read a run's config.yaml: the settings, and under `recorded` the store and the machine.
 
@@ -103,8 +90,10 @@ def differing_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> s
     for key in sorted(wanted):
         if saved.get(key) == wanted[key]:
             continue
-        is_path = key == "init_from"
-        changed.append(key if is_path else f"{key}: {saved.get(key)}, now {wanted[key]}")
+        if key == "init_from":
+            changed.append(key)
+        else:
+            changed.append(f"{key}: {saved.get(key)}, now {wanted[key]}")
     return ", ".join(changed)
 
 
@@ -191,9 +180,12 @@ def write_curves(run: Path, history: Sequence[Mapping[str, float]]) -> None:
     time counts epochs, and a resumed run has the same bytes as one that was not interrupted.
     """
     header = list(history[0])
-    rows = [[f"{row[key]:.10g}" for key in header] for row in history]
-    write_table(run / CURVES, header, rows)
+    write_table(run / CURVES, header, [_cells(row, header) for row in history])
     write_file(run / EVENTS, _events(history))
+
+
+def _cells(row: Mapping[str, float], header: Sequence[str]) -> list[str]:
+    return [f"{row[key]:.10g}" for key in header]
 
 
 def _events(history: Sequence[Mapping[str, float]]) -> bytes:

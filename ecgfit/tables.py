@@ -117,13 +117,14 @@ def _lead_table(removal: Mapping[str, Any]) -> Table:
 def _comparison_table(metrics: Mapping[str, Any]) -> Table:
     table = _new_table(None, ["metric", "A", "B", "B - A", "95 % interval", "p"])
     for name, entry in metrics.items():
+        p = "" if entry["p"] is None else f"{entry['p']:.3f}"
         table.add_row(
             name,
             _number(entry["value_a"]),
             _number(entry["value_b"]),
             _number(entry["difference"], sign="+"),
             interval_text(entry, sign="+"),
-            "" if entry["p"] is None else f"{entry['p']:.3f}",
+            p,
         )
     return table
 
