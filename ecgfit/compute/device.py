@@ -40,7 +40,7 @@ def set_up(threads: int, *, deterministic: bool = True) -> None:
     torch.backends.cudnn.benchmark = not deterministic
     # Filling new memory with NaN finds bugs, and costs 5 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # What may be coarse is bfloat16 already (--amp); the rest is to be float32.
+    # Reduced precision is what --amp is for; everything else stays in float32.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     keep_memory()

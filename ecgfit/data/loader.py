@@ -79,7 +79,7 @@ class BufferPool:
     """Buffers of one shape that are filled, released and filled again.
 
     They are reused because touching new pages of memory costs more than the copy into them. With
-    `pin` they lie in page-locked memory, from which a GPU copies while the program goes on.
+    `pin` they are in page-locked memory, from which a GPU copies while the program continues.
     """
 
     def __init__(self, shape: Sequence[int], *, pin: bool) -> None:
@@ -97,7 +97,7 @@ class BufferPool:
         """Return the first `n` items of the buffer that was released longest ago.
 
         Waits until the GPU has finished what it had been asked to do when the buffer was released.
-        Where another iteration has taken all buffers, a new one is made.
+        If another iteration has taken all buffers, a new one is made.
         """
         try:
             buffer, copied = self._free.popleft()
@@ -185,7 +185,8 @@ class Batches(IterableDataset[Batch]):
         is_cold = not self.store.is_resident(self.rows)
         by_thread = is_cold or self.pin
         # The caller may use two batches at a time; a third is made meanwhile by the thread.
-        self._buffers.hold(3 if by_thread else 2)
+        n_buffers = 3 if by_thread else 2
+        self._buffers.hold(n_buffers)
         on_start = None
         if self.pin:
             # A new thread uses the first GPU, and would pin memory for that one.
@@ -274,7 +275,7 @@ def prefetch(
 ) -> Generator[T, None, None]:
     """Yield items that a thread makes, up to `depth` of them before they are asked for.
 
-    The thread calls `on_start` first. What goes wrong there is raised here. Closing the generator
+    The thread calls `on_start` first. Its errors are raised here. Closing the generator
     ends the thread and closes `items`.
     """
     orders: SimpleQueue[object] = SimpleQueue()

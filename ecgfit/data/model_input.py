@@ -18,7 +18,7 @@ class ModelInput(nn.Module):
 
     Returns float32 (B, 8, L): z-scores by the train statistics, 0 where nothing was measured. With
     `missing="mask"` it is (B, 9, L), and the ninth channel is, at each sample, the fraction of the
-    eight leads that is present and not padding. Where there are covariates, it also returns float32
+    eight leads that is present and not padding. With covariates, it also returns float32
     (B, 2K): (value - median) / scale, 0 where the value is missing, then 1 where it is.
     """
 

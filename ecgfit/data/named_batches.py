@@ -82,7 +82,7 @@ class NamedBatches(IterableDataset[ECGBatch]):
 
     def _named(self, batch: Batch) -> ECGBatch:
         if self._model_input is None:
-            waveforms = batch.waveforms.clone()  # the original lies in a reused buffer
+            waveforms = batch.waveforms.clone()  # the original is in a reused buffer
         else:
             with torch.no_grad():
                 waveforms, _ = self._model_input(batch.waveforms, batch.lead_mask, batch.valid_span)

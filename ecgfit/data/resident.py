@@ -104,6 +104,6 @@ class ResidentBatches(Batches):
 
 
 def resident_loader(loader: DataLoader[Batch], device: str) -> DataLoader[Batch]:
-    """Return a loader of the same batches whose recordings lie on the device."""
+    """Return a loader of the same batches whose recordings are on the device."""
     assert isinstance(loader.dataset, Batches)
     return Loader(ResidentBatches(loader.dataset, device), batch_size=None)

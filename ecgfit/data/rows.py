@@ -14,7 +14,7 @@ from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
 
 Missing = Literal["drop", "mask"]
-"""What happens to recordings that lack a lead: they are dropped, or their leads are masked."""
+"""How to treat recordings that lack a lead: drop them, or mask the leads they lack."""
 
 FOLDS_DEALT_BY = "StratifiedKFold"
 """How patients are dealt to folds, noted with each run: members of one run must agree on it."""

@@ -57,7 +57,7 @@ class CovariateStats:
 
 @dataclass(frozen=True)
 class SeenRange:
-    """What the train recordings were like: what a recording to predict is compared with."""
+    """The range of the train recordings, with which a recording to predict is compared."""
 
     rates_hz: tuple[float, ...]
     lead_sd_uv: tuple[tuple[float, float], ...]
@@ -76,7 +76,8 @@ class SeenRange:
         lead_bounds = []
         for lead in range(len(LEADS)):
             is_present = bool(mask[:, lead].any())
-            lead_bounds.append(_bounds(deviation[:, lead]) if is_present else (0.0, 0.0))
+            bounds = _bounds(deviation[:, lead]) if is_present else (0.0, 0.0)
+            lead_bounds.append(bounds)
         values = store.array("covariates")[np.ix_(rows, covariate_columns(store, names))]
         return cls(
             rates_hz=tuple(np.unique(store.array("rate_hz")[rows]).astype(float).tolist()),
@@ -119,7 +120,7 @@ def lead_deviation(moments: NDArray[np.int64], length: NDArray[Any]) -> NDArray[
 
 @dataclass(frozen=True)
 class NormStats:
-    """What the train rows decide: mean and standard deviation of each lead, and more.
+    """Mean and standard deviation of each lead over the train rows, and other statistics.
 
     Means and deviations are in µV, over the valid samples.
     """

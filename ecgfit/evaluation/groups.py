@@ -58,13 +58,16 @@ def covariate_groups(name: str, values: NDArray[np.float32]) -> NDArray[np.str_]
     """
     known = values[~np.isnan(values)]
     if len(np.unique(known)) <= MOST_CATEGORIES:
-        names = [MISSING if np.isnan(value) else f"{value:g}" for value in values]
-        return np.array(names)
+        return np.array([_value_name(value) for value in values.tolist()])
     bounds: Sequence[float] = AGE_BANDS if name.lower() == "age" else (float(np.median(known)),)
     bands = np.array([*_band_names(bounds), MISSING])
     band = np.searchsorted(bounds, values, side="right")
     band[np.isnan(values)] = len(bands) - 1
     return np.asarray(bands[band])
+
+
+def _value_name(value: float) -> str:
+    return MISSING if np.isnan(value) else f"{value:g}"
 
 
 def _band_names(bounds: Sequence[float]) -> list[str]:

@@ -13,7 +13,13 @@ from ecgfit.evaluation.operating_point import entry_level
 from ecgfit.inference.predictions import UNCALIBRATED, Aggregate, Predictions
 from ecgfit.metrics.calibration import Calibration
 from ecgfit.metrics.curves import decision_curve, reliability_curve
-from ecgfit.metrics.definitions import Floats, Ints, auroc_auprc, calibration_metrics
+from ecgfit.metrics.definitions import (
+    Floats,
+    Ints,
+    auroc_auprc,
+    calibration_metrics,
+    none_if_nan,
+)
 from ecgfit.metrics.results import Excluded, SplitMetrics
 from ecgfit.metrics.subgroups import count_baseline, subgroups
 from ecgfit.metrics.summary import compute_metrics
@@ -31,7 +37,7 @@ NOTES = {
         "with that model's own calibration and threshold"
     ),
 }
-"""What readers must know about results on these rows. Test rows and other stores need no note."""
+"""Caveats for readers of results on these rows. Test rows and other stores need no note."""
 
 _SAME_AUROC = 1e-3
 """Saved logits have nine digits; a saved AUROC differs by far less than this from theirs."""
@@ -86,8 +92,7 @@ def evaluate_predictions(
 def _calibration_of(label: Ints, probability: Floats) -> dict[str, float | None]:
     """Return the calibration metrics without intervals, None where undefined."""
     columns = calibration_metrics(label, probability, np.ones((1, len(label))))
-    values = {name: float(column[0]) for name, column in columns.items()}
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
+    return {name: none_if_nan(float(column[0])) for name, column in columns.items()}
 
 
 def _count_mixed_patients(predictions: Predictions) -> int:

@@ -1,4 +1,4 @@
-"""What a run looks at: attributions per lead and time, averaged over aligned beats.
+"""Show what a run looks at: attributions per lead and time, averaged over aligned beats.
 
 They say what the model used, not what causes a disease. Needs the extras `explain` and `report`.
 """

@@ -14,7 +14,7 @@ from ecgfit.inference.scorer import Ensemble
 from ecgprep.store.reader import Store
 
 BEFORE_S, AFTER_S = 0.25, 0.45
-"""What is cut around an R peak."""
+"""Seconds that are cut before and after an R peak."""
 
 _RECORDINGS_AT_A_TIME = 4
 
@@ -39,7 +39,7 @@ class GroupAverage:
     n_patients: int
     n_beats: int
     error: float
-    """By which part of the differences of outputs the attributions miss their sum."""
+    """Error of the sum of attributions, as a share of the differences of outputs."""
 
 
 def window_samples(rate_hz: float) -> tuple[int, int]:
@@ -49,7 +49,7 @@ def window_samples(rate_hz: float) -> tuple[int, int]:
 
 @dataclass
 class _Recordings:
-    """What is kept of each recording that has a whole beat."""
+    """The results of each recording that has a whole beat."""
 
     beats_uv: list[Floats] = field(default_factory=list)
     attributions: list[Floats] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Where the heartbeats of a recording are: for averaging beats, not for measuring rhythm.
+"""Find the heartbeats of a recording, to average them and not to measure rhythm.
 
 The scheme of Pan & Tompkins 1985 without its derivative and its adaptive thresholds: band-pass,
 energy, moving average, and peaks above a share of the usual peak. The energy is the median over

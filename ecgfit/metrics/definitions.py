@@ -294,6 +294,11 @@ def auroc_auprc(label: Ints, score: Floats) -> tuple[float | None, float | None]
     return auroc, auprc
 
 
+def none_if_nan(value: float) -> float | None:
+    """Return `value`, or None where it is undefined: JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
 def check_labels_and_probabilities(label: Ints, probability: Floats) -> None:
     """Raise ValueError unless labels are 0 or 1 and probabilities within [0, 1].
 

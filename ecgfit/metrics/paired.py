@@ -12,7 +12,13 @@ from ecgfit.metrics.bootstrap import (
     describe_bootstrap,
     percentile_interval,
 )
-from ecgfit.metrics.definitions import Floats, Ints, all_metrics, check_labels_and_probabilities
+from ecgfit.metrics.definitions import (
+    Floats,
+    Ints,
+    all_metrics,
+    check_labels_and_probabilities,
+    none_if_nan,
+)
 from ecgfit.metrics.delong import delong_test, independent
 from ecgfit.metrics.results import DelongTest, MetricDifference, PairedDifference
 
@@ -69,8 +75,8 @@ def _compare_metric(
     if interval["value"] is not None:
         p = _two_sided_p(differences[~np.isnan(differences)])
     result = {
-        "value_a": None if np.isnan(value_a) else value_a,
-        "value_b": None if np.isnan(value_b) else value_b,
+        "value_a": none_if_nan(value_a),
+        "value_b": none_if_nan(value_b),
         "difference": interval["value"],
         **{key: entry for key, entry in interval.items() if key != "value"},
         "p": p,

@@ -5,8 +5,8 @@ classification") with the dense head of Strodthoff et al. 2020 ("Deep learning f
 A module looks at the same 32 channels through three kernels, which span 78, 38 and 18 ms at 500 Hz,
 so that waves of different widths meet filters of their own.
 
-Nothing is strided, so this network costs most of all here (2.35 GMAC a recording): hours on two
-cores. It is kept for comparison with published results, and for GPUs.
+Nothing is strided, so this is the most expensive network here (2.35 GMAC a recording): training
+takes hours on two cores. It is kept for comparison with published results, and for GPUs.
 """
 
 from __future__ import annotations

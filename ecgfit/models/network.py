@@ -74,7 +74,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     1.2 ms against PyTorch's 4.4 for 32 x 64 x 1000. PyTorch adds one number after the other in
     double precision. Here each row is summed in vectors, and only the sums of the rows in double.
-    Where a channel's mean is so far from 0 that the squares would cancel, PyTorch does the work.
+    If a channel's mean is so far from 0 that the squares would cancel, PyTorch does the work.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def _quick_statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return mean and variance (C,) in double precision, or None where PyTorch is to do it."""
+        """Return mean and variance (C,) in double precision, or None to leave it to PyTorch."""
         n = x.numel() // x.shape[1]
         is_elsewhere = x.device.type != "cpu" or x.dtype == torch.float64
         if is_elsewhere or not self.training or self.momentum is None or n < 2:

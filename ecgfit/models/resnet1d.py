@@ -1,6 +1,6 @@
 """A small residual 1D-CNN: the default model, made for a few thousand recordings and two cores.
 
-At 500 Hz most of the cost of a CNN lies in its first layers, but an ECG holds little above 40 Hz.
+At 500 Hz most of the cost of a CNN is in its first layers, but an ECG holds little above 40 Hz.
 So the input is averaged down to 100 Hz first. Slow drift of the baseline is removed next, which is
 worth more than any augmentation against it. Each lead then has filters of its own before leads are
 mixed: the same waveform means different things in different leads, and a small cohort cannot teach
