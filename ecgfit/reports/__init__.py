@@ -1,1 +1,1 @@
-"""What people read about a run: the HTML report, Table 1, model card, TRIPOD+AI checklist."""
+"""Texts about a run for people: HTML report, Table 1, model card, TRIPOD+AI checklist."""

@@ -1,4 +1,4 @@
-"""What `ecgfit eval` left of one split: its metrics, and the predictions that they come from."""
+"""The results of one split: its metrics, and the predictions that they come from."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class ThresholdFacts:
 
 @dataclass(frozen=True)
 class TrainingInput:
-    """What the train recordings of all members were like."""
+    """The range of the train recordings of all members."""
 
     rates_hz: list[float]
     fewest_leads: int
@@ -44,7 +44,7 @@ class TrainingInput:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the sentences are made of. Counts are text, so that small ones stay hidden."""
+    """Everything the sentences say. Counts are text, so that small ones stay hidden."""
 
     config: TrainConfig
     recorded: dict[str, Any]

@@ -308,7 +308,7 @@ def forest(
     *,
     counts: bool = True,
 ) -> Any:
-    """Values with intervals, one a line, beside names and counts; notes stand in grey."""
+    """Values with intervals, one a line, beside names and counts; notes are in grey."""
     height = 0.75 + _ROW_INCH * (len(rows) + 1)
     left, width = (0.37, 0.38) if counts else (0.14, 0.6)
     figure = _figure(9.2, height, None)

@@ -30,10 +30,10 @@ from ecgprep.reports.page import write_page
 from ecgprep.store.reader import Store
 
 MARK = b'<meta name="generator" content="ecgfit report">'
-"""What every report of a run holds, by which a file is known to be one."""
+"""Every report of a run holds this, so that a file is recognised as one."""
 
 _SHOWN_BESIDE = ("oof", "val", "test")
-"""Splits whose metrics stand beside those of the split that is reported. Rows that trained the
+"""Splits whose metrics are shown beside those of the split that is reported. Rows that trained the
 model are shown only where they are asked for."""
 
 _FLATTERING = ("train", "val", "all")
@@ -72,6 +72,9 @@ def report_content(
     facts = gather_facts(run, main, show, store, externals)
     flattering = [column.title for column in columns if column.name in _FLATTERING]
     settings = run.shown_settings()
+    mistakes, table1 = [], None
+    if store is not None:
+        mistakes, table1 = draw_mistakes(main, store), table_one(store, run, show)
     return {
         "name": run.path.resolve().name,
         "recorded": run.recorded,
@@ -84,8 +87,8 @@ def report_content(
         "main": evaluation_sections(main, show),
         "externals": [_external_section(external, show) for external in externals],
         "training": training_figures(run),
-        "mistakes": [] if store is None else draw_mistakes(main, store),
-        "table1": None if store is None else table_one(store, run, show),
+        "mistakes": mistakes,
+        "table1": table1,
         "checklist": checklist(facts),
         "card": model_card(facts),
         "settings": {key: setting_in_words(value) for key, value in settings.items()},

@@ -26,7 +26,7 @@ class Mistake:
     row: int
     """Row of the store of the recording that misled most."""
     probability: float
-    """What was called: the probability of the patient, or of the recording where these are."""
+    """The probability that was judged: the patient's, or the recording's if recordings are."""
     probability_of_recording: float
     n_recordings: int
     """How many recordings the call was made from."""

@@ -1,4 +1,4 @@
-"""The main results of an evaluation in a paragraph, and what its reader must be warned of."""
+"""The main results of an evaluation in a paragraph, and the warnings that go with them."""
 
 from __future__ import annotations
 
@@ -34,18 +34,20 @@ def summarise(evaluated: EvaluatedSplit, show: CountFormatter) -> str:
     classes = show.parts({"positive": positive, "negative": n - positive})
     threshold = threshold_facts(evaluated.run)
     baseline = metrics.get("count_baseline", {}).get("auroc", {"value": None})
+    count_baseline = None if baseline["value"] is None else baseline
+    prevalence = None if class_is_small else metrics["prevalence"]
     names = {
         "split": evaluated.title,
         "by_recording": evaluated.is_by_recording,
         "n_recordings": show(metrics["n_items"]),
         "n_patients": show(n),
         "n_positive": classes["positive"],
-        "prevalence": None if class_is_small else metrics["prevalence"],
+        "prevalence": prevalence,
         "m": metrics["metrics"],
         "threshold": called_at(metrics),
         "chosen": threshold,
         "chosen_on": _chosen_on(evaluated, threshold),
-        "count_baseline": None if baseline["value"] is None else baseline,
+        "count_baseline": count_baseline,
         "left_out": _left_out(metrics.get("excluded"), show),
     }
     return call(_TEMPLATE, "summary", names=names)
@@ -114,7 +116,9 @@ def _decided_by_few(evaluated: EvaluatedSplit, chosen: Mapping[str, Any]) -> lis
         return [_decided(["epoch", *operating_point], split)]
     found = []
     if any(_has_few(member.read_json(THRESHOLD)) for member in run.members):
-        decided = ["epoch", *(operating_point if evaluated.is_of_folds else [])]
+        decided = ["epoch"]
+        if evaluated.is_of_folds:
+            decided += operating_point
         found.append(call(_TEMPLATE, "folds_decided_by_few", FEW, _and(decided)))
     if operating_point and not evaluated.is_of_folds and _has_few(chosen):
         found.append(_decided(operating_point, split))

@@ -28,8 +28,9 @@ _SOME_LEADS, _ALL_LEADS = "some missing", "all eight"
 def table_one(store: Store, run: RunFolder, show: CountFormatter) -> dict[str, Any]:
     """Describe the labelled recordings that the run can use, and their patients, by split.
 
-    Covariates are those of the first recording of a patient. What the run leaves out has one line
-    and no total: if few recordings lack a lead, their number must not follow from a difference.
+    Covariates are those of the first recording of a patient. Recordings that the run leaves out
+    have one line and no total: if few recordings lack a lead, their number must not follow from a
+    difference.
     """
     used = _used_recordings(store, run)
     names = used["split"].unique().tolist()

@@ -73,7 +73,7 @@ def between(entry: Mapping[str, Any]) -> str:
 
 
 def interval_or_reason(entry: Mapping[str, Any]) -> str:
-    """Return what stands beside a value in a table: its interval, or why there is none."""
+    """Return the text beside a value in a table: its interval, or why there is none."""
     return between(entry) or str(entry.get("reason", ""))
 
 
