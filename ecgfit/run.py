@@ -179,8 +179,9 @@ class RunFolder:
             raise StoreError(
                 f"{self.path} was trained on another store (content_sha256 "
                 f"{self.content_sha256[:12]}…) than {store.path} ({store.content_sha256[:12]}…). "
-                "Its splits need not be disjoint from the run's. Give the run's own store, train "
-                "on this one, or say --external when no patient of this store was in the other."
+                "Its splits need not be disjoint from the run's. Give the run's own store, or "
+                "train on this one. If no patient of this store was in the other, `ecgfit eval "
+                "--external` tests the run on it."
             )
         self.check_layout(store)
 

@@ -6,6 +6,7 @@ Progress and notes go to stderr, results to stdout.
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -318,6 +319,8 @@ def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: b
     else:
         for path, content in zip(files, seen, strict=True):
             click.echo(f"{path}\n{_describe(content)}")
+        if plot and "refused" not in seen[0]:
+            click.echo(f"  picture: {plot}")
     n_refused = sum("refused" in content for content in seen)
     if n_refused:
         were = "file was" if len(files) == 1 else "files were"
@@ -328,12 +331,19 @@ def _describe(content: FilePreview) -> str:
     """Put the content of a preview into words."""
     lines = []
     if "dialect" in content:
-        leads = ", ".join(f"{name} {_range(lead)}" for name, lead in content["leads"].items())
+        ranges = [f"{name} {_range(lead)}" for name, lead in content["leads"].items()]
+        leads = textwrap.fill(
+            ", ".join(ranges),
+            width=80,
+            initial_indent="  leads in µV: ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
         lines.append(
             f"  {content['dialect']}: {content['n_samples']:,} samples at "
             f"{content['rate_hz']:g} Hz = {content['duration_s']:.3f} s"
         )
-        lines.append(f"  leads in µV: {leads}")
+        lines.append(leads)
     if "conform" in content:
         steps = content["conform"].items()
         taken = [_step(name, value) for name, value in steps if value and name != "valid_span"]
@@ -422,10 +432,11 @@ _COLUMNS = (
 
 def _print_splits(summary: StoreSummary) -> None:
     """Print a table of the splits: 80 columns hold it."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in _COLUMNS:
         table.add_column(heading, justify="left" if heading == "split" else "right")
     total = sum(split["patients"] for split in summary["splits"].values()) or 1

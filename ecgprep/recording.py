@@ -47,6 +47,11 @@ class Recording:
         if not self.n_samples:
             raise RecordError("bad_waveform", "the leads hold no samples")
 
+    def __repr__(self) -> str:
+        n_leads = len(self.leads_uv)
+        signal = f"{n_leads} leads x {self.n_samples:,} samples at {self.rate_hz:g} Hz"
+        return f"Recording({self.dialect}: {signal})"
+
     @property
     def n_samples(self) -> int:
         """Samples per lead."""

@@ -265,7 +265,8 @@ def test_stale_is_told_with_its_reason(folder):
     (folder / "s.registry.csv").unlink()
     assert reason() == "the registry is missing, or is not the one it was built with"
     (folder / "s.registry.csv").write_bytes(kept)
-    assert reason(BuildSettings(Conformity(n_samples=4000), LOOSE.plan)) == "the settings differ"
+    shorter = BuildSettings(Conformity(n_samples=4000), LOOSE.plan)
+    assert reason(shorter) == "the settings differ (n_samples: 5000, now 4000)"
     os.utime(folder / "3.xml", ns=(1, 1))
     assert reason() == "1 source file has changed"
     (folder / "2.xml").unlink()
@@ -283,7 +284,9 @@ def test_ensure_store_builds_once_and_again_when_stale(tmp_path):
     assert ensure_store(manifest, store, SMALL).note == f"{store} is up to date"
     shorter = BuildSettings(Conformity(100, 500))
     opened, note = ensure_store(manifest, store, shorter)
-    assert note.startswith(f"{store} was built: the settings differ; runs that were trained on")
+    assert note.startswith(
+        f"{store} was built: the settings differ (n_samples: 1000, now 500); runs"
+    )
     assert opened.n_samples == 500
     assert ensure_store(manifest, store, shorter, ("age",)).store.covariate_names == ["age"]
     opened, note = ensure_store(manifest, store, shorter)

@@ -60,7 +60,7 @@ def test_build_inspect_verify(run, corpus, tmp_path):
     assert run(*build, "--covariates", "age,sex", "--json", "--quiet").stderr == ""
     stale = run(*build)
     assert (stale.returncode, stale.stdout) == (7, "")
-    assert "is stale: the settings differ. Use --replace" in stale.stderr
+    assert "is stale: the settings differ (covariates: ['age', 'sex'], now []). Use" in stale.stderr
 
 
 def test_inspect_for_people_shows_the_same_numbers(run, store):

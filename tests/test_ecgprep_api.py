@@ -110,7 +110,9 @@ def test_build_leaves_a_store_that_is_up_to_date(corpus, store, caplog, capfd):
     assert files_of(store.path.parent) == before
     assert caplog.messages == [f"{store.path} is up to date; nothing to do."]
     assert capfd.readouterr() == ("", "")
-    with pytest.raises(ecgprep.TargetExists, match="is stale: the settings differ. Use --replace"):
+    with pytest.raises(
+        ecgprep.TargetExists, match=r"is stale: the settings differ \(.+, now .+\)\. Use --replace"
+    ):
         ecgprep.build(corpus / "manifest.csv", store.path, registry=registry, hz=100, length=500)
 
 

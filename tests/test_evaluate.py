@@ -68,7 +68,7 @@ def elsewhere(tmp_path_factory) -> Store:
 
 
 def test_another_store_is_an_external_test_only_when_asked(run, tiny_store, elsewhere, small_store):
-    with pytest.raises(StoreError, match="--external when no patient"):
+    with pytest.raises(StoreError, match="If no patient of this store .*--external"):
         evaluate_run(run, elsewhere, "test")
     with pytest.raises(StoreError, match="so this is not an external test. Leave out --external"):
         evaluate_run(run, tiny_store, "all", external=True)

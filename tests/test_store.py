@@ -345,7 +345,7 @@ def test_lead_that_no_row_has_gets_zeros(store):
 
 def test_statistics_of_a_row_that_is_not_there_are_refused(store):
     for row in (-1, len(store)):
-        with pytest.raises(IndexError, match=f"rows must be within 0..{len(store) - 1}"):
+        with pytest.raises(IndexError, match=rf"^row -?\d+ is outside 0\.\.{len(store) - 1}$"):
             store.lead_statistics(np.array([0, row]))
 
 

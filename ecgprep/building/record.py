@@ -59,11 +59,22 @@ def difference_of_origin(store: Store, record: dict[str, Any], plan: Plan) -> st
     """Say whether the record is another store's, or the settings or software are not the plan's."""
     if record["content_sha256"] != store.content_sha256:
         return OTHER_RECORD
-    if store.attributes["settings"] != plan.recorded_settings:
-        return OTHER_SETTINGS
+    changed = _changed_settings(store.attributes["settings"], plan.recorded_settings)
+    if changed:
+        return f"{OTHER_SETTINGS} ({changed})"
     if store.attributes["software"] != software_versions():
         return OTHER_SOFTWARE
     return None
+
+
+def _changed_settings(recorded: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """List the settings that are not as recorded, with both values; empty if all are."""
+    changed = []
+    for name in sorted(recorded.keys() | wanted.keys()):
+        before, now = recorded.get(name), wanted.get(name)
+        if before != now:
+            changed.append(f"{name}: {before}, now {now}")
+    return ", ".join(changed)
 
 
 def has_same_registry(store: Store, record: dict[str, Any], plan: Plan) -> bool:

@@ -37,6 +37,8 @@ def check_header(
 
 
 def _found(header: Sequence[str], needed: Sequence[str]) -> str:
+    if not header:
+        return "no line"
     if needed[0] not in header:
         noun = "column" if len(header) == 1 else "columns"
         return f"{len(header)} {noun}"

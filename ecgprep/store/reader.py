@@ -168,7 +168,8 @@ class Store:
     def _checked(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         index = np.asarray(rows, dtype=np.int64)
         if index.size and index.view(np.uint64).max() >= len(self):  # a negative row is a large one
-            raise IndexError(f"rows must be within 0..{len(self) - 1}")
+            outside = index[(index < 0) | (index >= len(self))]
+            raise IndexError(f"row {outside[0]} is outside 0..{len(self) - 1}")
         return index
 
     def prefetch(self, rows: NDArray[np.integer[Any]]) -> None:
@@ -241,7 +242,7 @@ class Store:
         | label | Int8 | 0 or 1; NA if not known |
         | patient | Int32 | number of the patient; NA if the row is unusable |
         | rate_hz | float32 | the recording's own sampling rate |
-        | first_sample, last_sample | int32 | the signal; `last_sample` is one past the last |
+        | first_sample, end_sample | int32 | the signal: from the first up to, without, the end |
         | has_I … has_V6 | bool | whether the lead is present and usable |
         | quality | str | flags of each lead, as in `V1: clipped, noise; II: flat`; often empty |
         | crc32c | uint32 | checksum of the waveform |

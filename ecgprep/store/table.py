@@ -38,7 +38,7 @@ def rows_table(
         "patient": pd.arrays.IntegerArray(patient.astype(np.int32), patient == PATIENT_NONE),
         "rate_hz": arrays["rate_hz"],
         "first_sample": span[:, 0],
-        "last_sample": span[:, 1],
+        "end_sample": span[:, 1],
     }
     for k, lead in enumerate(LEADS):
         columns[f"has_{lead}"] = mask[:, k]
