@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ecgfit.config import TrainConfig, make_config, read_settings
 from ecgfit.run import RunFolder
 from ecgfit.run import newest_run as newest_run_folder
-from ecgfit.run_files import CURVES, REPORT, RESERVED, RUNS
+from ecgfit.run_files import CURVES, REPORT, RUNS
 from ecgprep.errors import EcgError, InputError, StoreError, missing_extra
 from ecgprep.files.output import check_output
 from ecgprep.store.reader import Store
@@ -462,7 +462,7 @@ def export(run: AnyPath | RunFolder, out: AnyPath, *, overwrite: bool = False) -
     """
     from ecgfit.inference.export import MARKS, export_run
 
-    target = check_output(Path(out), MARKS, overwrite=overwrite, reserved=RESERVED)
+    target = check_output(Path(out), MARKS, overwrite=overwrite)
     return export_run(_open_run(run), target)
 
 
@@ -500,7 +500,7 @@ def report(
     opened = _open_run(run)
     own_store = None if store is None else _open_store(store)
     path = opened.path / REPORT if out is None else Path(out)
-    target = check_output(path, [MARK], overwrite=overwrite, reserved=RESERVED)
+    target = check_output(path, [MARK], overwrite=overwrite)
     try:
         write_run_report(opened, target, own_store, split, exact_counts)
     except ImportError as error:

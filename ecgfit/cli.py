@@ -254,12 +254,11 @@ def predict(
     from ecgfit import api
     from ecgfit.inference.files import count_refused
     from ecgfit.inference.tables import MARKS, write_predictions
-    from ecgfit.run_files import RESERVED
 
     target = None
     if output not in (None, STDOUT):
         inputs = [*files, covariates] if covariates else [*files]
-        target = check_output(output, MARKS, inputs, overwrite, RESERVED)
+        target = check_output(output, MARKS, inputs, overwrite)
     table = api.predict(
         run_dir,
         files or None,

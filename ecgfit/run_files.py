@@ -16,7 +16,6 @@ import yaml
 from ecgfit.config import RECORDED, TrainConfig
 from ecgprep.errors import StoreError
 from ecgprep.files.atomic import PARTIAL, write_file
-from ecgprep.files.output import ReservedNames
 
 CONFIG = "config.yaml"
 NORM_STATS = "norm_stats.json"
@@ -54,16 +53,6 @@ RESULT = re.compile(
     rf"metrics_{_ROWS}(_(mean|max|first|last|none))?\.json|predictions_{_ROWS}\.csv"
 )
 """Names of results on some rows, which training and `ecgfit eval` write."""
-
-_STEMS = "|".join(Path(name).stem for name in (CONFIG, NORM_STATS, CALIBRATION, THRESHOLD, CURVES))
-RESERVED = ReservedNames(
-    files=re.compile(
-        rf"({_STEMS})\.\w+|metrics_.*\.json|events\.out\..*"
-        r"|predictions_(train|val|test|all|oof|external_.*)\.csv"
-    ),
-    folders=frozenset({Path(BEST).parts[0], MEMBERS, EXPLAIN}),
-)
-"""Names in a run folder under which no other result may be written."""
 
 
 def config_values(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from ecgfit import run_files
 from ecgprep.cli import cli
 from ecgprep.errors import InputError, TargetExists
 from ecgprep.files.output import (
-    ReservedNames,
     check_folder,
     check_output,
     refuse_inside_store,
@@ -141,28 +140,78 @@ def run_folder(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-RESERVED = ReservedNames(re.compile(r"metrics_.*\.json"), frozenset({"checkpoints"}))
+NAMES_OF_A_RUN = [
+    run_files.CONFIG,
+    run_files.NORM_STATS,
+    run_files.CALIBRATION,
+    run_files.THRESHOLD,
+    run_files.CURVES,
+    run_files.EVENTS,
+    run_files.BEST,
+    run_files.LAST,
+    f"{run_files.MEMBERS}/0/{run_files.CONFIG}",
+    *run_files.EXPLANATIONS,
+    "config.html",
+    "metrics_test.json",
+    "metrics_val_none.json",
+    "metrics_external_0123456789ab.json",
+    "predictions_test.csv",
+    "predictions_oof.csv",
+    "predictions_external_0123456789ab.csv",
+    "checkpoints/mine.html",
+    "members/mine/deeper.html",
+    "explain/mine.html",
+]
+"""What a run writes, and what could be taken for it."""
 
 
-@pytest.mark.parametrize("name", ["metrics_new.json", "checkpoints/a.png"])
-def test_names_that_are_reserved_for_a_run_are_refused_in_its_folder(run_folder, name):
+@pytest.mark.parametrize("name", NAMES_OF_A_RUN)
+def test_names_of_a_run_s_own_files_are_refused_in_its_folder(run_folder, name):
+    (run_folder / name).parent.mkdir(parents=True, exist_ok=True)
     with pytest.raises(InputError, match="reserved for a run's own files"):
-        check_output(run_folder / name, [OURS], overwrite=True, reserved=RESERVED)
+        check_output(run_folder / name, [OURS], overwrite=True)
+
+
+def test_every_file_that_training_and_evaluation_write_is_refused(trained_run):
+    """All but its report, which `ecgfit report` writes through the same check."""
+    written = [path for path in trained_run.path.rglob("*") if path.is_file()]
+    assert len(written) >= 10
+    for path in written:
+        with pytest.raises(InputError, match="reserved for a run's own files"):
+            check_output(path, [b"."], overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["metrics_test.json", "checkpoints/a.html", "explain/a.html"])
+def test_the_report_of_a_store_takes_no_name_of_a_run_s_own_files(tiny_store, run_folder, name):
+    (run_folder / name).parent.mkdir(exist_ok=True)
+    before = sorted(run_folder.rglob("*"))
+    done = invoke("report", tiny_store.path, "--ecgs", "0", "--overwrite", "-o", run_folder / name)
+    assert isinstance(done.exception, InputError)
+    assert "reserved for a run's own files" in str(done.exception)
+    assert sorted(run_folder.rglob("*")) == before
+
+
+def test_a_picture_takes_no_name_of_a_run_s_own_files(corpus, run_folder):
+    before = sorted(run_folder.rglob("*"))
+    for name in ("curves.png", "config.svg", "checkpoints/a.png"):
+        done = invoke("read", next(corpus.rglob("*.xml")), "--plot", run_folder / name)
+        assert isinstance(done.exception, InputError), name
+        assert "reserved for a run's own files" in str(done.exception)
+    assert sorted(run_folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["a.html", "pictures/metrics_new.json", "../metrics_new.json"])
 def test_other_names_are_free_in_the_folder_of_a_run(run_folder, name):
     path = run_folder / name
-    assert check_output(path, [OURS], reserved=RESERVED) == path.resolve()
+    assert check_output(path, [OURS]) == path.resolve()
 
 
-@pytest.mark.parametrize("reserved", [RESERVED, None], ids=["ecgfit", "ecgprep"])
-def test_a_file_in_the_folder_of_a_run_is_replaced_only_if_it_is_ours(run_folder, reserved):
+def test_a_file_in_the_folder_of_a_run_is_replaced_only_if_it_is_ours(run_folder):
     (run_folder / "ours").write_bytes(OURS)
-    check_output(run_folder / "ours", [OURS], reserved=reserved)
+    check_output(run_folder / "ours", [OURS])
     (run_folder / "notes.txt").write_bytes(b"mine")
     with pytest.raises(TargetExists, match="--overwrite replaces nothing"):
-        check_output(run_folder / "notes.txt", [OURS], overwrite=True, reserved=reserved)
+        check_output(run_folder / "notes.txt", [OURS], overwrite=True)
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])

@@ -21,7 +21,7 @@ from ecgfit.explaining.averages import GroupAverage, average_group, window_sampl
 from ecgfit.explaining.picture import draw_average
 from ecgfit.inference.scorer import Ensemble, load_run, predict_rows
 from ecgfit.run import RunFolder
-from ecgfit.run_files import BEST, EXPLAIN, RESERVED, looks_like_run
+from ecgfit.run_files import BEST, EXPLAIN, looks_like_run
 from ecgprep.errors import EcgError, InputError, TargetExists, missing_extra
 from ecgprep.files.atomic import write_file, write_json
 from ecgprep.files.output import check_folder, check_output, refuse_inside_store
@@ -150,7 +150,7 @@ def _check_out(run: RunFolder, out: Path, overwrite: bool) -> None:
             "names. Name another folder, or say --overwrite to replace them."
         )
     for path in paths:
-        check_output(path, marks=(), overwrite=True, reserved=RESERVED)
+        check_output(path, marks=(), overwrite=True)
 
 
 def _is_of_run(out: Path, run: RunFolder) -> bool:

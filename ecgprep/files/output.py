@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ecgprep.errors import InputError, TargetExists
@@ -25,16 +24,18 @@ _RECORDED = b"\nrecorded:\n"
 _FOLDERS_OF_EVERY_RUN = ("checkpoints", "members")
 """A run folder holds at least one of these; a folder with only a copy of config.yaml does not."""
 
+_RESERVED_FOLDERS = (*_FOLDERS_OF_EVERY_RUN, "explain")
+_RESERVED_FILES = re.compile(
+    r"(config|norm_stats|calibration|threshold|curves)\.\w+|metrics_.*\.json|events\.out\..*"
+    r"|predictions_(train|val|test|all|oof|external_.*)\.csv"
+)
+"""Names in a run folder that only the run itself may use.
+
+They stand here, and not where ecgfit writes them, as no command of either package may take them.
+"""
+
 _SEARCHED_BYTES = 2**16
 """How much of a file's beginning and of its end is searched for the marks of our files."""
-
-
-@dataclass(frozen=True)
-class ReservedNames:
-    """Names in a run folder that only the run itself may use."""
-
-    files: re.Pattern[str]
-    folders: frozenset[str]
 
 
 def check_output(
@@ -42,7 +43,6 @@ def check_output(
     marks: Iterable[bytes],
     inputs: Iterable[Path] = (),
     overwrite: bool = False,
-    reserved: ReservedNames | None = None,
 ) -> Path:
     """Return where to write what is meant for `path`, with links resolved.
 
@@ -50,7 +50,7 @@ def check_output(
     that recognise the command's own results), or with `overwrite`. One of `inputs` is never
     replaced: a shell expands `-o *.xml` to the name of an ECG. Nothing is written into a store,
     whose content hash covers every file. In the folder of a run, only new files and results of
-    ours are written, and never under one of the `reserved` names. Pipes and devices are written to.
+    ours are written, and never under a name of the run's own. Pipes and devices are written to.
 
     Messages do not repeat the name, which may be a patient's. Raises InputError for a place that
     cannot be written to; TargetExists inside a store and for a file that is not ours.
@@ -67,7 +67,7 @@ def check_output(
             "Name a file, or write to /dev/stdout."
         )
     _check_place(target, inputs)
-    in_run = _check_run(target, reserved)
+    in_run = _check_run(target)
     if not target.exists() or _is_ours(target, marks):
         return target
     if in_run:
@@ -124,7 +124,7 @@ def refuse_inside_store(path: Path) -> None:
         )
 
 
-def _check_run(target: Path, reserved: ReservedNames | None) -> bool:
+def _check_run(target: Path) -> bool:
     """Return whether a file lies directly in the folder of a run.
 
     Raises InputError for a name, or a folder, that is reserved for the run itself.
@@ -134,11 +134,11 @@ def _check_run(target: Path, reserved: ReservedNames | None) -> bool:
         return False
     inside = target.relative_to(run).parts
     is_direct = len(inside) == 1
-    if reserved and not is_direct and inside[0] in reserved.folders:
+    if not is_direct and inside[0] in _RESERVED_FOLDERS:
         raise InputError(
             "The output lies in a folder that is reserved for a run's own files. Write elsewhere."
         )
-    if reserved and is_direct and reserved.files.fullmatch(target.name):
+    if is_direct and _RESERVED_FILES.fullmatch(target.name):
         raise InputError(
             "The output has a name that is reserved for a run's own files. "
             "Name another file, or write elsewhere."
