@@ -91,7 +91,7 @@ def test_a_class_smaller_than_the_folds_is_dealt_without_a_warning(store, tmp_pa
     assert sorted(bool(label[rows].any()) for rows in scored) == [False, False, True]
 
 
-def test_a_run_whose_folds_an_earlier_version_dealt_is_not_resumed(small_store, tmp_path):
+def test_a_run_whose_folds_an_earlier_version_dealt_is_not_trained_on(small_store, tmp_path):
     """Its other members would be scored on patients that have been scored, or trained on."""
     config = quick(folds=3, fold=0, epochs=1, model_args="width=0.25")
     run = train(config, small_store, tmp_path / "r", say=silent)
@@ -100,5 +100,10 @@ def test_a_run_whose_folds_an_earlier_version_dealt_is_not_resumed(small_store, 
     earlier = text.replace(f"folds_dealt_by: {FOLDS_DEALT_BY}\n", "other: 1\n")
     assert earlier != text
     (run.path / "config.yaml").write_text(earlier)
-    with pytest.raises(StoreError, match=r"other settings \(folds_dealt_by: None, now Stratified"):
+
+    lines = []
+    train(config, small_store, run.path, resume=True, say=lines.append)
+    assert lines[-1] == f"{run.path} is finished already"
+    (run.path / "threshold.json").unlink()
+    with pytest.raises(StoreError, match="an earlier version dealt the patients.*--overwrite"):
         train(config, small_store, run.path, resume=True, say=silent)

@@ -20,6 +20,7 @@ from ecgfit.run_files import (
     LOCKED,
     MEMBERS,
     RUNS,
+    THRESHOLD,
     config_values,
     differing_settings,
     is_leftover,
@@ -87,8 +88,9 @@ def check_same_settings(job: Job) -> bool:
         "device": "cpu" if is_of_cpu else "cuda",
         "amp": "on" if recorded.get("amp") else "off",
         "processes": recorded.get("processes"),
-        "folds_dealt_by": recorded.get("folds_dealt_by"),
+        "folds_dealt_by": wanted["folds_dealt_by"],
     }
+    _check_folds(job, recorded.get("folds_dealt_by"), wanted["folds_dealt_by"])
     changed = differing_settings(values, wanted)
     if changed:
         raise StoreError(
@@ -96,6 +98,19 @@ def check_same_settings(job: Job) -> bool:
             "start another run."
         )
     return amp
+
+
+def _check_folds(job: Job, recorded: str | None, wanted: str | None) -> None:
+    """Refuse to train on with folds that were dealt in another way; a finished run is left alone.
+
+    Raises StoreError.
+    """
+    is_finished = (job.outdir / THRESHOLD).exists()
+    if recorded != wanted and not is_finished:
+        raise StoreError(
+            f"{job.outdir}: an earlier version dealt the patients to these folds, and this one "
+            "would deal them differently. Start the run again with --overwrite."
+        )
 
 
 def check_outdir(outdir: Path, resume: bool, overwrite: bool, init_from: str) -> None:
