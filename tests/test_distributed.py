@@ -248,13 +248,10 @@ def test_a_process_leaves_the_others_only_by_agreement(monkeypatch, error, leave
 @pytest.mark.full
 def test_a_process_that_fails_alone_ends_all(tiny_store, tmp_path):
     code = (
-        "import os, sys; from pathlib import Path\n"
-        "import ecgfit.training.trainer as t; from ecgfit.cli import load_config, run_training\n"
-        "from ecgprep.errors import InputError\n"
-        "def fail(*_): raise InputError('one alone')\n"
+        "import os, sys, ecgfit, ecgfit.training.trainer as t\n"
+        "def fail(*_): raise ecgfit.InputError('one alone')\n"
         "if os.environ['RANK'] == '1': t.Trainer.take_step = fail\n"
-        "config = load_config(None, {'batch': '16', 'threads': '1'})\n"
-        "run_training(config, Path(sys.argv[1]), Path('r'), False, False)\n"
+        "ecgfit.train(sys.argv[1], 'r', batch=16, threads=1)\n"
     )
     (tmp_path / "run.py").write_text(code)
     done = torchrun("run.py", tiny_store.path, cwd=tmp_path)
