@@ -74,6 +74,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     try:
+        if name not in _ELSEWHERE:
+            import_module("ecgfit.config")  # needs the extra, which ecgfit.api imports only later
         module = import_module(_ELSEWHERE.get(name, "ecgfit.api"))
     except ModuleNotFoundError as error:
         from ecgprep.errors import EcgError, missing_extra

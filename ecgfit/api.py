@@ -3,7 +3,8 @@
 Paths are str or Path. Nothing prints: `progress`, where a function takes it, is called with a
 line of text now and then; without it, the lines go to the standard logger `ecgfit`. What goes wrong
 is raised as one of the exceptions of `ecgprep`: InputError, StoreError and TargetExists, all of
-them EcgError. PyTorch and pandas are imported when they are needed.
+them EcgError. PyTorch, pandas, numpy and pydantic are imported when they are needed: the command
+makes its options from these signatures and docstrings, and its help comes at once.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ecgfit.config import TrainConfig, make_config, read_settings
 from ecgfit.run import RunFolder
 from ecgfit.run import newest_run as newest_run_folder
 from ecgfit.run_files import CURVES, REPORT, RUNS
 from ecgprep.errors import EcgError, InputError, StoreError, missing_extra
 from ecgprep.files.output import check_output
-from ecgprep.store.reader import Store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from torch.utils.data import DataLoader
 
+    from ecgfit.config import TrainConfig
     from ecgfit.data.named_batches import ECGBatch
     from ecgfit.explaining.attributions import Explanation
     from ecgfit.inference.export import ExportedFile
     from ecgfit.metrics.results import Comparison, SplitMetrics
+    from ecgprep.store.reader import Store
 
 LOGGER = logging.getLogger("ecgfit")
 
@@ -236,6 +237,8 @@ def settings_of(
         InputError: Names every setting that is wrong.
         StoreError: The run to continue is damaged.
     """
+    from ecgfit.config import TrainConfig, make_config, read_settings
+
     base: dict[str, Any] = {}
     where = "settings"
     if isinstance(config, TrainConfig):
@@ -298,8 +301,8 @@ def evaluate(
     Args:
         run: A run or its folder.
         store: The store that the run was trained on, or with `external` another one.
-        split: train, val, test or all. Test by default, and all with `external`.
-        external: The store is another one, no patient of which was in the run's.
+        split: train, val, test or all; test by default, and all with `external`.
+        external: Test the run on another store, no patient of which was in the run's own.
         trained_on: With `external`: the run's own store, whose recordings `store` must not hold.
         aggregate: How a patient's recordings become one result; the run's way by default.
         each_lead: Also evaluate with each lead taken away in turn.
@@ -342,8 +345,8 @@ def predict(
         files: Vendor XML files. One that cannot be used has its reason in the column `status`.
         store: A store to predict instead of files; its rows may be labelled or not.
         split: With `store`: train, val, test or all (the default).
-        covariates: With `files`: a CSV with a column `file` and one for each covariate that the
-            run needs.
+        covariates: With vendor files: a CSV with a column `file` and one for each covariate that
+            the run needs.
         progress: Called with a line of text where lines and files have no partner.
 
     Returns:
@@ -381,7 +384,7 @@ def compare(runs: Sequence[AnyPath | RunFolder], split: str = "test") -> Compari
 
     Args:
         runs: Two runs or more, or their folders, each evaluated on `split`.
-        split: A split that was evaluated for each run.
+        split: A split on which `ecgfit eval` has evaluated each run.
 
     Returns:
         Differences with intervals, and p values of the paired bootstrap and of DeLong's test.
@@ -413,9 +416,9 @@ def explain(
         run: A run or its folder.
         store: The store that the run was trained on.
         split: train, val, test or all.
-        n: Patients of a group at most, with one recording each.
+        n: Patients of a group at most, 10 or more, with one recording each.
         out: Folder to write to; RUN/explain by default.
-        overwrite: Replace explanations of another run, and files of the same names.
+        overwrite: Replace explanations of another run, and other files of the same names.
         progress: Called with a line of text for each group.
 
     Returns:
@@ -449,7 +452,7 @@ def export(run: AnyPath | RunFolder, out: AnyPath, *, overwrite: bool = False) -
     Args:
         run: A run or its folder.
         out: The file to write.
-        overwrite: Replace a file even if it was not written by this function.
+        overwrite: Replace an existing file even if it is not an exported run.
 
     Returns:
         Path, format, size in bytes, and for ONNX how far its probabilities are from the run's.
@@ -479,12 +482,12 @@ def report(
 
     Args:
         run: A run or its folder.
-        out: The file to write, readable by its owner only; RUN/report.html by default.
+        out: HTML file to write, readable by you only; RUN/report.html by default.
         store: The run's own store: adds Table 1 and the worst mistakes drawn as ECGs. The file is
             then health data.
-        split: A split that was evaluated.
-        exact_counts: Show counts below 10, which are "<10" otherwise.
-        overwrite: Replace a file even if it is not a report.
+        split: A split on which `ecgfit eval` has evaluated the run.
+        exact_counts: Show counts below 10, which are "<10" otherwise; subgroups stay as they are.
+        overwrite: Replace an existing file even if it is not a report.
 
     Returns:
         The file that was written.
@@ -554,6 +557,8 @@ def dataloader(
 
 
 def _open_store(store: AnyPath | Store) -> Store:
+    from ecgprep.store.reader import Store
+
     return store if isinstance(store, Store) else Store(Path(store))
 
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ecgfit import api
 from ecgfit.options import FitGroup, TrainingCommand, run_options
 from ecgfit.tables import print_comparison, print_explanation, print_metrics
 from ecgprep import __version__
 from ecgprep.console import (
+    api_option,
+    api_options,
     json_option,
     output_option,
     overwrite_option,
@@ -34,9 +37,6 @@ Folder = click.Path(path_type=Path)
 File = click.Path(path_type=Path)
 Output = click.Path(path_type=Path, readable=False)
 
-own_store_option = click.option(
-    "--store", required=True, type=Folder, help="The store that the run was trained on."
-)
 run_argument = click.argument("run_dir", metavar="RUN", type=Folder)
 
 
@@ -107,8 +107,6 @@ def train(
         raise click.UsageError("Missing option '--store'.")
     settings = settings_from(options)
     if only_check:
-        from ecgfit import api
-
         assert store is not None
         for line in api.check(store, config=config, **settings):
             click.echo(line)
@@ -136,8 +134,6 @@ def settings_from(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def train_with_progress(store: Path | None, outdir: Path | None, **how: Any) -> Run:
     """Train with progress on stderr."""
-    from ecgfit import api
-
     with status_lines("training") as say:
         return api.train(store, outdir, progress=say, **how)
 
@@ -148,63 +144,29 @@ def is_first_process() -> bool:
 
 
 @cli.command("eval")
-@own_store_option
+@api_option(api.evaluate, "store")
 @click.option(
     "--run",
     "run_dir",
     type=Folder,
-    help="Run folder.  [default: the newest run under runs/ trained on STORE]",
+    help="Run folder; --external needs it.  [default: the newest run under runs/ trained on STORE]",
 )
-@click.option("--split", help="train, val, test or all.  [default: test; all with --external]")
-@click.option(
-    "--external",
-    is_flag=True,
-    help="STORE is another one, no patient of which was in the run's: an external test. Needs "
-    "--run.",
-)
-@click.option(
-    "--trained-on",
-    type=Folder,
-    help="With --external: the run's own store, whose recordings STORE must not hold.",
-)
-@click.option(
-    "--aggregate",
-    type=click.Choice(["mean", "max", "first", "last", "none"]),
-    help="How a patient's recordings become one result.  [default: the run's way]",
-)
-@click.option("--each-lead", is_flag=True, help="Also evaluate with each lead taken away in turn.")
+@api_options(api.evaluate, "split", "external", "trained_on", "aggregate", "each_lead")
 @json_option
 @verbosity_options
-def evaluate(
-    store: Path,
-    run_dir: Path | None,
-    split: str | None,
-    external: bool,
-    trained_on: Path | None,
-    aggregate: Any,
-    each_lead: bool,
-    as_json: bool,
-) -> None:
-    """Evaluate a run, per patient, calibrated and called as validation decided.
+def evaluate(store: Path, run_dir: Path | None, as_json: bool, **options: Any) -> None:
+    """Evaluate a run, per patient.
+
+    Probabilities are calibrated, and patients called positive, as validation decided.
 
     Example: ecgfit eval --store cohort.zarr --run runs/baseline
     """
-    if external and run_dir is None:
+    if options["external"] and run_dir is None:
         raise click.UsageError("--external needs --run: no run was trained on this store.")
-    if trained_on is not None and not external:
+    if options["trained_on"] is not None and not options["external"]:
         raise click.UsageError("--trained-on goes with --external.")
-    from ecgfit import api
-
     run = api.newest_run(store) if run_dir is None else api.load_run(run_dir)
-    metrics = api.evaluate(
-        run,
-        store,
-        split,
-        external=external,
-        trained_on=trained_on,
-        aggregate=aggregate,
-        each_lead=each_lead,
-    )
+    metrics = api.evaluate(run, store, **options)
     if as_json:
         _print_json({"run": str(run.path), **metrics})
     else:
@@ -215,13 +177,7 @@ def evaluate(
 @cli.command()
 @click.argument("files", nargs=-1, type=Output)
 @click.option("--run", "run_dir", required=True, type=Folder, help="Run folder.")
-@click.option("--store", type=Folder, help="Predict a store's recordings instead of files.")
-@click.option("--split", help="With --store: train, val, test or all.  [default: all]")
-@click.option(
-    "--covariates",
-    type=File,
-    help="CSV with a column `file` and one for each covariate the run needs.",
-)
+@api_options(api.predict, "store", "split", "covariates")
 @output_option("CSV to write (readable by you only).  [default: standard output]")
 @overwrite_option
 @json_option
@@ -236,10 +192,11 @@ def predict(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Give the probability of each recording: vendor XML files, or the rows of a store.
+    """Give the probability of each recording.
 
-    The rows may be labelled or not. A file that cannot be used has its reason in `status`; the exit
-    code is then 3. docs/predict.md explains the columns.
+    The recordings are vendor XML FILES, or the rows of a store, labelled or not. A file that cannot
+    be used has its reason in the column `status`; the exit code is then 3. docs/predict.md explains
+    the columns.
 
     Example: ecgfit predict --run runs/baseline new/*.xml -o predictions.csv
     """
@@ -251,7 +208,6 @@ def predict(
         )
     if store is None and split is not None:
         raise click.UsageError("--split goes with --store.")
-    from ecgfit import api
     from ecgfit.inference.files import count_refused
     from ecgfit.inference.tables import MARKS, write_predictions
 
@@ -259,14 +215,7 @@ def predict(
     if output not in (None, STDOUT):
         inputs = [*files, covariates] if covariates else [*files]
         target = check_output(output, MARKS, inputs, overwrite)
-    table = api.predict(
-        run_dir,
-        files or None,
-        store=store,
-        split=split,
-        covariates=covariates,
-        progress=lambda line: click.echo(line, err=True),
-    )
+    table = api.predict(run_dir, files or None, store=store, split=split, covariates=covariates)
     write_predictions(table, target, as_json)
     n_refused = count_refused(table)
     if n_refused:
@@ -279,12 +228,7 @@ def predict(
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=Folder)
-@click.option(
-    "--split",
-    default="test",
-    show_default=True,
-    help="A split that `ecgfit eval` has evaluated for each run.",
-)
+@api_option(api.compare, "split")
 @json_option
 def compare(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
     """Compare runs on the same patients, each with the first.
@@ -295,8 +239,6 @@ def compare(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
     """
     if len(runs) < 2:
         raise click.UsageError("Give two runs or more.")
-    from ecgfit import api
-
     result = api.compare(runs, split)
     if as_json:
         _print_json(result)
@@ -307,7 +249,7 @@ def compare(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
 @cli.command()
 @run_argument
 @click.argument("output", type=Output)
-@overwrite_option
+@api_option(api.export, "overwrite")
 @json_option
 def export(run_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     """Write RUN as one file: OUTPUT is *.onnx or *.safetensors.
@@ -317,8 +259,6 @@ def export(run_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
 
     Example: ecgfit export runs/baseline model.onnx
     """
-    from ecgfit import api
-
     written = api.export(run_dir, output, overwrite=overwrite)
     if as_json:
         _print_json(written)
@@ -348,39 +288,21 @@ def _print_parity(difference: float | None, difference_bfloat16: float | None) -
 
 @cli.command()
 @run_argument
-@own_store_option
-@click.option("--split", default="test", show_default=True, help="train, val, test or all.")
-@click.option(
-    "--n",
-    default=100,
-    show_default=True,
-    help="Patients of a group at most, from 10 on, with one recording each.",
-)
-@click.option("-o", "--output", type=Folder, help="Folder to write to.  [default: RUN/explain]")
-@overwrite_option
+@api_options(api.explain, "store", "split", "n")
+@api_option(api.explain, "out", "--output", "-o")
+@api_option(api.explain, "overwrite")
 @json_option
 @verbosity_options
-def explain(
-    run_dir: Path,
-    store: Path,
-    split: str,
-    n: int,
-    output: Path | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Draw what RUN looks at: mean beats of true and of false positives.
+def explain(run_dir: Path, store: Path, as_json: bool, **options: Any) -> None:
+    """Draw what RUN looks at.
 
-    Each lead and time is coloured by its part in the result.
+    In the mean beats of true and of false positives, each lead and time is coloured by its part in
+    the result.
 
     Example: ecgfit explain runs/baseline --store cohort.zarr
     """
-    from ecgfit import api
-
     with status_lines("explaining") as say:
-        result = api.explain(
-            run_dir, store, split, n=n, out=output, overwrite=overwrite, progress=say
-        )
+        result = api.explain(run_dir, store, progress=say, **options)
     if as_json:
         _print_json(result)
     else:
@@ -389,45 +311,17 @@ def explain(
 
 @cli.command()
 @run_argument
-@click.option(
-    "--store",
-    type=Folder,
-    help="The run's own store: adds Table 1 and the worst mistakes drawn as ECGs.",
-)
-@click.option(
-    "--split", default="test", show_default=True, help="A split that `ecgfit eval` has evaluated."
-)
-@output_option("HTML file to write (readable by you only).  [default: RUN/report.html]")
-@overwrite_option
-@click.option(
-    "--exact-counts",
-    is_flag=True,
-    help='Show counts below 10, which are "<10" otherwise; subgroups stay as they are.',
-)
-def report(
-    run_dir: Path,
-    store: Path | None,
-    split: str,
-    output: Path | None,
-    overwrite: bool,
-    exact_counts: bool,
-) -> None:
+@api_options(api.report, "store", "split")
+@api_option(api.report, "out", "--output", "--out", "-o")
+@api_options(api.report, "overwrite", "exact_counts")
+def report(run_dir: Path, store: Path | None, **options: Any) -> None:
     """Write the report of RUN: one HTML file that opens offline.
 
     It holds results, figures, the TRIPOD+AI checklist and a model card.
 
     Example: ecgfit report runs/baseline --store cohort.zarr
     """
-    from ecgfit import api
-
-    written = api.report(
-        run_dir,
-        output,
-        store=store,
-        split=split,
-        exact_counts=exact_counts,
-        overwrite=overwrite,
-    )
+    written = api.report(run_dir, store=store, **options)
     note = " It shows ECGs: treat it as health data." if store is not None else ""
     click.echo(f"{written}: one file, opens offline.{note}")
 

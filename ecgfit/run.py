@@ -11,6 +11,8 @@ metrics_val.json, metrics_test.json, predictions_val.csv, predictions_test.csv
 curves.csv               one line an epoch; events.out.tfevents.ecgfit: the same for TensorBoard
 members/NAME/            an ensemble's members, each a run folder of its own; the ensemble itself
                          has no checkpoints and curves
+
+Importing this module loads neither numpy nor pydantic: the help of each command imports it.
 """
 
 from __future__ import annotations
@@ -19,12 +21,8 @@ import json
 import math
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ecgfit.config import RECORDED, TrainConfig, make_config
-from ecgfit.data.rows import covariate_columns
-from ecgfit.data.statistics import NormStats
-from ecgfit.metrics.calibration import Calibration
 from ecgfit.run_files import (
     BEST,
     CALIBRATION,
@@ -40,8 +38,12 @@ from ecgfit.run_files import (
     looks_like_run,
 )
 from ecgprep.errors import InputError, StoreError
-from ecgprep.leads import LEADS
-from ecgprep.store.reader import Store
+
+if TYPE_CHECKING:
+    from ecgfit.config import TrainConfig
+    from ecgfit.data.statistics import NormStats
+    from ecgfit.metrics.calibration import Calibration
+    from ecgprep.store.reader import Store
 
 LARGEST_THRESHOLD = math.nextafter(1, 2)
 """Just above 1: it calls nobody positive, not even at a probability of 1."""
@@ -63,6 +65,8 @@ class RunFolder:
 
         Raises StoreError when the folder is missing, unfinished or damaged.
         """
+        from ecgfit.config import RECORDED, make_config
+
         self.path = path
         self._trained_as = ensemble or path
         self._require(CONFIG, THRESHOLD, CALIBRATION)
@@ -105,6 +109,8 @@ class RunFolder:
         return member
 
     def _read_stats(self) -> NormStats:
+        from ecgfit.data.statistics import NormStats
+
         first = self.members[0]
         try:
             return NormStats.from_json(first.read_json(NORM_STATS))
@@ -121,6 +127,8 @@ class RunFolder:
         return float(value)
 
     def _read_calibration(self) -> Calibration:
+        from ecgfit.metrics.calibration import Calibration
+
         try:
             return Calibration.from_json(self.read_json(CALIBRATION))
         except ValueError as error:
@@ -190,6 +198,9 @@ class RunFolder:
 
         Raises StoreError and InputError.
         """
+        from ecgfit.data.rows import covariate_columns
+        from ecgprep.leads import LEADS
+
         recorded = self.recorded["store"]
         expected_and_found = {
             "leads": (list(LEADS), list(store.attributes["lead_names"])),

@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from ecgfit.config import RECORDED, TrainConfig
 from ecgprep.errors import StoreError
 from ecgprep.files.atomic import PARTIAL, write_file
+
+if TYPE_CHECKING:
+    from ecgfit.config import TrainConfig
 
 CONFIG = "config.yaml"
 NORM_STATS = "norm_stats.json"
@@ -60,6 +60,10 @@ def config_values(path: Path) -> dict[str, Any]:
 
     Raises StoreError when the file is missing, damaged, or does not name the run's store.
     """
+    import yaml
+
+    from ecgfit.config import RECORDED
+
     try:
         values = yaml.safe_load((path / CONFIG).read_bytes())
         has_store = isinstance(values[RECORDED]["store"]["content_sha256"], str)
@@ -149,6 +153,10 @@ def new_run_dir(folder: Path) -> Path:
 
 def save_config(path: Path, config: TrainConfig, recorded: Mapping[str, Any]) -> None:
     """Write config.yaml in the order of the fields."""
+    import yaml
+
+    from ecgfit.config import RECORDED
+
     values = config.model_dump(mode="json") | {RECORDED: dict(recorded)}
     write_file(path / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 

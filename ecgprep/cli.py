@@ -109,9 +109,9 @@ Example: a job array of 100
 @json_option
 @verbosity_options
 def plan(manifest: Path, store: Path, as_json: bool, **options: Any) -> None:
-    """Plan the build of STORE for several machines that share a file system.
+    """Plan the build of STORE for several machines.
 
-    Run `plan` once, then `part` anywhere, then `finalise` once.
+    They must share a file system. Run `plan` once, then `part` anywhere, then `finalise` once.
     """
     planned = api.plan(manifest, store, **options)
     n_rows, n_parts = len(planned.manifest), len(planned.parts())
@@ -194,6 +194,7 @@ def inspect(store: Path, as_json: bool) -> None:
 @cli.command()
 @store_argument
 @json_option
+@verbosity_options
 def verify(store: Path, as_json: bool) -> None:
     """Check that STORE is intact; the exit code is 4 if it is not.
 
@@ -228,6 +229,7 @@ def _print_verification(faults: Any, bad_rows: Any) -> None:
 @output_option("HTML file to write. Without it, STORE.report.html.")
 @overwrite_option
 @api_options(api.report, "ecgs", "exact_counts")
+@verbosity_options
 def report(
     store: Path, output: Path | None, overwrite: bool, ecgs: int, exact_counts: bool
 ) -> None:
@@ -263,7 +265,9 @@ def pack(store: Path, out: Path, codec: str) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @verbosity_options
 def unpack(packed: Path, out: Path) -> None:
-    """Restore the store PACKED to OUT, to the byte, and check its content hash.
+    """Restore the store PACKED to OUT, to the byte.
+
+    The content hash of the restored store is checked.
 
     Example: ecgprep unpack cohort.packed.zarr cohort.zarr
     """
@@ -300,9 +304,10 @@ def doctor(folder: Path, as_json: bool) -> None:
 @overwrite_option
 @json_option
 def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: bool) -> None:
-    """Show what a reader sees in vendor FILES and what a build would change.
+    """Show what a reader sees in vendor FILES.
 
-    If a file is refused, it says why, and the exit code is 3.
+    It also shows what a build would change. If a file is refused, it says why, and the exit code
+    is 3.
 
     Example: ecgprep read export/0001.xml --plot 0001.png
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import inspect
@@ -174,16 +175,17 @@ class Names(click.ParamType):  # type: ignore[type-arg]
         return names
 
 
-def api_option(function: Callable[..., Any], name: str) -> Callable[[Any], Any]:
-    """Return the option for a parameter of an API function.
+def api_option(function: Callable[..., Any], name: str, *flags: str) -> Callable[[Any], Any]:
+    """Return the option for a parameter of an API function; `flags` replace its own name.
 
     The default is that of the function's signature, the help is in its docstring under
-    `Args:`, and the allowed values are in `ecgprep.options`. So each option is written down once.
+    `Args:`, and the allowed values are in `ecgprep.options` or the annotation, a Literal. So each
+    option is written down once.
     """
     return click.option(
-        f"--{name.replace('_', '-')}",
+        *(flags or (f"--{name.replace('_', '-')}",)),
         name,
-        help=documented_arguments(function)[name],
+        help=_option_help(function, name),
         **_option_settings(name, inspect.signature(function).parameters[name]),
     )
 
@@ -199,6 +201,17 @@ def api_options(function: Callable[..., Any], *names: str) -> Callable[[Any], An
     return decorate
 
 
+def _option_help(function: Callable[..., Any], name: str) -> str:
+    """Return what a docstring says of a parameter, with others named as options: `--split`."""
+    documented = documented_arguments(function)
+    names = "|".join(documented)
+    return re.sub(
+        rf"`({names})`",
+        lambda found: f"--{found.group(1).replace('_', '-')}",
+        documented[name],
+    )
+
+
 def _option_settings(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
     """Choose the settings of a click option by its default in Python."""
     default = parameter.default
@@ -211,8 +224,17 @@ def _option_settings(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
     if name in LIMITS:
         return {"default": default, "show_default": True, "type": _number_type(name, default)}
     if "Path" in str(parameter.annotation):
-        return {"type": click.Path(path_type=Path)}
-    return {"default": default, "show_default": default is not None}
+        path = click.Path(path_type=Path, readable=name != "out")  # what is written need not be
+        return {"type": path, "required": default is parameter.empty}
+    settings = {"default": default, "show_default": default is not None}
+    choices = _literal_choices(str(parameter.annotation))
+    return settings | {"type": click.Choice(choices)} if choices else settings
+
+
+def _literal_choices(annotation: str) -> tuple[str, ...]:
+    """Return the values of a Literal in an annotation, which is kept as text."""
+    found = re.search(r"Literal(\[[^]]+\])", annotation)
+    return tuple(ast.literal_eval(found.group(1))) if found else ()
 
 
 def _number_type(name: str, default: float) -> click.ParamType:  # type: ignore[type-arg]
@@ -228,7 +250,7 @@ def documented_arguments(function: Callable[..., Any]) -> dict[str, str]:
     section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
     if section is None:
         return {}
-    entries = re.split(r"^    (?=\w+: )", section.group(1), flags=re.MULTILINE)
+    entries = re.split(r"^    (?:\*\*)?(?=\w+: )", section.group(1), flags=re.MULTILINE)
     pairs = (entry.split(": ", 1) for entry in entries if entry.strip())
     return {name: " ".join(description.split()) for name, description in pairs}
 

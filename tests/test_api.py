@@ -39,6 +39,15 @@ def test_importing_ecgfit_loads_nothing_and_names_everything():
         ecgfit.tain  # noqa: B018 - the access is the test
 
 
+def test_a_function_names_the_extra_that_is_missing():
+    code = (
+        "import sys; sys.modules['pydantic'] = None; import ecgfit\n"
+        "try: ecgfit.load_run\nexcept ecgfit.EcgError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'ecgprep-ecgfit[fit]'" in done.stdout, done.stderr
+
+
 def test_checking_settings_and_reading_a_run_import_no_torch(run):
     code = (
         "import sys, ecgfit; ecgfit.TrainConfig(epochs=3); "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers import command, write_recordings
+
+from ecgprep.console import documented_arguments
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
@@ -124,6 +127,7 @@ def help_of(package: str, *names: str) -> str:
 def test_every_command_has_help_with_an_example(package):
     commands = help_of(package).split("Commands:")[1].splitlines()
     names = {line.split()[0] for line in commands if re.match(r"  \w", line)}
+    assert not [line for line in commands if line.endswith("...")]
     assert names >= COMMANDS[package]
     documents = "".join(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
     for name in names:
@@ -133,16 +137,36 @@ def test_every_command_has_help_with_an_example(package):
         assert f"{package} {name}" in documents
 
 
-def test_help_of_the_module_loads_nothing_heavy():
+@pytest.mark.parametrize("package", COMMANDS)
+def test_every_parameter_is_documented(package):
+    """The options of the commands take their help from there."""
+    public = importlib.import_module(package).__all__
+    functions = inspect.getmembers(importlib.import_module(f"{package}.api"), inspect.isfunction)
+    for name, function in functions:
+        parameters = set(inspect.signature(function).parameters)
+        if name in public and len(parameters) > 1:
+            assert set(documented_arguments(function)) == parameters, name
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "usage"),
+    [
+        ("ecgprep", "build", "[OPTIONS] MANIFEST STORE"),
+        ("ecgfit", "eval", "[OPTIONS]"),
+        ("ecgfit", "explain", "[OPTIONS] RUN"),
+    ],
+)
+def test_help_of_the_module_loads_nothing_heavy(package, name, usage):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "ecgprep", "build", "--help"],
+        [sys.executable, "-X", "importtime", "-m", package, name, "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "Usage: python -m ecgprep build [OPTIONS] MANIFEST STORE" in done.stdout
+    assert f"Usage: python -m {package} {name} {usage}\n" in done.stdout
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert not imported & {"numpy", "scipy", "lxml", "rich", "zarr", "pandas"}
+    heavy = {"numpy", "scipy", "lxml", "rich", "zarr", "pandas", "pydantic", "torch", "yaml"}
+    assert not imported & heavy
 
 
 def test_an_option_given_twice_is_a_usage_error(run):

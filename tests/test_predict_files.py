@@ -383,6 +383,17 @@ def test_the_command_reports_refused_files_by_exit_code(run, files, tmp_path):
     assert len(output.read_text().splitlines()) == 3
 
 
+def test_quiet_prediction_leaves_out_notes_on_covariates(run, files, tmp_path):
+    covariates = tmp_path / "c.csv"
+    covariates.write_text(f"file,age,sex\n{files[0]},60,1\nother.xml,50,0\n")
+    words = ["predict", "--run", run.path, files[0], "--covariates", covariates]
+    noted, quiet = invoke(*words), invoke(*words, "-q")
+    assert (
+        noted.stderr == "c.csv: 1 of 2 lines name none of the files; 0 of 1 files have no line.\n"
+    )
+    assert (quiet.stderr, quiet.stdout) == ("", noted.stdout)
+
+
 def test_a_name_that_is_not_utf_8_and_a_file_that_may_not_be_read_have_their_lines(
     run, files, tmp_path
 ):
