@@ -276,7 +276,7 @@ def _print_parity(difference: float | None, difference_bfloat16: float | None) -
         click.echo("not compared with the run: onnxruntime is not installed")
     else:
         click.echo(
-            f"checked on made-up recordings: probabilities differ from the run's in float32 by at "
+            "checked on made-up recordings: probabilities differ from the run's in float32 by at "
             f"most {difference:.0e} ({TOLERANCE:.0e} is allowed)"
         )
     if difference_bfloat16 is not None:

@@ -253,7 +253,7 @@ def test_a_difference_in_bfloat16_is_printed(mask_run, tmp_path, monkeypatch):
     found = export_module.Differences(1e-7, 0.02)
     monkeypatch.setattr(export_module, "onnx_bytes", lambda run: (b"x", found))
     done = invoke("export", mask_run.path, tmp_path / "m.onnx")
-    assert "differs from the run in float32 by at most 1e-07" in done.stdout
+    assert "probabilities differ from the run's in float32 by at most 1e-07" in done.stdout
     assert (
         "computes in bfloat16 (amp), and its probabilities differ from the file's by up to 2e-02"
         in done.stdout
