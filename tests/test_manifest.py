@@ -54,7 +54,7 @@ def test_byte_order_mark_quotes_crlf_and_other_columns_are_fine(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("", "column missing: patient_id, path_xml, label. .* The file has 0 columns."),
+        ("", r"column missing: patient_id, path_xml, label. .* The file has no line\."),
         ("patient_id,label\nP1,0\n", "path_xml. .* has these columns: patient_id, label."),
         ("patient_id,path_xml,label,label\nP1,a,0,0\n", "column given twice: label\\. "),
         ("patient_id;path_xml;label\nP1;a;0\n", "separated by semicolons"),
