@@ -186,7 +186,8 @@ class RunFolder:
         if self.content_sha256 != store.content_sha256:
             raise StoreError(
                 f"{self.path} was trained on another store (content_sha256 "
-                f"{self.content_sha256[:12]}…) than {store.path} ({store.content_sha256[:12]}…). "
+                f"{self.content_sha256[:12]}…) than {store.path} "
+                f"({store.content_sha256[:12]}…). "
                 "Its splits need not be disjoint from the run's. Give the run's own store, or "
                 "train on this one. If no patient of this store was in the other, `ecgfit eval "
                 "--external` tests the run on it."

@@ -139,7 +139,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def new_run_dir(folder: Path) -> Path:
-    """Make the next numbered run folder, runs/001, runs/002, …; no other program gets the same."""
+    """Make the next numbered run folder, such as runs/002; no other program gets the same."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [path.name for path in folder.glob("*")]
     numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]

@@ -98,8 +98,8 @@ def conform(recording: Recording, target: Conformity) -> Row:
     if peak_uv > MAX_ABS_UV:
         raise RecordError(
             "out_of_range",
-            f"the amplitude reaches {peak_uv / 1000:.3g} mV; ±{MAX_ABS_UV / 1000} mV is the limit: "
-            "wrong units or gain?",
+            f"the amplitude reaches {peak_uv / 1000:.3g} mV; ±{MAX_ABS_UV / 1000} mV is the "
+            "limit: wrong units or gain?",
         )
     return _to_row(uv, list(usable), recording, target)
 
@@ -229,9 +229,9 @@ def resample(signal: NDArray[np.float64], rate_hz: float, to_hz: float) -> NDArr
     which is exact enough for rates such as 976.5625 Hz.
 
     `upfirdn` takes the taps as they are. `resample_poly(window=taps, padtype="edge")` rests on it
-    but scales them, so its last bits differ, by up to 1e-12 µV. A resolution of 2.5 µV puts samples
-    exactly between two whole µV, where those bits decide the rounding: 81 of 1,800,000 samples at
-    100 -> 500 Hz.
+    but scales them, so its last bits differ, by up to 1e-12 µV. A resolution of 2.5 µV puts
+    samples exactly between two whole µV, where those bits decide the rounding: 81 of 1,800,000
+    samples at 100 -> 500 Hz.
     """
     ratio = Fraction(to_hz / rate_hz).limit_denominator(_MAX_DENOMINATOR)
     if ratio == 1:

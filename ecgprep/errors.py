@@ -1,8 +1,8 @@
 """Exceptions, exit codes and row statuses: everything that can go wrong, by name.
 
     Exception
-    ├── EcgError(message)              one message for the user; the command ends with `exit_code`
-    │   ├── InputError           3     a manifest, registry, config or single file is refused
+    ├── EcgError(message)              one message; the command ends with its `exit_code`
+    │   ├── InputError           3     a manifest, registry, config or file is refused
     │   ├── StoreError           4     a store or run is missing, damaged or incompatible
     │   ├── TooManyRejects       5     more rows were rejected than --max-rejected allows
     │   ├── NoSpace              6     the disk is full, or would be

@@ -251,5 +251,6 @@ def _beat_times(rate_hz: float) -> NDArray[np.float32]:
 
 def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
+    # The stub takes names of arrays for options.
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_file(path, buffer.getbuffer())

@@ -133,7 +133,8 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _xresnet1d(depth: str, n_channels: int, n_extra: int = 0, **args: float) -> EcgNetwork:
-    return XResNet1d(depth, n_channels, n_extra, **args)  # type: ignore[arg-type]  # see arguments.py
+    # Whole numbers are checked to be such in arguments.py.
+    return XResNet1d(depth, n_channels, n_extra, **args)  # type: ignore[arg-type]
 
 
 xresnet1d18 = partial(_xresnet1d, "xresnet1d18")

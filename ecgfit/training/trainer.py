@@ -106,7 +106,12 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
 
     @classmethod
-    def prepare(cls, config: TrainConfig, store: Store, ranks: Ranks = Ranks()) -> Trainer:  # noqa: B008 - frozen
+    def prepare(
+        cls,
+        config: TrainConfig,
+        store: Store,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    ) -> Trainer:
         """Choose rows, compute statistics of the train rows, build the model.
 
         Raises InputError and StoreError.
