@@ -543,9 +543,11 @@ def dataloader(
         InputError: An argument is wrong, or the store lacks a covariate.
         StoreError: The store is missing or damaged, or no recording is left.
     """
-    from ecgfit.data.named_batches import named_loader
+    from torch.utils.data import DataLoader
 
-    return named_loader(
+    from ecgfit.data.named_batches import NamedBatches
+
+    batches = NamedBatches(
         _open_store(store),
         split,
         batch,
@@ -554,6 +556,7 @@ def dataloader(
         covariates=covariates,
         missing=missing,
     )
+    return DataLoader(batches, batch_size=None)
 
 
 def _open_store(store: AnyPath | Store) -> Store:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from ecgfit.data.loader import Batch, Batches
 from ecgfit.data.model_input import ModelInput
@@ -96,26 +96,3 @@ class NamedBatches(IterableDataset[ECGBatch]):
             rows=batch.rows,
             patient=patient,
         )
-
-
-def named_loader(
-    store: Store,
-    split: str = "train",
-    batch: int = 32,
-    *,
-    seed: int | None = None,
-    normalise: bool = True,
-    covariates: Sequence[str] = (),
-    missing: Missing = "drop",
-) -> DataLoader[ECGBatch]:
-    """Return a DataLoader whose items are whole batches; `ecgfit.dataloader` documents it."""
-    batches = NamedBatches(
-        store,
-        split,
-        batch,
-        seed=seed,
-        normalise=normalise,
-        covariates=covariates,
-        missing=missing,
-    )
-    return DataLoader(batches, batch_size=None)

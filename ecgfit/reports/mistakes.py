@@ -11,7 +11,6 @@ from ecgfit.reports import figures
 from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.prose import call
 from ecgfit.reports.sections import Figure
-from ecgprep.leads import LEADS
 from ecgprep.store.reader import Store
 
 N_MISTAKES = 3
@@ -79,9 +78,7 @@ def draw_mistakes(evaluated: EvaluatedSplit, store: Store) -> list[Figure]:
 
 
 def _draw(mistake: Mistake, store: Store) -> Figure:
-    buffer = np.empty((1, len(LEADS), store.n_samples), "<i2")
-    waveform_uv = store.gather(np.array([mistake.row]), buffer)[0]
-    mask = store.array("lead_mask")[mistake.row]
+    waveform_uv, mask, _ = store.recording(mistake.row)
     caption = call(
         "captions.jinja",
         "mistake",

@@ -36,7 +36,6 @@ from ecgprep.building.rows import Rows
 from ecgprep.conform import Row
 from ecgprep.errors import STATUSES, InputError
 from ecgprep.files.atomic import write_file
-from ecgprep.leads import LEADS
 from ecgprep.patients.duplicates import fingerprint
 from ecgprep.quality import bins_per_hz, spectrum
 from ecgprep.store.format import CHUNK_RECORDS
@@ -141,7 +140,7 @@ class ExistingRows:
         arrays = {name: np.array(self.store.array(name)[row]) for name in ROW_ARRAYS}
         first_sample, end_sample = arrays["valid_span"].tolist()
         conformed = Row(
-            waveform=self._waveform(row),
+            waveform=self.store.recording(row)[0],
             lead_mask=arrays["lead_mask"],
             valid_span=(first_sample, end_sample),
             moments=arrays["moments"],
@@ -156,15 +155,10 @@ class ExistingRows:
             status=STATUSES[int(arrays["status"])],
         )
 
-    def _waveform(self, row: int) -> NDArray[np.int16]:
-        """Return a row: (8, L) int16 µV."""
-        buffer = np.empty((1, len(LEADS), self.store.n_samples), "<i2")
-        return np.asarray(self.store.gather(np.array([row]), buffer)[0])
-
     def _fingerprint(self, row: int) -> NDArray[np.int8]:
         rate_hz = self.store.sample_rate_hz
-        span, mask = self.store.array("valid_span")[row], self.store.array("lead_mask")[row]
-        bins = spectrum(self._waveform(row), span, mask, rate_hz)
+        waveform, mask, span = self.store.recording(row)
+        bins = spectrum(waveform, span, mask, rate_hz)
         return fingerprint(bins, bins_per_hz(bins, rate_hz))
 
     def restore(self, rows: Rows) -> None:

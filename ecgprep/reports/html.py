@@ -229,8 +229,5 @@ def _ecgs(store: Store, n_random: int) -> Iterator[dict[str, str]]:
 
 def _draw(store: Store, row: int, marked: Collection[str] = ()) -> str:
     """Draw one recording of the store."""
-    buffer = np.empty((1, len(LEADS), store.n_samples), "<i2")
-    waveform_uv = store.gather(np.array([row]), buffer)[0]
-    first, last = store.array("valid_span")[row].tolist()
-    mask = np.asarray(store.array("lead_mask")[row])
-    return svg_ecg(waveform_uv, mask, (first, last), store.sample_rate_hz, marked)
+    waveform_uv, mask, span = store.recording(row)
+    return svg_ecg(waveform_uv, mask, span, store.sample_rate_hz, marked)

@@ -271,7 +271,7 @@ class Store:
         """
         from ecgprep.store.table import waveform_frame
 
-        uv, mask, span = self._recording(row)
+        uv, mask, span = self.recording(row)
         return waveform_frame(uv, mask, span, self.sample_rate_hz)
 
     def plot(self, row: int, seconds: float = 5.0) -> Figure:
@@ -291,14 +291,17 @@ class Store:
             raise EcgError(f"Store.plot: {missing_extra('matplotlib', 'report')}") from error
         from ecgprep.drawing import draw_ecg
 
-        uv, mask, _ = self._recording(row)
+        uv, mask, _ = self.recording(row)
         figure = Figure(figsize=(11, 5.2), layout="constrained")
         title = f"row {row}: 25 mm/s, 10 mm/mV"
         draw_ecg(figure.subplots(), uv, mask, self.sample_rate_hz, title, seconds)
         return figure
 
-    def _recording(self, row: int) -> tuple[NDArray[np.int16], NDArray[np.bool_], tuple[int, int]]:
-        """Return waveform (8, L) in µV, lead mask (8,) and valid span. Raises IndexError."""
+    def recording(self, row: int) -> tuple[NDArray[np.int16], NDArray[np.bool_], tuple[int, int]]:
+        """Return one row's waveform (8, L) int16 in µV, lead mask (8,) and valid span.
+
+        The waveform is a copy. Raises IndexError for a row outside the store.
+        """
         rows = self._checked(np.array([operator.index(row)]))
         waveforms = self.gather(rows, np.empty((1, len(LEADS), self.n_samples), np.int16))
         first, last = self.array("valid_span")[row].tolist()
