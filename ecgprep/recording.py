@@ -18,7 +18,10 @@ class Recording:
     """One rhythm recording as the file stores it.
 
     `leads_uv` maps canonical lead names to float64 arrays of equal length in µV. `rate_hz` is the
-    file's own rate. `lead_off` names the leads whose electrode was off according to the cart.
+    file's own rate. `lead_off` names the leads whose electrode was off according to the cart, and
+    `baseline_sway` those whose baseline swayed. `unknown_leads` holds the names of stored leads
+    that are no standard ones, which are not read. `notes` says what a reader had to do that a user
+    should know of, such as a repair of the text; no note holds a value of the file.
 
     Raises RecordError: `bad_rate` for a rate that no ECG has; `bad_waveform` when there is no lead,
     when the leads are empty, or when their lengths differ.
@@ -28,6 +31,9 @@ class Recording:
     rate_hz: float
     dialect: str
     lead_off: frozenset[str] = frozenset()
+    baseline_sway: frozenset[str] = frozenset()
+    unknown_leads: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = RATE_LIMITS_HZ

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError
+from ecgprep.header import Header
 from ecgprep.readers.fields import (
     collect_leads,
     exact,
@@ -137,3 +138,8 @@ def _lead_uv(value: Element, name: str) -> NDArray[np.float64]:
     if origin_uv:
         uv += origin_uv
     return uv
+
+
+def read_header(root: Element) -> Header:
+    """Read the header."""
+    return Header()

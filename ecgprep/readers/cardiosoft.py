@@ -23,6 +23,7 @@ never read.
 from __future__ import annotations
 
 from ecgprep.errors import RecordError, describe
+from ecgprep.header import Header
 from ecgprep.readers.fields import (
     Microvolts,
     check_count,
@@ -125,3 +126,8 @@ def _quantity(places: list[Element], tag: str, unit: str, reason: str) -> float:
     if units is None or units.strip().lower() != unit:
         raise RecordError(reason, f"{tag} must be given in {unit}; found {describe(units)}")
     return positive(stated[0].text, tag, reason)
+
+
+def read_header(root: Element) -> Header:
+    """Read the header."""
+    return Header()

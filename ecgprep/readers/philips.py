@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
+from ecgprep.header import Header
 from ecgprep.leads import TWELVE_LEADS, canonical_lead
 from ecgprep.readers.fields import (
     MAX_SAMPLES,
@@ -247,3 +248,8 @@ def _rebuild_limb_leads(labels: list[str], counts: Counts) -> None:
         counts[place["aVL"]] = (one - three) // 2 - counts[place["aVL"]]
     if "aVF" in place:
         counts[place["aVF"]] = (two + three) // 2 - counts[place["aVF"]]
+
+
+def read_header(root: Element) -> Header:
+    """Read the header."""
+    return Header()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ecgprep.header import Header
 from ecgprep.readers.fields import (
     Microvolts,
     check_count,
@@ -80,3 +81,8 @@ def _lead_uv(waveform: Element, group: Element, name: str) -> Microvolts:
 def _attribute(key: str, waveform: Element, group: Element) -> str | None:
     text: str | None = waveform.get(key) or group.get(key)
     return text
+
+
+def read_header(root: Element) -> Header:
+    """Read the header."""
+    return Header()

@@ -19,6 +19,7 @@ so it is refused.
 from __future__ import annotations
 
 from ecgprep.errors import RecordError, describe
+from ecgprep.header import Header
 from ecgprep.readers.fields import (
     Microvolts,
     check_count,
@@ -92,3 +93,8 @@ def _counts(channel: Element, name: str) -> Microvolts:
     declared = text_of(channel, "{*}samplecount")
     check_count(len(counts), declared, "samplecount", f"lead {name}, samples")
     return counts
+
+
+def read_header(root: Element) -> Header:
+    """Read the header."""
+    return Header()
