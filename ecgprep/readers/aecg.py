@@ -21,6 +21,7 @@ Derived beats are in series/derivation and are never read.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -35,6 +36,18 @@ from ecgprep.readers.fields import (
     number,
     parse_numbers,
     unit_factor,
+)
+from ecgprep.readers.header_fields import (
+    age_years,
+    all_at,
+    child,
+    first_at,
+    identifier,
+    measurement,
+    sex_of,
+    stated_age,
+    texts_of,
+    timestamp,
 )
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
@@ -140,6 +153,157 @@ def _lead_uv(value: Element, name: str) -> NDArray[np.float64]:
     return uv
 
 
+TRIAL_SUBJECT = ("componentOf", "subjectAssignment", "subject", "trialSubject")
+REPORTED_AGE = "21612-7"
+"""LOINC."""
+
+MEASUREMENT_CODES = {
+    "heart_rate_bpm": ("MDC_ECG_HEART_RATE",),
+    "pr_ms": ("MDC_ECG_TIME_PD_PR",),
+    "qrs_ms": ("MDC_ECG_TIME_PD_QRS",),
+    "qt_ms": ("MDC_ECG_TIME_PD_QT",),
+    "qtc_ms": ("MDC_ECG_TIME_PD_QTCB", "MDC_ECG_TIME_PD_QTC"),
+    "p_axis_deg": ("MDC_ECG_ANGLE_P_FRONT", "MINDRAY_ECG_P_AXIS"),
+    "qrs_axis_deg": ("MDC_ECG_ANGLE_QRS_FRONT", "MINDRAY_ECG_QRS_AXIS"),
+    "t_axis_deg": ("MDC_ECG_ANGLE_T_FRONT", "MINDRAY_ECG_T_AXIS"),
+}
+"""Measurement -> codes in upper case and without `_GL` (global), the preferred one first."""
+
+OF_ONE_BEAT_OR_WAVE = ("MDC_ECG_BEAT", "MDC_ECG_WAVC")
+
+Quantities = dict[str, set[tuple[str, str]]]
+"""Code -> the (value, unit) pairs that one annotation set gives it."""
+
+
 def read_header(root: Element) -> Header:
-    """Read the header."""
-    return Header()
+    """Read who, when and what the cart measured; never raises.
+
+        element                              meaning            unit, or accepted
+        …/trialSubject/id@extension          patient            `?` and UNK are none
+          subjectDemographicPerson
+            PatientID                        patient, if not    Mindray writes it there
+                                             above
+            birthTime@value                  age, if not below  YYYYMMDD
+            administrativeGenderCode@code    sex                F, M
+        controlVariable/relatedObservation   reported age       code 21612-7 (LOINC)
+          value@value, @unit                                    a, mo, wk, d, h
+        effectiveTime/low or center@value    day and time       YYYYMMDDHHMMSS.F+ZZZZ
+        series/effectiveTime/low, center     if not above       the same
+        …/sequence/value/head@value          if not above       the same, of TIME_ABSOLUTE
+        series/subjectOf/annotationSet/component/annotation, also nested
+          code@code                          what it is         MEASUREMENT_CODES, any case
+          value@value, @unit                 its value          bpm, /min; ms, s; deg, rad
+
+    QTc is Bazett's, or one whose formula is not said; never Fridericia's or Hodges's. Measurements
+    of the rhythm count before those of a derived series, and those of a person before those of a
+    device. Those of one lead, beat or wave are never read, and neither are several different ones
+    of a kind. id@root names who gave the id out, not the patient.
+    """
+    subject = first_at(root, "componentOf", "timepointEvent", *TRIAL_SUBJECT)
+    if subject is None:
+        subject = first_at(root, *TRIAL_SUBJECT)
+    person = child(subject, "subjectDemographicPerson")
+    mindray_id = texts_of(person, ("PatientID",)).get("PatientID")
+    rhythms: list[Element] = []
+    others: list[Element] = []
+    for series in all_at([root], "component", "series"):
+        (rhythms if _upper_code(series) == "RHYTHM" else others).append(series)
+    acquired_at = _acquired_at(root, rhythms)
+    born = timestamp(_attribute(child(person, "birthTime"), "value"))[:10]
+    return Header(
+        patient_id=identifier(_attribute(child(subject, "id"), "extension"))
+        or identifier(mindray_id),
+        acquired_at=acquired_at,
+        age_years=age_years(_reported_age(root), born, acquired_at),
+        sex=sex_of(_attribute(child(person, "administrativeGenderCode"), "code")),
+        **_measurements(rhythms, others),
+    )
+
+
+def _attribute(element: Element | None, name: str) -> str:
+    return "" if element is None else element.get(name) or ""
+
+
+def _upper_code(element: Element) -> str:
+    return _attribute(child(element, "code"), "code").strip().upper()
+
+
+def _acquired_at(root: Element, rhythms: list[Element]) -> str:
+    """Return the first time that has a clock time, else the first date."""
+    date = ""
+    for element in _times(root, rhythms):
+        time = timestamp(_attribute(element, "value"))
+        if "T" in time:
+            return time
+        date = date or time
+    return date
+
+
+def _times(root: Element, rhythms: list[Element]) -> Iterator[Element | None]:
+    """Yield the elements that may hold the time of acquisition, the best one first."""
+    for effective in all_at([root, *rhythms], "effectiveTime"):
+        yield child(effective, "low")
+        yield child(effective, "center")
+    for sequence in all_at(rhythms, "component", "sequenceSet", "component", "sequence"):
+        if _upper_code(sequence) == "TIME_ABSOLUTE":
+            yield child(child(sequence, "value"), "head")
+
+
+def _reported_age(root: Element) -> float | None:
+    for observation in all_at([root], "controlVariable", "relatedObservation"):
+        if _upper_code(observation) == REPORTED_AGE:
+            value = child(observation, "value")
+            return stated_age(_attribute(value, "value"), _attribute(value, "unit"))
+    return None
+
+
+def _measurements(rhythms: list[Element], others: list[Element]) -> dict[str, float | None]:
+    """Return each measurement from the first annotation set that has a plausible one."""
+    derived = [*all_at(rhythms, "derivation", "derivedSeries"), *others]
+    sets = [_quantities(one) for one in (*_annotation_sets(rhythms), *_annotation_sets(derived))]
+    found: dict[str, float | None] = {}
+    for name, codes in MEASUREMENT_CODES.items():
+        values = (_only_value(name, quantities, codes) for quantities in sets)
+        found[name] = next((value for value in values if value is not None), None)
+    return found
+
+
+def _annotation_sets(series: list[Element]) -> list[Element]:
+    """Return the annotation sets of some series, those that a person wrote first."""
+    person = ("author", "assignedEntity", "assignedAuthorType", "assignedPerson")
+    sets = all_at(series, "subjectOf", "annotationSet")
+    return sorted(sets, key=lambda one: first_at(one, *person) is None)
+
+
+def _quantities(parent: Element) -> Quantities:
+    """Return the quantities that stand in a set or an annotation for the whole recording."""
+    found: Quantities = {}
+    for annotation in all_at([parent], "component", "annotation"):
+        part = {element.tag.rpartition("}")[2]: element for element in annotation}
+        code = _attribute(part.get("code"), "code").strip().upper().removesuffix("_GL")
+        if code.startswith(OF_ONE_BEAT_OR_WAVE) or _is_of_one_lead(part.get("support")):
+            continue
+        value = part.get("value")
+        if _attribute(value, "value"):
+            pair = (_attribute(value, "value"), _attribute(value, "unit"))
+            found.setdefault(code, set()).add(pair)
+        if "component" in part:
+            for nested, pairs in _quantities(annotation).items():
+                found.setdefault(nested, set()).update(pairs)
+    return found
+
+
+def _is_of_one_lead(support: Element | None) -> bool:
+    if support is None:
+        return False
+    boundaries = all_at([support], "supportingROI", "component", "boundary")
+    return any("_ECG_LEAD_" in _upper_code(boundary) for boundary in boundaries)
+
+
+def _only_value(name: str, quantities: Quantities, codes: tuple[str, ...]) -> float | None:
+    """Return the value of the first code that has a plausible one, and no second."""
+    for code in codes:
+        values = {measurement(name, value, unit) for value, unit in quantities.get(code, ())}
+        if len(values) == 1 and None not in values:
+            return values.pop()
+    return None

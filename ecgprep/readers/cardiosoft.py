@@ -23,7 +23,7 @@ never read.
 from __future__ import annotations
 
 from ecgprep.errors import RecordError, describe
-from ecgprep.header import Header
+from ecgprep.header import MEASUREMENTS, Header
 from ecgprep.readers.fields import (
     Microvolts,
     check_count,
@@ -32,6 +32,18 @@ from ecgprep.readers.fields import (
     parse_numbers,
     positive,
     text_of,
+)
+from ecgprep.readers.header_fields import (
+    age_years,
+    child,
+    clock_time,
+    date_of,
+    identifier,
+    measurement,
+    moment,
+    sex_of,
+    stated_age,
+    texts_of,
 )
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
@@ -128,6 +140,65 @@ def _quantity(places: list[Element], tag: str, unit: str, reason: str) -> float:
     return positive(stated[0].text, tag, reason)
 
 
+MEASUREMENT_TAGS = (
+    "VentricularRate",
+    "PQInterval",
+    "QRSDuration",
+    "QTInterval",
+    "QTCInterval",
+    "PAxis",
+    "RAxis",
+    "TAxis",
+)
+"""In the order of MEASUREMENTS."""
+
+
 def read_header(root: Element) -> Header:
-    """Read the header."""
-    return Header()
+    """Read who, when and what the cart measured; never raises.
+
+        element                           meaning             unit, or accepted
+        PatientInfo/PID                   patient
+          Age@units                       age                 years (default), months, weeks, days
+          BirthDateTime/Year, Month, Day  age, if not above   numbers
+          Gender                          sex                 MALE, FEMALE
+        ObservationDateTime/Year, …, Day  day                 numbers
+          Hour, Minute, Second            time                numbers
+        RestingECGMeasurements
+          VentricularRate@units           rate                BPM (default)
+          PQInterval, QRSDuration @units  PR, QRS             ms (default)
+          QTInterval, QTCInterval @units  QT, QTc             ms (default)
+          PAxis, RAxis, TAxis @units      axes                degrees (default)
+
+    The measurements of an exercise test are not read. 0 and -1 mean "not measured".
+    """
+    patient = child(root, "PatientInfo")
+    texts = texts_of(patient, ("PID", "Gender"))
+    acquired_at = moment(*_date_and_time(child(root, "ObservationDateTime")))
+    born, _ = _date_and_time(child(patient, "BirthDateTime"))
+    age = child(patient, "Age")
+    stated = None if age is None else stated_age(age.text, age.get("units") or "years")
+    measured = child(root, "RestingECGMeasurements")
+    return Header(
+        patient_id=identifier(texts.get("PID")),
+        acquired_at=acquired_at,
+        age_years=age_years(stated, born, acquired_at),
+        sex=sex_of(texts.get("Gender")),
+        **{} if measured is None else _measurements(measured),
+    )
+
+
+def _date_and_time(element: Element | None) -> tuple[str, str]:
+    """Return the ISO date and the ISO time of an element with a child for each part."""
+    part = texts_of(element, ("Year", "Month", "Day", "Hour", "Minute", "Second"))
+    clock = [part.get(name, "").strip() for name in ("Hour", "Minute", "Second")]
+    time = clock_time(":".join(text.zfill(2) for text in clock)) if all(clock) else ""
+    return date_of(part.get("Year"), part.get("Month"), part.get("Day")), time
+
+
+def _measurements(measured: Element) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name, tag in zip(MEASUREMENTS, MEASUREMENT_TAGS, strict=True):
+        element = child(measured, tag)
+        if element is not None:
+            found[name] = measurement(name, element.text, element.get("units"))
+    return found

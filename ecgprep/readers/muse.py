@@ -46,6 +46,18 @@ from ecgprep.readers.fields import (
     text_of,
     unit_factor,
 )
+from ecgprep.readers.header_fields import (
+    age_years,
+    child,
+    clock_time,
+    identifier,
+    measurements,
+    moment,
+    sex_of,
+    stated_age,
+    texts_of,
+    us_date,
+)
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
 
@@ -168,6 +180,53 @@ def _check_crc(data: bytes, declared: str | None, name: str) -> None:
         )
 
 
+PATIENT_TAGS = ("PatientID", "PatientAge", "AgeUnits", "DateofBirth", "Gender")
+MEASUREMENT_TAGS = (
+    "VentricularRate",
+    "PRInterval",
+    "QRSDuration",
+    "QTInterval",
+    "QTCorrected",
+    "PAxis",
+    "RAxis",
+    "TAxis",
+)
+"""In the order of MEASUREMENTS."""
+
+
 def read_header(root: Element) -> Header:
-    """Read the header."""
-    return Header()
+    """Read who, when and what the cart measured; never raises.
+
+        element                           meaning             unit, or accepted
+        PatientDemographics/PatientID     patient
+          PatientAge, AgeUnits            age                 YEARS, MONTHS, WEEKS, DAYS, HOURS
+          DateofBirth                     age, if not above   MM-DD-YYYY
+          Gender                          sex                 MALE, FEMALE
+        TestDemographics/AcquisitionDate  day                 MM-DD-YYYY; `XX-XX-XXXX` is masked
+          AcquisitionTime                 time                HH:MM:SS
+        RestingECGMeasurements            as confirmed
+          VentricularRate                 rate                bpm
+          PRInterval, QRSDuration         PR, QRS             ms
+          QTInterval, QTCorrected         QT, QTc (Bazett)    ms
+          PAxis, RAxis, TAxis             axes                degrees
+
+    OriginalRestingECGMeasurements are what the cart had printed before an edit. They are read only
+    where there are no others. 0, -1, 32767 and 65535 mean "not measured".
+    """
+    patient = texts_of(child(root, "PatientDemographics"), PATIENT_TAGS)
+    test = texts_of(child(root, "TestDemographics"), ("AcquisitionDate", "AcquisitionTime"))
+    acquired_at = moment(
+        us_date(test.get("AcquisitionDate")), clock_time(test.get("AcquisitionTime"))
+    )
+    stated = stated_age(patient.get("PatientAge"), patient.get("AgeUnits"))
+    measured = child(root, "RestingECGMeasurements")
+    if measured is None:
+        measured = child(root, "OriginalRestingECGMeasurements")
+    texts = texts_of(measured, MEASUREMENT_TAGS)
+    return Header(
+        patient_id=identifier(patient.get("PatientID")),
+        acquired_at=acquired_at,
+        age_years=age_years(stated, us_date(patient.get("DateofBirth")), acquired_at),
+        sex=sex_of(patient.get("Gender")),
+        **measurements(map(texts.get, MEASUREMENT_TAGS)),
+    )

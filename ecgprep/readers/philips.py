@@ -51,6 +51,19 @@ from ecgprep.readers.fields import (
     parse_numbers,
     same_count,
 )
+from ecgprep.readers.header_fields import (
+    age_years,
+    child,
+    clock_time,
+    first_at,
+    identifier,
+    iso_date,
+    measurements,
+    moment,
+    sex_of,
+    stated_age,
+    texts_of,
+)
 from ecgprep.readers.xli import decode_chunks
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
@@ -250,6 +263,85 @@ def _rebuild_limb_leads(labels: list[str], counts: Counts) -> None:
         counts[place["aVF"]] = (two + three) // 2 - counts[place["aVF"]]
 
 
+MEASURED_IN = (
+    ("interpretations", "interpretation", "globalmeasurements"),
+    ("interpretations", "interpretation", "interpretationmeasurements"),
+    ("internalmeasurements", "crossleadmeasurements"),
+    ("measurements", "globalmeasurements"),
+)
+"""Where measurements stand: first what a reader of the ECG may have edited, then the cart's."""
+
+MEASUREMENT_TAGS = (
+    ("heartrate", "meanventrate"),
+    ("print", "meanprint"),
+    ("qrsdur", "meanqrsdur"),
+    ("qtint", "meanqtint"),
+    ("qtcb", "meanqtc"),
+    ("pfrontaxis",),
+    ("qrsfrontaxis",),
+    ("tfrontaxis",),
+)
+"""In the order of MEASUREMENTS: the names of one measurement."""
+
+AGE_TAGS = ("years", "months", "weeks", "days", "hours")
+
+
 def read_header(root: Element) -> Header:
-    """Read the header."""
-    return Header()
+    """Read who, when and what the cart measured; never raises.
+
+        element                              meaning            unit, or accepted
+        patient/generalpatientdata
+          patientid, or MRN                  patient            `---` is none
+          age/years, months, weeks, days,    age                the unit is the name
+            hours
+          age/dateofbirth, or dateofbirth    age, if not above  YYYY-MM-DD
+          sex                                sex                Male, Female
+        dataacquisition@date, @time          day and time       YYYY-MM-DD, HH:MM:SS
+        interpretation/globalmeasurements    1.04, may be edited
+        interpretation/                      1.03, may be edited
+          interpretationmeasurements
+        internalmeasurements/                1.04, the cart's
+          crossleadmeasurements
+        measurements/globalmeasurements      1.03, the cart's
+          heartrate, or meanventrate         rate               bpm
+          print, or meanprint                PR                 ms
+          qrsdur, or meanqrsdur              QRS                ms
+          qtint, or meanqtint                QT                 ms
+          qtcb, or meanqtc                   QTc (Bazett)       ms
+          pfrontaxis, qrsfrontaxis,          axes               degrees; `Failed` and
+            tfrontaxis                                          `Indeterminate` are none
+
+    The first place that names a measurement decides, even where it is empty: who removes a wrong PR
+    does not want the cart's back. age@defaultage is a setting of the cart, not the patient's age.
+    """
+    patient = first_at(root, "patient", "generalpatientdata")
+    texts = texts_of(patient, ("patientid", "MRN", "sex", "dateofbirth"))
+    acquisition = child(root, "dataacquisition")
+    acquired_at = ""
+    if acquisition is not None:
+        acquired_at = moment(iso_date(acquisition.get("date")), clock_time(acquisition.get("time")))
+    age = texts_of(child(patient, "age"), (*AGE_TAGS, "dateofbirth"))
+    stated = [stated_age(age.get(unit), unit) for unit in AGE_TAGS]
+    born = iso_date(age.get("dateofbirth") or texts.get("dateofbirth"))
+    return Header(
+        patient_id=identifier(texts.get("patientid")) or identifier(texts.get("MRN")),
+        acquired_at=acquired_at,
+        age_years=age_years(_first_above_0(stated), born, acquired_at),
+        sex=sex_of(texts.get("sex")),
+        **measurements(_measured_texts(root)),
+    )
+
+
+def _first_above_0(ages: list[float | None]) -> float | None:
+    """Return the first age above 0, or 0 where an age is stated, or None: 0 years, 5 months."""
+    return next((age for age in ages if age), 0.0 if 0.0 in ages else None)
+
+
+def _measured_texts(root: Element) -> list[str | None]:
+    """Return the text of each measurement from the first place that names it."""
+    every_tag = [tag for tags in MEASUREMENT_TAGS for tag in tags]
+    places = [texts_of(first_at(root, *path), every_tag) for path in MEASURED_IN]
+    return [
+        next((place[tag] for place in places for tag in tags if tag in place), None)
+        for tags in MEASUREMENT_TAGS
+    ]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecgprep.header import Header
+from ecgprep.header import MEASUREMENTS, Header
 from ecgprep.readers.fields import (
     Microvolts,
     check_count,
@@ -30,6 +30,16 @@ from ecgprep.readers.fields import (
     parse_numbers,
     positive,
     unit_factor,
+)
+from ecgprep.readers.header_fields import (
+    age_years,
+    child,
+    first_at,
+    identifier,
+    measurement,
+    sex_of,
+    stated_age,
+    timestamp,
 )
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
@@ -83,6 +93,69 @@ def _attribute(key: str, waveform: Element, group: Element) -> str | None:
     return text
 
 
+MEASUREMENT_TAGS = (
+    ("ventricularRate",),
+    ("PR_Interval",),
+    ("QRS_Duration",),
+    ("QT_Interval",),
+    ("qtcBazettCorrection", "QT_Corrected"),
+    ("P_Axis",),
+    ("R_Axis",),
+    ("T_Axis",),
+)
+"""Elements of `global` in the order of MEASUREMENTS; the first that is there counts."""
+
+
 def read_header(root: Element) -> Header:
-    """Read the header."""
-    return Header()
+    """Read who, when and what the cart measured; never raises.
+
+        element                              meaning            unit, or accepted
+        …/patientInfo/identifier/id@V        patient
+          visit/patientData/patientAge@V @U  age                a, mo, wk, d, h (UCUM)
+          birthDateTime@V                    age, if not above  ISO 8601
+          gender@V                           sex                M, F
+        …/testInfo/acquisitionDateTime@V     day and time       ISO 8601
+        …/medianTemplate/…/global
+          ventricularRate@V @U               rate               bpm
+          PR_Interval, QRS_Duration @V @U    PR, QRS            ms
+          QT_Interval@V @U                   QT                 ms
+          qtcBazettCorrection or             QTc (Bazett)       ms
+            QT_Corrected @V @U
+          P_Axis, R_Axis, T_Axis @V @U       axes               deg
+
+    `…` stands for levels that differ between the versions dcar_1 and sapphire_3.
+    """
+    patient, test = _first(root, "patientInfo"), _first(root, "testInfo")
+    acquired_at = timestamp(_value_at(test, "acquisitionDateTime"))
+    age = None if patient is None else first_at(patient, "visit", "patientData", "patientAge")
+    stated = None if age is None else stated_age(age.get("V"), age.get("U"))
+    born = timestamp(_value_at(patient, "birthDateTime"))[:10]
+    template = _first(root, "medianTemplate")
+    measured = None if template is None else _first(template, "global")
+    return Header(
+        patient_id=identifier(_value_at(patient, "identifier", "id")),
+        acquired_at=acquired_at,
+        age_years=age_years(stated, born, acquired_at),
+        sex=sex_of(_value_at(patient, "gender")),
+        **{} if measured is None else _measurements(measured),
+    )
+
+
+def _first(root: Element, name: str) -> Element | None:
+    """Return the first element of that name. These files have few: samples are in attributes."""
+    return next(root.iter(f"{{*}}{name}"), None)
+
+
+def _value_at(parent: Element | None, *path: str) -> str | None:
+    element = None if parent is None else first_at(parent, *path)
+    return None if element is None else element.get("V")
+
+
+def _measurements(measured: Element) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name, tags in zip(MEASUREMENTS, MEASUREMENT_TAGS, strict=True):
+        for tag in tags:
+            element = child(measured, tag)
+            if element is not None:
+                found.setdefault(name, measurement(name, element.get("V"), element.get("U")))
+    return found

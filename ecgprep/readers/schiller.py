@@ -32,6 +32,19 @@ from ecgprep.readers.fields import (
     text_of,
     unit_factor,
 )
+from ecgprep.readers.header_fields import (
+    age_years,
+    all_at,
+    child,
+    clock_time,
+    first_at,
+    identifier,
+    iso_date,
+    measurements,
+    moment,
+    sex_of,
+    texts_of,
+)
 from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
 
@@ -95,6 +108,38 @@ def _counts(channel: Element, name: str) -> Microvolts:
     return counts
 
 
+MEASUREMENT_NAMES = ("HR", "PQ", "QRS", "QT", "QTC", "AXIS_P", "AXIS_QRS", "AXIS_T")
+"""In the order of MEASUREMENTS."""
+
+
 def read_header(root: Element) -> Header:
-    """Read the header."""
-    return Header()
+    """Read who, when and what the cart measured; never raises.
+
+        element                                meaning          unit, or accepted
+        patdata/id                             patient
+          birthdate                            age              YYYYMMDD
+          gender                               sex              MALE, FEMALE
+        examdescript/startdatetime/date, time  day and time     YYYYMMDD, HHMMSS
+        eventdata/event/annotation_global      a measurement
+          name                                 what it is       HR; PQ, QRS, QT, QTC; AXIS_P,
+                                                                AXIS_QRS, AXIS_T
+          value                                its value        bpm; ms; degrees; `-` is none
+
+    The elements are those that the readers of CVRG and ecg2dcm name. AXIS_T follows AXIS_P.
+    """
+    patient = texts_of(child(root, "patdata"), ("id", "birthdate", "gender"))
+    start = texts_of(first_at(root, "examdescript", "startdatetime"), ("date", "time"))
+    acquired_at = moment(iso_date(start.get("date")), clock_time(start.get("time")))
+    values: dict[str, str] = {}
+    for annotation in all_at([root], "eventdata", "event", "annotation_global"):
+        names, texts = all_at([annotation], "name"), all_at([annotation], "value")
+        if len(names) == len(texts):
+            for name, text in zip(names, texts, strict=True):
+                values.setdefault((name.text or "").strip().upper(), text.text or "")
+    return Header(
+        patient_id=identifier(patient.get("id")),
+        acquired_at=acquired_at,
+        age_years=age_years(None, iso_date(patient.get("birthdate")), acquired_at),
+        sex=sex_of(patient.get("gender")),
+        **measurements(map(values.get, MEASUREMENT_NAMES)),
+    )
