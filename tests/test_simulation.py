@@ -22,7 +22,7 @@ def corpus_bytes(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
-def name_and_rate(dialect: str, _uv: np.ndarray, rate_hz: int, _code: str) -> bytes:
+def name_and_rate(dialect: str, _uv: np.ndarray, rate_hz: int, _code: str, **_) -> bytes:
     return f"{dialect} {rate_hz}".encode()
 
 
@@ -64,8 +64,8 @@ def test_larger_corpus_starts_with_the_smaller_one(tmp_path):
     for name, patients in (("small", 3), ("large", 5)):
         write_corpus(tmp_path / name, patients=patients, seed=3, prevalence=0.5)
     small, large = corpus_bytes(tmp_path / "small"), corpus_bytes(tmp_path / "large")
-    manifest = Path("manifest.csv")
-    assert large.pop(manifest).startswith(small.pop(manifest))
+    for table in (Path("manifest.csv"), Path("headers.csv")):
+        assert large.pop(table).startswith(small.pop(table))
     assert small.items() <= large.items()
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,11 +17,14 @@ import numpy as np
 from ecgprep.errors import TargetExists
 from ecgprep.files.atomic import naming_full_disk, write_file
 from ecgprep.files.output import refuse_inside_store
+from ecgprep.header import Header
 from ecgprep.leads import TWELVE_LEADS
+from ecgprep.simulation.headers import draw_headers
 from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import VENDORS
 
 HEADER = ("patient_id", "path_xml", "label", "age", "sex")
+"""Columns of the manifest; `sex` is 1 for F."""
 DIALECT_SHARES = {"muse": 0.5, "aecg": 0.3, "cardiosoft": 0.2}
 RATE_SHARES = {500: 0.7, 250: 0.3}
 RECORDINGS_SHARES = {1: 0.6, 2: 0.3, 3: 0.1}
@@ -42,7 +46,7 @@ def write_corpus(
     dialects: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[int, int]:
-    """Write OUT/xml/*.xml and OUT/manifest.csv.
+    """Write OUT/xml/*.xml, OUT/manifest.csv, and OUT/headers.csv with what stands in each file.
 
     A patient depends on (seed, its number) alone, so a larger corpus starts with the smaller one.
     Labels depend on nothing but the heart: not on dialect, rate or number of recordings.
@@ -61,18 +65,28 @@ def write_corpus(
     (out / "xml").mkdir(parents=True, exist_ok=True)
     shares = {name: 1 / len(dialects) for name in dialects} or DIALECT_SHARES
     rows: list[ManifestRow] = []
+    headers: list[Header] = []
     n_positive = 0
     for number in range(patients):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number])))
-        label, patient_rows = _write_patient(out, number, prevalence, shares, generator)
-        rows += patient_rows
-        n_positive += label
+        beside = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number, 1])))
+        written = _write_patient(out, number, prevalence, shares, generator, beside)
+        rows += [row for row, _ in written]
+        headers += [header for _, header in written]
+        n_positive += written[0][0][2]
         if progress:
             progress(number + 1, patients)
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
-    write_file(manifest, text.getvalue().encode())
+    names = [field.name for field in fields(Header)]
+    texts = [[row[1], *astuple(header)] for row, header in zip(rows, headers, strict=True)]
+    _write_csv(out / "headers.csv", [["path_xml", *names], *texts])
+    _write_csv(manifest, [HEADER, *rows])
     return len(rows), n_positive
+
+
+def _write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_file(path, text.getvalue().encode())
 
 
 def _write_patient(
@@ -81,24 +95,30 @@ def _write_patient(
     prevalence: float,
     shares: dict[str, float],
     generator: np.random.Generator,
-) -> tuple[int, list[ManifestRow]]:
-    """Write the recordings of one patient and return (label, manifest rows)."""
+    beside: np.random.Generator,
+) -> list[tuple[ManifestRow, Header]]:
+    """Write the recordings of one patient and return the manifest row and the header of each.
+
+    `beside` draws the headers: what they say changes no waveform.
+    """
     label = int(generator.random() < prevalence)
     mean, spread = (1.1, 0.6) if label else (0, 0.5)
     severity = float(np.clip(generator.normal(mean, spread), 0, 3))
     heart = Heart.draw(generator, severity)
     age, sex = int(generator.integers(35, 85)), int(generator.integers(0, 2))
     patient = f"S{number + 1:06d}"
-    rows = []
+    written = []
+    headers = draw_headers(patient, age, sex == 1, heart, beside)
     for k in range(_choose(RECORDINGS_SHARES, generator)):
         name = f"xml/{number + 1:06d}_{k + 1}.xml"
-        _write(out / name, _vendor_file(heart, patient, shares, generator))
-        rows.append((patient, name, label, age, sex))
-    return label, rows
+        header = next(headers)
+        _write(out / name, _vendor_file(heart, header, shares, generator))
+        written.append(((patient, name, label, age, sex), header))
+    return written
 
 
 def _vendor_file(
-    heart: Heart, patient: str, shares: dict[str, float], generator: np.random.Generator
+    heart: Heart, header: Header, shares: dict[str, float], generator: np.random.Generator
 ) -> bytes:
     """Simulate one recording and return it in a dialect drawn from `shares`."""
     rate_hz = _choose(RATE_SHARES, generator)
@@ -107,7 +127,7 @@ def _vendor_file(
     if generator.random() < ELECTRODE_OFF_SHARE:
         chest_lead = f"V{generator.integers(1, 7)}"
         uv[TWELVE_LEADS.index(chest_lead)] = 0
-    return VENDORS[dialect](uv, rate_hz, patient)
+    return VENDORS[dialect](uv, rate_hz, header.patient_id, header=header)
 
 
 def _write(path: Path, data: bytes) -> None:

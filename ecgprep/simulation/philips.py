@@ -13,7 +13,9 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.header import Header
 from ecgprep.leads import TWELVE_LEADS
+from ecgprep.simulation.headers import EXAMPLE, acquired, measured_texts, year_of_birth
 
 VERSIONS = ("1.03", "1.04", "1.04.01", "1.04.02")
 """Versions of the format that `philips` writes."""
@@ -32,6 +34,7 @@ def philips(
     version: str = "1.04",
     pulse: bool = True,
     compressed: bool = True,
+    header: Header = EXAMPLE,
 ) -> bytes:
     """Write SierraECG 1.03 (UTF-8) or PhilipsECG 1.04, 1.04.01, 1.04.02 (UTF-16).
 
@@ -46,11 +49,11 @@ def philips(
     data = compress(counts) if compressed else counts.astype("<i2").tobytes()
     duration_ms = round(1000 * counts.shape[1] / rate_hz)
     if version == "1.03":
-        layout = _layout_1_03(duration_ms, compressed)
+        layout = _layout_1_03(duration_ms, compressed, header)
     else:
-        layout = _layout_1_04(duration_ms, rate_hz, compressed)
+        layout = _layout_1_04(duration_ms, rate_hz, compressed, header)
     encoded = base64.encodebytes(data).decode()
-    document = _document(layout, version, rate_hz, escape(code), encoded)
+    document = _document(layout, version, rate_hz, escape(code), encoded, header)
     return document.encode(layout.encoding)
 
 
@@ -76,9 +79,14 @@ class _Layout:
     """Elements of signalcharacteristics."""
     attributes: str
     """Attributes of parsedwaveforms."""
+    age: str
+    """Elements of age."""
+    measurements: str
+    """The cart's, and the interpretation with them, which may be edited."""
 
 
-def _layout_1_03(duration_ms: int, compressed: bool) -> _Layout:
+def _layout_1_03(duration_ms: int, compressed: bool, header: Header) -> _Layout:
+    m = measured_texts(header)
     if compressed:
         compression = 'compressflag="True" compressmethod="XLI"'
     else:
@@ -89,10 +97,25 @@ def _layout_1_03(duration_ms: int, compressed: bool) -> _Layout:
         signal=f"<signalresolution>{UV_PER_COUNT}</signalresolution><leadset>STD-12</leadset>",
         attributes=f'{compression} dataencoding="Base64" '
         f'durationperchannel="{duration_ms}" nbitspersample="16"',
+        age=f"<years>{header.age_years:g}</years>",
+        measurements="<interpretations><interpretation><interpretationmeasurements>"
+        f"<heartrate>{m['heart_rate_bpm']}</heartrate><meanprint>{m['pr_ms']}</meanprint>"
+        f"<meanqrsdur>{m['qrs_ms']}</meanqrsdur><meanqtint>{m['qt_ms']}</meanqtint>"
+        f"<meanqtc>{m['qtc_ms']}</meanqtc>{_axes(m)}"
+        "</interpretationmeasurements></interpretation></interpretations>\n",
     )
 
 
-def _layout_1_04(duration_ms: int, rate_hz: int, compressed: bool) -> _Layout:
+def _axes(texts: dict[str, str]) -> str:
+    return (
+        f"<pfrontaxis>{texts['p_axis_deg']}</pfrontaxis>"
+        f"<qrsfrontaxis>{texts['qrs_axis_deg']}</qrsfrontaxis>"
+        f"<tfrontaxis>{texts['t_axis_deg']}</tfrontaxis>"
+    )
+
+
+def _layout_1_04(duration_ms: int, rate_hz: int, compressed: bool, header: Header) -> _Layout:
+    m = measured_texts(header)
     compression = ' compression="XLI"' if compressed else ""
     return _Layout(
         encoding="UTF-16",
@@ -102,20 +125,34 @@ def _layout_1_04(duration_ms: int, rate_hz: int, compressed: bool) -> _Layout:
         f'leadlabels="{" ".join(TWELVE_LEADS)}" '
         f'durationperchannel="{duration_ms}" samplespersecond="{rate_hz}" '
         f'resolution="{UV_PER_COUNT:.2f}" signaloffset="0" signalsigned="True" bitspersample="16"',
+        age=f"<dateofbirth>{year_of_birth(header)}-01-01</dateofbirth>",
+        measurements="<internalmeasurements><crossleadmeasurements>"
+        "<meanventrate>99</meanventrate><meanqtc>444</meanqtc>"  # as before an edit
+        "</crossleadmeasurements></internalmeasurements>\n"
+        '<interpretations><interpretation><globalmeasurements editedflag="True">'
+        f"<heartrate>{m['heart_rate_bpm']}</heartrate><print>{m['pr_ms']}</print>"
+        f"<qrsdur>{m['qrs_ms']}</qrsdur><qtint>{m['qt_ms']}</qtint>"
+        f"<qtcb>{m['qtc_ms']}</qtcb>{_axes(m)}"
+        "</globalmeasurements></interpretation></interpretations>\n",
     )
 
 
-def _document(layout: _Layout, version: str, rate_hz: int, code: str, data: str) -> str:
+def _document(
+    layout: _Layout, version: str, rate_hz: int, code: str, data: str, header: Header
+) -> str:
+    at = acquired(header)
     return (
         f'<?xml version="1.0" encoding="{layout.encoding}"?>\n'
         '<restingecgdata xmlns="http://www3.medical.philips.com">\n'
         f"<documentinfo><documenttype>{layout.product}</documenttype>"
         f"<documentversion>{version}</documentversion></documentinfo>\n"
-        "<dataacquisition><signalcharacteristics>"
+        f'<dataacquisition date="{at:%Y-%m-%d}" time="{at:%H:%M:%S}"><signalcharacteristics>'
         f"<samplingrate>{rate_hz}</samplingrate>{layout.signal}"
         "</signalcharacteristics></dataacquisition>\n"
         f"<patient><generalpatientdata><patientid>{code}</patientid>"
-        f"<name><lastname>Müller {code}</lastname></name></generalpatientdata></patient>\n"
+        f"<name><lastname>Müller {code}</lastname></name><age>{layout.age}</age>"
+        f"<sex>{'Female' if header.sex == 'F' else 'Male'}</sex></generalpatientdata></patient>\n"
+        f"{layout.measurements}"
         f"<waveforms><parsedwaveforms {layout.attributes}>\n{data}</parsedwaveforms>\n"
         '<repbeats samplespersec="500" resolution="5"><repbeat leadname="I">'
         '<waveform duration="1200">AAAA</waveform></repbeat></repbeats>'

@@ -1,20 +1,32 @@
 """Write 12-lead signals as vendor XML, modelled on the vendors' files, not on the readers.
 
-Every writer takes `uv`, (12, n) whole µV in the order of TWELVE_LEADS, the sampling rate, and a
-code. The code is in the invented demographic fields, which a reader of the file must drop.
+Every writer takes `uv`, (12, n) whole µV in the order of TWELVE_LEADS, the sampling rate, a code,
+and a header. The code is in the invented demographic fields, the patient's id among them, and so is
+what the header says; a reader of the waveform must drop all of it.
 """
 
 from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.header import Header
 from ecgprep.leads import LEADS, TWELVE_LEADS
+from ecgprep.simulation.header_texts import (
+    aecg_annotations,
+    cardiosoft_measurements,
+    cardiosoft_patient,
+    muse_header,
+    sapphire_measurements,
+    schiller_measurements,
+)
+from ecgprep.simulation.headers import EXAMPLE, acquired, year_of_birth
 from ecgprep.simulation.philips import philips
 
 MUSE_UV_PER_COUNT = 4.88
@@ -35,18 +47,20 @@ def _joined(separator: str, numbers: NDArray[np.int64]) -> str:
     return separator.join(map(str, numbers.tolist()))
 
 
-def muse(uv: Signal, rate_hz: int, code: str, leads: Sequence[str] = LEADS) -> bytes:
+def muse(
+    uv: Signal,
+    rate_hz: int,
+    code: str,
+    leads: Sequence[str] = LEADS,
+    header: Header = EXAMPLE,
+) -> bytes:
     """Write GE MUSE: a median and a rhythm waveform in Base64, checksums, ISO-8859-1."""
     code = escape(code)
     median = _muse_waveform("Median", uv[:, : int(1.2 * rate_hz)], rate_hz, leads)
     rhythm = _muse_waveform("Rhythm", uv, rate_hz, leads)
     return (
         f'{_LATIN_1}<!DOCTYPE RestingECG SYSTEM "restecg.dtd">\n<RestingECG>\n'
-        f"<PatientDemographics><PatientID>{code}</PatientID>"
-        f"<PatientLastName>Synthétique {code}</PatientLastName></PatientDemographics>\n"
-        "<TestDemographics><DataType>RESTING</DataType>"
-        "<AcquisitionDate>01-01-2000</AcquisitionDate></TestDemographics>\n"
-        f"{median}{rhythm}</RestingECG>\n"
+        f"{muse_header(header, code)}{median}{rhythm}</RestingECG>\n"
     ).encode("iso-8859-1")
 
 
@@ -76,21 +90,32 @@ def _muse_lead(lead: str, uv: Signal) -> str:
     )
 
 
-def aecg(uv: Signal, rate_hz: int, code: str, leads: Sequence[str] = TWELVE_LEADS) -> bytes:
+def aecg(
+    uv: Signal,
+    rate_hz: int,
+    code: str,
+    leads: Sequence[str] = TWELVE_LEADS,
+    header: Header = EXAMPLE,
+) -> bytes:
     """Write HL7 aECG: digits of 1 µV, UTF-8."""
     sequences = "".join(_aecg_sequence(lead, _of(uv, lead)) for lead in leads)
+    at = f"{acquired(header):%Y%m%d%H%M%S}"
     return (
         f'{_UTF_8}<AnnotatedECG xmlns="urn:hl7-org:v3" '
         'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n'
+        f'<effectiveTime><low value="{at}"/></effectiveTime>\n'
         "<componentOf><timepointEvent><componentOf><subjectAssignment><subject><trialSubject>"
-        f'<id extension="{escape(code)}"/></trialSubject>'
-        "</subject></subjectAssignment></componentOf></timepointEvent></componentOf>\n"
+        f'<id extension="{escape(code)}"/><subjectDemographicPerson><name>{escape(code)}</name>'
+        f'<administrativeGenderCode code="{header.sex}"/>'
+        f'<birthTime value="{year_of_birth(header)}0101"/></subjectDemographicPerson>'
+        "</trialSubject></subject></subjectAssignment></componentOf></timepointEvent></componentOf>\n"
         '<component><series><code code="RHYTHM" codeSystem="2.16.840.1.113883.5.4"/>'
         "<component><sequenceSet>\n"
         '<component><sequence><code code="TIME_ABSOLUTE" codeSystem="2.16.840.1.113883.5.4"/>'
-        '<value xsi:type="GLIST_TS"><head value="20000101000000.000"/>'
+        f'<value xsi:type="GLIST_TS"><head value="{at}.000"/>'
         f'<increment value="{1 / rate_hz:g}" unit="s"/></value></sequence></component>\n'
-        f"{sequences}</sequenceSet></component></series></component>\n</AnnotatedECG>\n"
+        f"{sequences}</sequenceSet></component>\n{aecg_annotations(header)}"
+        "</series></component>\n</AnnotatedECG>\n"
     ).encode()
 
 
@@ -103,7 +128,13 @@ def _aecg_sequence(lead: str, uv: Signal) -> str:
     )
 
 
-def cardiosoft(uv: Signal, rate_hz: int, code: str, leads: Sequence[str] = TWELVE_LEADS) -> bytes:
+def cardiosoft(
+    uv: Signal,
+    rate_hz: int,
+    code: str,
+    leads: Sequence[str] = TWELVE_LEADS,
+    header: Header = EXAMPLE,
+) -> bytes:
     """Write GE CardioSoft: comma-separated counts of 5 µV, ISO-8859-1.
 
     Median samples come first; a reader must not take them.
@@ -117,8 +148,9 @@ def cardiosoft(uv: Signal, rate_hz: int, code: str, leads: Sequence[str] = TWELV
     waveforms = "".join(_cardiosoft_lead(lead, _of(counts, lead)) for lead in leads)
     return (
         f"{_LATIN_1}<CardiologyXML>\n<ObservationType>RestECG</ObservationType>\n"
-        f"<PatientInfo><PID>{code}</PID><Name><FamilyName>Müller {code}</FamilyName></Name>"
-        f"</PatientInfo>\n<RestingECGMeasurements><MedianSamples>{n_leads_and_rate}"
+        f"{cardiosoft_patient(header, code)}"
+        f"<RestingECGMeasurements>{cardiosoft_measurements(header)}"
+        f"<MedianSamples>{n_leads_and_rate}"
         f"<ChannelSampleCountTotal>4</ChannelSampleCountTotal>{resolution}"
         '<WaveformData lead="I">1,2,3,4</WaveformData></MedianSamples></RestingECGMeasurements>\n'
         f"<StripData>{n_leads_and_rate}"
@@ -137,7 +169,7 @@ def _comma_lines(counts: Signal) -> str:
     return ",\n".join("\t\t" + _joined(",", row) for row in rows)
 
 
-def full_disclosure(uv: Signal, rate_hz: int, code: str) -> bytes:
+def full_disclosure(uv: Signal, rate_hz: int, code: str, header: Header = EXAMPLE) -> bytes:
     """Write GE CardioSoft without a strip: blocks of one second, lead after lead.
 
     A last second that is not whole is left out.
@@ -149,7 +181,7 @@ def full_disclosure(uv: Signal, rate_hz: int, code: str) -> bytes:
     return (
         '<?xml version="1.0" encoding="ISO8859-1"?>\n<CardiologyXML>\n'
         "<ObservationType>RestECG</ObservationType>\n"
-        f"<PatientInfo><PID>{escape(code)}</PID></PatientInfo>\n"
+        f"{cardiosoft_patient(header, escape(code))}"
         f"<FullDisclosure><NumberOfChannels>{n_leads}</NumberOfChannels>"
         f'<SampleRate units="Hz">{rate_hz}</SampleRate>'
         f'<Resolution units="uVperLsb">{CARDIOSOFT_UV_PER_COUNT}</Resolution>'
@@ -159,7 +191,7 @@ def full_disclosure(uv: Signal, rate_hz: int, code: str) -> bytes:
     ).encode("iso-8859-1")
 
 
-def schiller(uv: Signal, rate_hz: int, code: str) -> bytes:
+def schiller(uv: Signal, rate_hz: int, code: str, header: Header = EXAMPLE) -> bytes:
     """Write Schiller SEMA: averages first, then rhythms of 1 µV.
 
     Lead names are in upper case; there are a UTF-8 mark and doubled line breaks.
@@ -167,10 +199,16 @@ def schiller(uv: Signal, rate_hz: int, code: str) -> bytes:
     root = "com.xiriuz.sema.xml.schillerEDI.SchillerEDI"
     averages = _schiller_wavedata("ECG_AVERAGES", uv[:, :580], rate_hz)
     rhythms = _schiller_wavedata("ECG_RHYTHMS", uv, rate_hz)
+    at = acquired(header)
     return (
         f"\ufeff{_UTF_8}\n<{root}>\n\n"
-        f"<patdata><id>{escape(code)}</id><lastname>Müller</lastname></patdata>\n\n"
-        f"<eventdata><event>{averages}{rhythms}</event></eventdata>\n\n</{root}>\n"
+        f"<patdata><id>{escape(code)}</id><lastname>Müller</lastname>"
+        f"<birthdate>{year_of_birth(header)}0101</birthdate>"
+        f"<gender>{'FEMALE' if header.sex == 'F' else 'MALE'}</gender></patdata>\n\n"
+        f"<examdescript><startdatetime><date>{at:%Y%m%d}</date><time>{at:%H%M%S}</time>"
+        "</startdatetime></examdescript>\n\n"
+        f"<eventdata><event>{averages}{rhythms}{schiller_measurements(header)}</event></eventdata>"
+        f"\n\n</{root}>\n"
     ).encode()
 
 
@@ -191,7 +229,7 @@ def _schiller_channel(lead: str, uv: Signal) -> str:
     )
 
 
-def sapphire(uv: Signal, rate_hz: int, code: str) -> bytes:
+def sapphire(uv: Signal, rate_hz: int, code: str, header: Header = EXAMPLE) -> bytes:
     """Write GE "sapphire" DCAR: counts of 4.88 µV as text in attributes.
 
     A median template comes first; a reader must not take it.
@@ -201,8 +239,12 @@ def sapphire(uv: Signal, rate_hz: int, code: str) -> bytes:
     return (
         f'{_UTF_8}<sapphire xmlns="urn:ge:sapphire:dcar_1"><dcarRecord><patientInfo>'
         f'<identifier><id V="{escape(code)}"/></identifier>'
-        "<visit><order><ecgResting><params><ecg>"
-        f"<var><medianTemplate>{median}</medianTemplate></var><wav>{rhythm}</wav>"
+        f'<birthDateTime V="{year_of_birth(header)}-01-01"/><gender V="{header.sex}"/>'
+        f'<visit><patientData><patientAge V="{header.age_years:g}" U="a"/></patientData><order>'
+        f'<testInfo><acquisitionDateTime V="{header.acquired_at}"/></testInfo>'
+        "<ecgResting><params><ecg>"
+        f"<var><medianTemplate>{sapphire_measurements(header)}{median}</medianTemplate></var>"
+        f"<wav>{rhythm}</wav>"
         "</ecg></params></ecgResting></order></visit></patientInfo></dcarRecord></sapphire>\n"
     ).encode()
 
@@ -222,7 +264,16 @@ def _sapphire_waveform(lead: str, counts: Signal) -> str:
     )
 
 
-VENDORS: dict[str, Callable[[Signal, int, str], bytes]] = {
+class Writer(Protocol):
+    """Writes one recording as a vendor file."""
+
+    def __call__(
+        self, uv: Signal, rate_hz: int, code: str, /, *, header: Header = EXAMPLE
+    ) -> bytes:
+        """Return the file's bytes."""
+
+
+VENDORS: dict[str, Writer] = {
     "muse": muse,
     "aecg": aecg,
     "cardiosoft": cardiosoft,
