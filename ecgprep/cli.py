@@ -26,7 +26,7 @@ from ecgprep.console import (
 )
 
 if TYPE_CHECKING:
-    from ecgprep.reports.preview import FilePreview, LeadRange
+    from ecgprep.reports.preview import FilePreview, HeaderPreview, LeadRange
     from ecgprep.store.reader import Store
     from ecgprep.store.summary import StoreSummary
 
@@ -335,20 +335,22 @@ def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: b
 def _describe(content: FilePreview) -> str:
     """Put the content of a preview into words."""
     lines = []
+    if "header" in content:
+        lines.append(_wrapped(f"  header: {_header(content['header'])}"))
     if "dialect" in content:
         ranges = [f"{name} {_range(lead)}" for name, lead in content["leads"].items()]
-        leads = textwrap.fill(
-            ", ".join(ranges),
-            width=80,
-            initial_indent="  leads in µV: ",
-            subsequent_indent="    ",
-            break_on_hyphens=False,
-        )
         lines.append(
             f"  {content['dialect']}: {content['n_samples']:,} samples at "
             f"{content['rate_hz']:g} Hz = {content['duration_s']:.3f} s"
         )
-        lines.append(leads)
+        lines.append(_wrapped(f"  leads in µV: {', '.join(ranges)}"))
+    remarks = {
+        "electrode off": content.get("lead_off"),
+        "baseline sway": content.get("baseline_sway"),
+        "unknown leads": content.get("unknown_leads"),
+        "notes": content.get("notes"),
+    }
+    lines += [_wrapped(f"  {what}: {', '.join(said)}") for what, said in remarks.items() if said]
     if "conform" in content:
         steps = content["conform"].items()
         taken = [_step(name, value) for name, value in steps if value and name != "valid_span"]
@@ -357,6 +359,21 @@ def _describe(content: FilePreview) -> str:
         refused = content["refused"]
         lines.append(f"  refused by the {refused['by']}: {refused['reason']}: {refused['message']}")
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, width=80, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _header(header: HeaderPreview) -> str:
+    """Describe a header: `has patient id and time, age_years=60, sex=F, heart_rate_bpm=72`."""
+    identity = {"patient id": header["has_patient_id"], "time": header["has_acquired_at"]}
+    present = " and ".join(name for name, is_there in identity.items() if is_there)
+    values = {"age_years": header["age_years"], **header["measurements"]}
+    known = [f"{name}={value:g}" for name, value in values.items() if value is not None]
+    if header["sex"]:
+        known.append(f"sex={header['sex']}")
+    return ", ".join([f"has {present}" if present else "has no patient id or time", *known])
 
 
 def _range(lead: LeadRange) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from ecgprep.conform import Conformity, conform
 from ecgprep.errors import RecordError
-from ecgprep.readers import read_bytes, read_recording
+from ecgprep.header import MEASUREMENTS, Header
+from ecgprep.readers import parse_file, read_bytes, read_recording
+from ecgprep.readers.header_fields import RANGES
 from ecgprep.simulation.vendors import VENDORS, full_disclosure
 
 WRITERS = {**VENDORS, "full_disclosure": full_disclosure}
@@ -27,13 +30,32 @@ def reason_of(data: bytes) -> str:
 def reason_of_reading(data: bytes) -> str:
     """Read and conform a file; return `ok` or the reason for which it is refused.
 
-    Any exception but RecordError is a fault of a reader and fails the test.
+    Any exception but RecordError is a fault of a reader and fails the test, and so is any at all
+    from its header.
     """
     try:
-        conform(read_bytes(data), Conformity())
+        file = parse_file(data)
+    except RecordError as error:
+        return error.reason
+    assert_plausible(file.header())
+    try:
+        conform(file.recording(), Conformity())
     except RecordError as error:
         return error.reason
     return "ok"
+
+
+def assert_plausible(header: Header) -> None:
+    """Check what holds of every header, whatever the file was."""
+    assert header.sex in ("", "F", "M")
+    assert header.patient_id == header.patient_id.strip()
+    assert header.age_years is None or 0 <= header.age_years <= 130
+    if header.acquired_at:
+        assert 1900 <= datetime.fromisoformat(header.acquired_at).year <= 2100
+    for name in MEASUREMENTS:
+        value = getattr(header, name)
+        low, high = RANGES[name]
+        assert value is None or low <= value <= high
 
 
 def replaced(data: bytes, old: str, new: str, count: int = 1) -> bytes:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from ecgprep.conform import Conformity, Row, conform, without_calibration_pulse
 from ecgprep.errors import RecordError
+from ecgprep.header import MEASUREMENTS, Header
 from ecgprep.leads import LEADS
-from ecgprep.readers import read_recording
+from ecgprep.patients.covariates import AGE_LIMIT
+from ecgprep.readers import open_file
 from ecgprep.recording import Recording
 
 
@@ -45,15 +47,35 @@ class ConformSteps(TypedDict):
     valid_span: list[int]
 
 
-class FilePreview(TypedDict):
-    """What a reader sees in a file. Without `dialect` and the like, the reader refused it."""
+class HeaderPreview(TypedDict):
+    """What the header of a file says, without what identifies the patient; None for nothing."""
 
+    has_patient_id: bool
+    has_acquired_at: bool
+    age_years: float | None
+    """90 for all who are older."""
+    sex: str
+    """F, M or empty."""
+    measurements: dict[str, float | None]
+
+
+class FilePreview(TypedDict):
+    """What a reader sees in a file. Without `dialect` and the like, the reader refused it.
+
+    `lead_off`, `baseline_sway`, `unknown_leads` and `notes` are only there if they say something.
+    """
+
+    header: NotRequired[HeaderPreview]
     dialect: NotRequired[str]
     rate_hz: NotRequired[float]
     n_samples: NotRequired[int]
     duration_s: NotRequired[float]
     unit: NotRequired[str]
     leads: NotRequired[dict[str, LeadRange]]
+    lead_off: NotRequired[list[str]]
+    baseline_sway: NotRequired[list[str]]
+    unknown_leads: NotRequired[list[str]]
+    notes: NotRequired[list[str]]
     conform: NotRequired[ConformSteps]
     refused: NotRequired[Refusal]
 
@@ -63,10 +85,38 @@ def preview(path: Path, target: Conformity) -> tuple[FilePreview, Recording | No
 
     Return what there is to say, the recording, and the row; None stands for what was refused.
     """
+    seen: FilePreview = {}
     try:
-        recording = read_recording(path)
+        file = open_file(path)
+        seen["header"] = _without_identity(file.header())
+        recording = file.recording()
     except RecordError as error:
-        return {"refused": _refusal("reader", error)}, None, None
+        seen["refused"] = _refusal("reader", error)
+        return seen, None, None
+    seen.update(_signal(recording))
+    try:
+        row = conform(recording, target)
+    except RecordError as error:
+        seen["refused"] = _refusal("conform", error)
+        return seen, recording, None
+    seen["conform"] = _steps(recording, row, target)
+    return seen, recording, row
+
+
+def _without_identity(header: Header) -> HeaderPreview:
+    """Say of the patient and the time only whether the file has them."""
+    age = header.age_years
+    return {
+        "has_patient_id": bool(header.patient_id),
+        "has_acquired_at": bool(header.acquired_at),
+        "age_years": None if age is None else min(age, float(AGE_LIMIT)),
+        "sex": header.sex,
+        "measurements": {name: getattr(header, name) for name in MEASUREMENTS},
+    }
+
+
+def _signal(recording: Recording) -> FilePreview:
+    """Describe what was recorded."""
     seen: FilePreview = {
         "dialect": recording.dialect,
         "rate_hz": recording.rate_hz,
@@ -75,13 +125,15 @@ def preview(path: Path, target: Conformity) -> tuple[FilePreview, Recording | No
         "unit": "µV",
         "leads": {name: _range(samples) for name, samples in recording.leads_uv.items()},
     }
-    try:
-        row = conform(recording, target)
-    except RecordError as error:
-        seen["refused"] = _refusal("conform", error)
-        return seen, recording, None
-    seen["conform"] = _steps(recording, row, target)
-    return seen, recording, row
+    if recording.lead_off:
+        seen["lead_off"] = sorted(recording.lead_off)
+    if recording.baseline_sway:
+        seen["baseline_sway"] = sorted(recording.baseline_sway)
+    if recording.unknown_leads:
+        seen["unknown_leads"] = list(recording.unknown_leads)
+    if recording.notes:
+        seen["notes"] = list(recording.notes)
+    return seen
 
 
 def _refusal(by: str, error: RecordError) -> Refusal:

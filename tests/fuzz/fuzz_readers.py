@@ -31,7 +31,7 @@ with atheris.instrument_imports(
 ):
     from ecgprep.conform import Conformity, conform
     from ecgprep.errors import RecordError
-    from ecgprep.readers import read_bytes
+    from ecgprep.readers import parse_file
 
 import numpy as np
 
@@ -48,9 +48,14 @@ _TAG = re.compile(rb"<[^<>]*>")
 
 
 def read_one(data: bytes) -> None:
-    """Read one input; nothing but RecordError may come out."""
+    """Read one input; nothing but RecordError may come out, and nothing at all of a header."""
     with contextlib.suppress(RecordError):
-        conform(read_bytes(data), Conformity())
+        file = parse_file(data)
+        try:
+            file.header()
+        except RecordError as error:
+            raise AssertionError("a header was refused") from error
+        conform(file.recording(), Conformity())
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
