@@ -6,7 +6,9 @@ A token is put into every text, attribute, name and column; then all that is wri
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numcodecs
@@ -14,7 +16,9 @@ import numpy as np
 import pytest
 from helpers import command
 
-from ecgprep.readers import read_bytes
+from ecgprep.header import Header
+from ecgprep.readers import parse_file, read_bytes
+from ecgprep.simulation.headers import EXAMPLE
 from ecgprep.simulation.simulator import Heart, simulate
 from ecgprep.simulation.vendors import VENDORS
 from ecgprep.store.archive import pack
@@ -118,6 +122,40 @@ def test_no_token_is_in_anything_that_is_written(run, cohort):
     for chunk in (cohort / "p.zarr" / "waveforms").rglob("0"):
         if chunk.is_file():
             assert_clean(bytes(numcodecs.Zstd().decode(chunk.read_bytes())), "a decompressed chunk")
+
+
+IDENTITY = Header(
+    patient_id=TOKEN.format(1),
+    acquired_at="1987-06-05T04:03:02",
+    age_years=94.0,
+    sex="M",
+    heart_rate_bpm=72.0,
+)
+DATES = re.compile(r"1987-06-05|06-05-1987|19870605|1893|04:03:02|040302|94(\.0)?[,;\s]")
+"""How the dialects write the time of acquisition, the year of birth and the age."""
+
+
+@pytest.mark.parametrize("dialect", VENDORS)
+def test_read_and_reprs_hold_no_identity(tmp_path, monkeypatch, dialect):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    header = replace(EXAMPLE, **{name: v for name, v in vars(IDENTITY).items() if v})
+    uv = np.clip(simulate(Heart.draw(generator, 0), 100, generator), -900, 900)
+    data = VENDORS[dialect](uv, 100, header.patient_id, header=header)
+    (tmp_path / "a.xml").write_bytes(data)
+    file = parse_file(data)
+    assert (file.header().patient_id, file.header().age_years) == (header.patient_id, 94)
+    said = [command("read", "a.xml").stdout, command("read", "a.xml", "--json").stdout]
+    assert json.loads(said[1])[0]["header"] | {"measurements": None} == {
+        "has_patient_id": True,
+        "has_acquired_at": True,
+        "age_years": 90,
+        "sex": "M",
+        "measurements": None,
+    }
+    for text in (*said, repr(file), repr(file.header()), repr(file.recording())):
+        assert_clean(text.encode(), "what was said")
+        assert not DATES.search(text)
 
 
 def test_private_side_is_readable_by_its_owner_only(run, cohort):

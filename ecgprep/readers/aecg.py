@@ -41,6 +41,7 @@ from ecgprep.readers.header_fields import (
     age_years,
     all_at,
     child,
+    date_in,
     first_at,
     identifier,
     measurement,
@@ -209,7 +210,7 @@ def read_header(root: Element) -> Header:
     for series in all_at([root], "component", "series"):
         (rhythms if _upper_code(series) == "RHYTHM" else others).append(series)
     acquired_at = _acquired_at(root, rhythms)
-    born = timestamp(_attribute(child(person, "birthTime"), "value"))[:10]
+    born = date_in(_attribute(child(person, "birthTime"), "value"))
     return Header(
         patient_id=identifier(_attribute(child(subject, "id"), "extension"))
         or identifier(mindray_id),

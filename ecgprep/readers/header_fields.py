@@ -10,8 +10,10 @@ holds.
     QRS            20 to 500 ms      the same
     QT, QTc        100 to 1000 ms    the same
     axes           -360 to 360 deg   65535, 32767, -32768, `*` and any other text; 0 and -1 are axes
-    age            0 to 130 years    born after the recording, or on 1900-01-01 (an empty field)
-    dates          1900 to 2100      parts masked or missing, any order but the vendor's own
+    age            0 to 130 years    born after the recording
+    acquisition    1900 to 2100      parts masked or missing, any order but the vendor's own,
+                                     what databases fill in for no date (1900-01-01)
+    birth          1850 to 2100      the same
 """
 
 from __future__ import annotations
@@ -56,12 +58,13 @@ YEARS_PER_UNIT = {
 }
 """Unit of an age, in lower case, -> years. UCUM's symbols, and words. `m` could be minutes."""
 
-YEARS = (1900, 2100)
+FIRST_YEAR, LAST_YEAR = 1850, 2100
+"""Years of birth. Recordings are from 1900 on; real ones, from when carts were digital."""
+NOT_DATES = {"1899-12-30", "1899-12-31", "1900-01-01"}
+"""What databases and spreadsheets fill in for a date that nobody knows."""
 OLDEST_YEARS = 130
 CHILD_YEARS = 2
 """Below this age decimals count; from it on, carts state completed years, and so do we."""
-NOT_A_BIRTH = "1900-01-01"
-"""What databases fill in for a date of birth that nobody knows."""
 
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 _NOT_IDS = {"UNK", "NA", "N/A"}
@@ -183,7 +186,7 @@ def age_years(stated: float | None, birth: str, acquired_at: str) -> float | Non
 
 def _age_from_birth(birth: str, acquired_on: str) -> float | None:
     """Return the completed years from one ISO date to another; below two years with decimals."""
-    if not birth or not acquired_on or birth == NOT_A_BIRTH:
+    if not birth or not acquired_on:
         return None
     born, acquired = date.fromisoformat(birth), date.fromisoformat(acquired_on)
     had_birthday = (acquired.month, acquired.day) >= (born.month, born.day)
@@ -212,7 +215,8 @@ def _iso(year: str, month: str, day: str) -> str:
         on = date(int(year), int(month), int(day))
     except ValueError:  # 30 February
         return ""
-    return on.isoformat() if YEARS[0] <= on.year <= YEARS[1] else ""
+    text = on.isoformat()
+    return text if FIRST_YEAR <= on.year <= LAST_YEAR and text not in NOT_DATES else ""
 
 
 def iso_date(text: str | None) -> str:
@@ -251,8 +255,13 @@ def clock_time(text: str | None) -> str:
 
 
 def moment(on: str, at: str) -> str:
-    """Join an ISO date and an ISO time. Without a time it is the date, without a date nothing."""
-    return f"{on}T{at}" if on and at else on
+    """Join an ISO date and an ISO time. Without a time it is the date, without a date nothing.
+
+    A date before 1900 is none: nobody recorded an ECG.
+    """
+    if on < "1900":
+        return ""
+    return f"{on}T{at}" if at else on
 
 
 def timestamp(text: str | None) -> str:
@@ -261,17 +270,23 @@ def timestamp(text: str | None) -> str:
     A zone stays where there is a time. A time that is not understood leaves the date, and a date
     that is not understood leaves nothing.
     """
-    stripped = (text or "").strip()
-    zone = ""
+    on, at, zone = _split(text)
+    time = clock_time(at)
+    if time and len(zone) == 5:
+        zone = f"{zone[:3]}:{zone[3:]}"
+    return moment(iso_date(on), f"{time}{zone}" if time else "")
+
+
+def date_in(text: str | None) -> str:
+    """Return the ISO date of a timestamp, such as that of a birth."""
+    return iso_date(_split(text)[0])
+
+
+def _split(text: str | None) -> tuple[str, str, str]:
+    """Return the texts of date, time and zone in a timestamp."""
+    stripped, zone = (text or "").strip(), ""
     found = _ZONE.search(stripped, 8)  # behind a date
     if found:
         stripped, zone = stripped[: found.start()], found[1]
     on, _, at = stripped.replace(" ", "T").partition("T")
-    if not at and on[:8].isdecimal():
-        on, at = on[:8], on[8:]
-    on, time = iso_date(on), clock_time(at)
-    if not on or not time:
-        return on
-    if len(zone) == 5:
-        zone = f"{zone[:3]}:{zone[3:]}"
-    return f"{on}T{time}{zone}"
+    return (on, at, zone) if at or not on[:8].isdecimal() else (on[:8], on[8:], zone)

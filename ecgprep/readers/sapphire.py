@@ -34,6 +34,7 @@ from ecgprep.readers.fields import (
 from ecgprep.readers.header_fields import (
     age_years,
     child,
+    date_in,
     first_at,
     identifier,
     measurement,
@@ -129,7 +130,7 @@ def read_header(root: Element) -> Header:
     acquired_at = timestamp(_value_at(test, "acquisitionDateTime"))
     age = None if patient is None else first_at(patient, "visit", "patientData", "patientAge")
     stated = None if age is None else stated_age(age.get("V"), age.get("U"))
-    born = timestamp(_value_at(patient, "birthDateTime"))[:10]
+    born = date_in(_value_at(patient, "birthDateTime"))
     template = _first(root, "medianTemplate")
     measured = None if template is None else _first(template, "global")
     return Header(

@@ -38,16 +38,17 @@ def draw_headers(
     They lie a month apart and begin in one half of a year, so that the age stays the same for six.
     """
     year, day = int(generator.integers(2012, 2021)), int(generator.integers(0, 180))
-    at = datetime(year, 1, 1) + timedelta(days=day)
+    on = datetime(year, 1, 1) + timedelta(days=day)
     while True:
-        at += timedelta(days=30, seconds=int(generator.integers(0, 3600)))
+        at = timedelta(hours=8, seconds=int(generator.integers(0, 36_000)))
         yield Header(
             patient_id=patient,
-            acquired_at=at.isoformat(),
+            acquired_at=(on + at).isoformat(),
             age_years=float(age),
             sex="F" if is_female else "M",
             **_measure(heart, generator),
         )
+        on += timedelta(days=30)
 
 
 def _measure(heart: Heart, generator: np.random.Generator) -> dict[str, float]:
