@@ -372,8 +372,9 @@ def preview(
         overwrite: Replace the drawing's file even if it is not such a drawing.
 
     Returns:
-        The dialect, rate, length and range of each lead, and the steps that would change them,
-        ready for JSON. If the file is refused, `refused` says by which step and why.
+        The dialect, rate, length and range of each lead, the steps that would change them, and the
+        header without what identifies the patient, ready for JSON. If the file is refused,
+        `refused` says by which step and why.
 
     Raises:
         InputError: if nothing can be drawn there.
@@ -401,10 +402,11 @@ def simulate(
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimulatedCorpus:
-    """Write simulated ECGs as vendor XML files, with a manifest.
+    """Write simulated ECGs as vendor XML files, with a manifest and a table of headers.
 
     The signals come from a dipole model, and the names and dates in the files are invented. They
-    serve demonstrations and tests and are no evidence of anything.
+    serve demonstrations and tests and are no evidence of anything. `headers.csv` says what stands
+    in each file beside the waveform.
 
     Args:
         out: Folder to write to.

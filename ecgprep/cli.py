@@ -306,8 +306,9 @@ def doctor(folder: Path, as_json: bool) -> None:
 def read(files: tuple[Path, ...], plot: Path | None, overwrite: bool, as_json: bool) -> None:
     """Show what a reader sees in vendor FILES.
 
-    It also shows what a build would change. If a file is refused, it says why, and the exit code
-    is 3.
+    It also shows what a build would change, and what the header says, but for the patient's id and
+    the time: of those only whether they are there. If a file is refused, it says why, and the exit
+    code is 3.
 
     Example: ecgprep read export/0001.xml --plot 0001.png
     """
@@ -398,7 +399,8 @@ def synth(out: Path, patients: int, **options: Any) -> None:
 
     The patients have, or have not, a cardiac dysfunction. The signals come from a
     dipole model, and the names and dates in the files are invented. They serve
-    demonstrations and tests and are no evidence of anything.
+    demonstrations and tests and are no evidence of anything. OUT/headers.csv says
+    what stands in each file beside the waveform.
 
     Example: ecgprep synth corpus --patients 300 --seed 1
     """

@@ -6,7 +6,9 @@ import csv
 from dataclasses import fields
 
 import pytest
-from vendor_files import WRITERS
+from hypothesis import given
+from hypothesis import strategies as st
+from vendor_files import WRITERS, assert_plausible
 
 from ecgprep.header import MEASUREMENTS, Header
 from ecgprep.readers import open_file, parse_file
@@ -14,6 +16,7 @@ from ecgprep.readers.header_fields import (
     RANGES,
     age_years,
     clock_time,
+    date_in,
     date_of,
     identifier,
     iso_date,
@@ -289,6 +292,23 @@ def test_ids_and_sexes_are_those_of_the_file():
     assert [identifier(text) for text in ids] == ["007", "12", "A-1", *[""] * 6, "Ä 1"]
     sexes = ["F", "female", "FEMALE", "M", " Male ", "UN", "U", "1", "", None]
     assert [sex_of(text) for text in sexes] == [*"FFFMM", *[""] * 5]
+
+
+DIGITS = st.text(alphabet="0123456789:.-+TZ ٤²e_", max_size=24)
+
+
+@given(st.one_of(st.text(), DIGITS), st.one_of(st.none(), st.text(), DIGITS))
+def test_any_text_gives_a_plausible_value_or_none(text, other):
+    birth, at = us_date(text), timestamp(other)
+    header = Header(
+        patient_id=identifier(text),
+        acquired_at=timestamp(text) or moment(iso_date(text), clock_time(other)),
+        age_years=age_years(stated_age(text, other or "years"), birth or date_in(text), at),
+        sex=sex_of(text),
+        **{name: measurement(name, text, other) for name in MEASUREMENTS},
+    )
+    assert_plausible(header)
+    assert date_of(text, other, text) == ""
 
 
 def test_muse_takes_the_confirmed_measurements():
