@@ -188,8 +188,9 @@ def read_header(root: Element) -> Header:
             administrativeGenderCode@code    sex                F, M
         controlVariable/relatedObservation   reported age       code 21612-7 (LOINC)
           value@value, @unit                                    a, mo, wk, d, h
-        effectiveTime/low or center@value    day and time       YYYYMMDDHHMMSS.F+ZZZZ
-        series/effectiveTime/low, center     if not above       the same
+        effectiveTime@value, or that of      day and time       YYYYMMDDHHMMSS.F+ZZZZ
+          its low or center
+        series/effectiveTime                 if not above       the same
         …/sequence/value/head@value          if not above       the same, of TIME_ABSOLUTE
         series/subjectOf/annotationSet/component/annotation, also nested
           code@code                          what it is         MEASUREMENT_CODES, any case
@@ -243,6 +244,7 @@ def _acquired_at(root: Element, rhythms: list[Element]) -> str:
 def _times(root: Element, rhythms: list[Element]) -> Iterator[Element | None]:
     """Yield the elements that may hold the time of acquisition, the best one first."""
     for effective in all_at([root, *rhythms], "effectiveTime"):
+        yield effective
         yield child(effective, "low")
         yield child(effective, "center")
     for sequence in all_at(rhythms, "component", "sequenceSet", "component", "sequence"):
@@ -261,7 +263,10 @@ def _reported_age(root: Element) -> float | None:
 def _measurements(rhythms: list[Element], others: list[Element]) -> dict[str, float | None]:
     """Return each measurement from the first annotation set that has a plausible one."""
     derived = [*all_at(rhythms, "derivation", "derivedSeries"), *others]
-    sets = [_quantities(one) for one in (*_annotation_sets(rhythms), *_annotation_sets(derived))]
+    sets: list[Quantities] = []
+    for annotation_set in (*_annotation_sets(rhythms), *_annotation_sets(derived)):
+        sets.append({})
+        _collect_quantities(annotation_set, sets[-1])
     found: dict[str, float | None] = {}
     for name, codes in MEASUREMENT_CODES.items():
         values = (_only_value(name, quantities, codes) for quantities in sets)
@@ -276,9 +281,8 @@ def _annotation_sets(series: list[Element]) -> list[Element]:
     return sorted(sets, key=lambda one: first_at(one, *person) is None)
 
 
-def _quantities(parent: Element) -> Quantities:
-    """Return the quantities that stand in a set or an annotation for the whole recording."""
-    found: Quantities = {}
+def _collect_quantities(parent: Element, found: Quantities) -> None:
+    """Add the quantities that stand in a set or an annotation for the whole recording."""
     for annotation in all_at([parent], "component", "annotation"):
         part = {element.tag.rpartition("}")[2]: element for element in annotation}
         code = _attribute(part.get("code"), "code").strip().upper().removesuffix("_GL")
@@ -289,9 +293,7 @@ def _quantities(parent: Element) -> Quantities:
             pair = (_attribute(value, "value"), _attribute(value, "unit"))
             found.setdefault(code, set()).add(pair)
         if "component" in part:
-            for nested, pairs in _quantities(annotation).items():
-                found.setdefault(nested, set()).update(pairs)
-    return found
+            _collect_quantities(annotation, found)
 
 
 def _is_of_one_lead(support: Element | None) -> bool:
@@ -305,6 +307,7 @@ def _only_value(name: str, quantities: Quantities, codes: tuple[str, ...]) -> fl
     """Return the value of the first code that has a plausible one, and no second."""
     for code in codes:
         values = {measurement(name, value, unit) for value, unit in quantities.get(code, ())}
-        if len(values) == 1 and None not in values:
+        values.discard(None)
+        if len(values) == 1:
             return values.pop()
     return None

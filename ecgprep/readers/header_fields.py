@@ -18,6 +18,7 @@ holds.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable
@@ -75,7 +76,7 @@ _COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)", re.ASCII)
 _MDY = re.compile(r"(\d{1,2})-(\d{1,2})-(\d{4})", re.ASCII)
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?", re.ASCII)
 _COMPACT_CLOCK = re.compile(r"(\d\d)(\d\d)(?:(\d\d)(?:\.(\d{1,9}))?)?", re.ASCII)
-_ZONE = re.compile(r"(Z|[+-](?:0\d|1[0-4]):?[0-5]\d)$")
+_ZONE = re.compile(r"(Z|[+-](?:0\d|1[0-4]):?[0-5]\d)$", re.ASCII)
 
 
 def child(parent: Element | None, name: str) -> Element | None:
@@ -99,13 +100,19 @@ def first_at(parent: Element, *path: str) -> Element | None:
     return next(iter(all_at([parent], *path)), None)
 
 
-def texts_of(parent: Element | None, names: Iterable[str]) -> dict[str, str]:
+def texts_of(parent: Element | None, names: tuple[str, ...]) -> dict[str, str]:
     """Return name -> text of the direct children of these local names; the first of each counts."""
     texts: dict[str, str] = {}
     if parent is not None:
-        for element in parent.iterchildren(*[f"{{*}}{name}" for name in names]):
+        for element in parent.iterchildren(*_in_any_namespace(names)):
             texts.setdefault(element.tag.rpartition("}")[2], element.text or "")
     return texts
+
+
+@functools.cache
+def _in_any_namespace(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the tags by which lxml finds local names. Readers ask for the same few each time."""
+    return tuple(f"{{*}}{name}" for name in names)
 
 
 def identifier(text: str | None) -> str:
@@ -287,6 +294,6 @@ def _split(text: str | None) -> tuple[str, str, str]:
     stripped, zone = (text or "").strip(), ""
     found = _ZONE.search(stripped, 8)  # behind a date
     if found:
-        stripped, zone = stripped[: found.start()], found[1]
+        stripped, zone = stripped[: found.start()].rstrip(), found[1]
     on, _, at = stripped.replace(" ", "T").partition("T")
     return (on, at, zone) if at or not on[:8].isdecimal() else (on[:8], on[8:], zone)

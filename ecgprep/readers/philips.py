@@ -283,6 +283,7 @@ MEASUREMENT_TAGS = (
 )
 """In the order of MEASUREMENTS: the names of one measurement."""
 
+EVERY_MEASUREMENT_TAG = tuple(tag for tags in MEASUREMENT_TAGS for tag in tags)
 AGE_TAGS = ("years", "months", "weeks", "days", "hours")
 
 
@@ -339,8 +340,7 @@ def _first_above_0(ages: list[float | None]) -> float | None:
 
 def _measured_texts(root: Element) -> list[str | None]:
     """Return the text of each measurement from the first place that names it."""
-    every_tag = [tag for tags in MEASUREMENT_TAGS for tag in tags]
-    places = [texts_of(first_at(root, *path), every_tag) for path in MEASURED_IN]
+    places = [texts_of(first_at(root, *path), EVERY_MEASUREMENT_TAG) for path in MEASURED_IN]
     return [
         next((place[tag] for place in places for tag in tags if tag in place), None)
         for tags in MEASUREMENT_TAGS
