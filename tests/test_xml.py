@@ -85,10 +85,8 @@ OUR_LIMITS = {
     "tags": b"<r>%b</r>" % (b"<a/>" * MAX_MARKUP),
     "equals signs": b"<r>%b</r>" % (b"=" * (MAX_MARKUP + 1)),
     "text": b"<r>%b</r>" % (b"x" * 11_000_000),
-    "encoding": '<?xml version="1.0" encoding="ISO-8859-2"?><r>ř</r>'.encode("iso-8859-2"),
 }
-"""Harmless documents that the door refuses: small versions of the attacks above, encodings that no
-known vendor writes."""
+"""Harmless documents that the door refuses: small versions of the attacks above."""
 
 
 TOLERATED = {

@@ -10,6 +10,7 @@ out.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecgprep.errors import RecordError
+from ecgprep.errors import RecordError, describe
 from ecgprep.header import Header
 from ecgprep.readers import aecg, cardiosoft, muse, philips, sapphire, schiller
-from ecgprep.readers.xml import Element, local_name, parse_xml, read_regular
+from ecgprep.readers.xml import Element, local_name, parse_document, read_regular
 from ecgprep.recording import Recording
 
 
@@ -48,8 +49,12 @@ NOT_SUPPORTED = {
     "ECG": "Mortara / Welch Allyn ELI Link",
     "EliEcg": "Mortara ELI 380",
     "zqecg": "Zoncare",
+    "HativECG": "VUNO HATIV",
+    "ClinicalDocument": "HL7 CDA, in which Nihon Kohden wraps MFER",
 }
 """Formats known by name but not read: no public file shows what their numbers mean."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +87,7 @@ def parse_file(data: bytes) -> VendorFile:
 
     Raises RecordError `not_xml` or `unknown_format`.
     """
-    root = parse_xml(data)
+    root, notes = parse_document(data)
     name = local_name(root)
     if name in NOT_SUPPORTED:
         raise RecordError(
@@ -92,8 +97,11 @@ def parse_file(data: bytes) -> VendorFile:
         )
     if name not in DIALECTS:
         supported = ", ".join(DIALECTS)
-        raise RecordError("unknown_format", f"the root element is none of {supported}")
-    return VendorFile(root, DIALECTS[name])
+        found = name if _PLAIN_NAME.fullmatch(name) else describe(name)
+        raise RecordError(
+            "unknown_format", f"the root element is none of {supported}; found {found}"
+        )
+    return VendorFile(root, DIALECTS[name], notes)
 
 
 def open_file(path: str | os.PathLike[str], root: Path | None = None) -> VendorFile:

@@ -6,7 +6,8 @@ declared (`<!ATTLIST>` alone makes defusedxml's defaults take 3.6 GB).
 
 The bytes are brought to UTF-8, the prolog must match a small grammar, and only then does lxml
 parse the root element in one call, without network access, DTDs or entities. That takes a third of
-the time of the standard library's parser.
+the time of the standard library's parser. A document that is refused is mended once, see
+`readers.repair`; what is mended must pass the same checks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import TypeAlias
 
 from lxml import etree  # noqa: TID251 - this is the door
 
-from ecgprep.errors import RecordError, describe
+from ecgprep.errors import RecordError
+from ecgprep.readers.encoding import to_utf8
+from ecgprep.readers.repair import repair
 
 Element: TypeAlias = etree._Element
 """An element of a parsed file."""
@@ -36,35 +39,6 @@ MAX_FILE_BYTES = 32_000_000
 MAX_MARKUP = 500_000
 """Limit on tags and on attributes. Exports have a few thousand; 32 MB of `<a/>` take gigabytes."""
 
-ENCODINGS = {
-    "utf-8": "utf-8",
-    "utf8": "utf-8",
-    "us-ascii": "ascii",
-    "ascii": "ascii",
-    "iso-8859-1": "latin-1",
-    "iso8859-1": "latin-1",
-    "latin1": "latin-1",
-    "iso-8859-15": "iso8859-15",
-    "windows-1252": "cp1252",
-    "cp1252": "cp1252",
-    "utf-16": "utf-16",
-    "utf-16le": "utf-16-le",
-    "utf-16be": "utf-16-be",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "gb18030": "gb18030",
-    "shift_jis": "cp932",
-    "shift-jis": "cp932",
-    "windows-31j": "cp932",
-}
-"""Declared encodings that are read, each with its Python codec. All others are refused."""
-
-_SINGLE_BYTE = {"latin-1", "iso8859-15", "cp1252"}
-_BLOCK_BYTES = 16_384
-
-_DECLARATION = re.compile(rb"<\?xml\s[^>]{0,200}?\?>")
-_DECLARED_ENCODING = re.compile(rb"encoding\s*=\s*[\"']([A-Za-z0-9._:-]{1,40})[\"']")
-
 _LITERAL = rb"(?:\"[^\"<>]*\"|'[^'<>]*')"
 _EXTERNAL_ID = rb"(?:SYSTEM|PUBLIC\s+%b)\s+%b" % (_LITERAL, _LITERAL)
 _DOCTYPE = re.compile(rb"<!DOCTYPE\s+[\w:.\x80-\xff-]+(?:\s+%b)?\s*>" % _EXTERNAL_ID)
@@ -72,9 +46,6 @@ _DOCTYPE = re.compile(rb"<!DOCTYPE\s+[\w:.\x80-\xff-]+(?:\s+%b)?\s*>" % _EXTERNA
 
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _ROOT_START = re.compile(rb"<[A-Za-z_:\x80-\xff]")
-
-_UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Never follow a final symlink, never block on a FIFO. Windows has neither flag."""
@@ -157,14 +128,46 @@ def _leads_inside(folder: str, root: str) -> bool:
     return os.path.commonpath([os.path.realpath(folder), real_root]) == real_root
 
 
+def parse_document(data: bytes) -> tuple[Element, tuple[str, ...]]:
+    """Parse one whole document; where that fails, mend its texts and try once more.
+
+    Returns the root element and what was repaired. Raises the RecordError of the first try when the
+    second fails too, or when a repair made a name of a tag or an attribute: that would hide a field
+    from its reader.
+    """
+    try:
+        return parse_xml(data), ()
+    except RecordError as error:
+        refusal = error
+    try:
+        text, notes = repair(data)
+        root = _parse(text) if notes else None
+    except RecordError:
+        root = None
+    if root is None or not _has_ascii_names(root):
+        raise refusal
+    return root, notes
+
+
+def _has_ascii_names(root: Element) -> bool:
+    """Say whether tags and attributes have ASCII names, as in every vendor's format."""
+    return all(
+        element.tag.isascii() and "".join(element.keys()).isascii() for element in root.iter()
+    )
+
+
 def parse_xml(data: bytes) -> Element:
-    """Parse one whole document and return its root element.
+    """Parse one whole document and return its root element. Nothing is repaired.
 
     Raises RecordError `not_xml` for anything that is not well-formed XML in an allowed encoding,
     that declares anything in its document type, or that is built to exhaust memory. The message
     does not quote the document.
     """
-    text = _to_utf8(data)
+    return _parse(to_utf8(data))
+
+
+def _parse(text: bytes) -> Element:
+    """Parse a document in UTF-8 that has no XML declaration."""
     body = text[_prolog_end(text) :]  # the parser sees no DOCTYPE, so nothing can be declared
     _check_markup(body)
     try:
@@ -209,89 +212,6 @@ def _parser() -> etree.XMLParser:
 def local_name(element: Element) -> str:
     """Return the tag without its namespace."""
     return str(element.tag).rpartition("}")[2]
-
-
-def _to_utf8(data: bytes) -> bytes:
-    """Bring the document to UTF-8 without an XML declaration.
-
-    The encoding follows from the byte-order mark, else from null bytes, else from the declaration.
-    """
-    if data.startswith(_UTF16_MARKS):
-        return _recode(data, "utf-16")
-    if b"\0" in data[:4]:  # UTF-16 without a mark: every other byte of ASCII is null
-        return _recode(data, "utf-16-be" if data[:1] == b"\0" else "utf-16-le")
-    document = _from_first_tag(data)
-    declaration = _DECLARATION.match(document)
-    if declaration is None:
-        return _recode(document, "utf-8")
-    return _recode(document[declaration.end() :], _declared_codec(declaration[0]))
-
-
-def _from_first_tag(data: bytes) -> bytes:
-    """Cut what may stand before the first tag: a UTF-8 mark, white space, or one `?`.
-
-    The `?` is what a lossy conversion makes of a byte-order mark; real sites have such files.
-    """
-    start = data[:1024].find(b"<")
-    before = data[: max(0, start)].removeprefix(_UTF8_MARK).strip()
-    if start < 0 or before not in (b"", b"?"):
-        raise RecordError("not_xml", "the file does not begin with an XML document")
-    return data[start:]
-
-
-def _declared_codec(declaration: bytes) -> str:
-    """Return the codec for the encoding that an XML declaration names; UTF-8 without one."""
-    named = _DECLARED_ENCODING.search(declaration)
-    name = named[1].decode().lower() if named else "utf-8"
-    codec = ENCODINGS.get(name)
-    if codec is None:
-        allowed = ", ".join(sorted(ENCODINGS))
-        raise RecordError(
-            "not_xml", f"the declared encoding ({describe(name)}) is not one of {allowed}"
-        )
-    if codec.startswith("utf-16"):
-        return "utf-8"  # some Philips exporters declare UTF-16 and write single bytes of UTF-8
-    return codec
-
-
-def _recode(data: bytes, codec: str) -> bytes:
-    """Decode strictly and encode as UTF-8."""
-    is_utf16 = codec.startswith("utf-16")
-    if data.isascii() and not is_utf16:
-        return data
-    try:
-        if codec == "utf-8":
-            data.decode(codec)
-            return data
-        if codec in _SINGLE_BYTE:
-            return _recode_blocks(data, codec)
-        text = data.decode(codec)
-    except UnicodeDecodeError as error:
-        place = f" at byte {error.start}" if codec == "utf-8" else ""
-        raise RecordError(
-            "not_xml", f"the bytes are not {codec}, the file's encoding{place}"
-        ) from None
-    return _without_declaration(text.lstrip("\ufeff \t\r\n").encode("utf-8"))
-
-
-def _recode_blocks(data: bytes, codec: str) -> bytes:
-    """Recode a single-byte encoding block by block.
-
-    Most blocks hold waveforms, which are ASCII and stay as they are: a fifth of the time.
-    """
-    blocks = []
-    for start in range(0, len(data), _BLOCK_BYTES):
-        block = data[start : start + _BLOCK_BYTES]
-        if not block.isascii():
-            block = block.decode(codec).encode("utf-8")
-        blocks.append(block)
-    return b"".join(blocks)
-
-
-def _without_declaration(document: bytes) -> bytes:
-    """Drop the XML declaration, which names the encoding that the bytes had before."""
-    declaration = _DECLARATION.match(document)
-    return document[declaration.end() :] if declaration else document
 
 
 def _prolog_end(text: bytes) -> int:
