@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "label_level": ("record", "patient"),
     "duplicates": ("near", "exact"),
     "codec": ("zstd",),
-    "dialects": ("muse", "aecg", "cardiosoft", "philips", "schiller", "sapphire"),
+    "dialects": ("muse", "aecg", "cardiosoft", "philips", "schiller", "sapphire", "mortara"),
 }
 """The words that an option may be, or, if it is a list, that each of its entries may be."""
 

@@ -145,7 +145,7 @@ def test_one_module_imports_an_xml_parser():
         for module, path in MODULES.items()
         if {other.split(".")[0] for other in imports(path)} & XML_PARSERS
     }
-    simulators = {"ecgprep.simulation.vendors", "ecgprep.simulation.philips"}
+    simulators = {f"ecgprep.simulation.{name}" for name in ("vendors", "philips", "mortara")}
     assert users == {"ecgprep.readers.xml", *simulators}
 
 

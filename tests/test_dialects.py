@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import base64
 import re
 import struct
 import tracemalloc
+from xml.etree import ElementTree  # noqa: TID251 - an independent parser
 
 import numpy as np
 import pytest
@@ -13,11 +15,19 @@ from vendor_files import assert_equals_reference, reason_of, replaced
 
 from ecgprep.conform import Conformity, conform, without_calibration_pulse
 from ecgprep.errors import RecordError
+from ecgprep.header import MEASUREMENTS
 from ecgprep.leads import LEADS, TWELVE_LEADS
-from ecgprep.readers import NOT_SUPPORTED, read_bytes, read_recording
+from ecgprep.readers import NOT_SUPPORTED, parse_file, read_bytes, read_recording
 from ecgprep.readers.xli import decode_chunks
 from ecgprep.simulation.philips import VERSIONS, compress, lzw, philips
-from ecgprep.simulation.vendors import aecg, cardiosoft, full_disclosure, sapphire, schiller
+from ecgprep.simulation.vendors import (
+    aecg,
+    cardiosoft,
+    full_disclosure,
+    mortara,
+    sapphire,
+    schiller,
+)
 
 PHILIPS = [
     "sierra_129DYPRG.XML",
@@ -253,6 +263,95 @@ def test_cardiosoft_strip_wins_over_full_disclosure(uv):
     end = b"</CardiologyXML>"
     data = cardiosoft(uv, 500, "X").replace(end, disclosure + end)
     assert read_bytes(data).n_samples == 5000
+
+
+@pytest.mark.parametrize("rate_hz", [250, 500, 1000])
+def test_mortara_is_counts_by_the_units_per_mv_of_each_lead(uv, rate_hz):
+    data = mortara(uv, rate_hz, "X")
+    data = replaced(data, '("V2" [^>]*UNITS_PER_MV=)"400"', r'\1"200"')
+    recording = read_bytes(data)
+    assert (recording.rate_hz, set(recording.leads_uv)) == (rate_hz, set(TWELVE_LEADS))
+    tree = ElementTree.fromstring(data)  # noqa: S314 - our own file
+    for channel in tree.findall("CHANNEL"):
+        counts = array.array("h", base64.b64decode(channel.get("DATA")))
+        expected = np.array(counts) / float(channel.get("UNITS_PER_MV")) * 1000
+        np.testing.assert_allclose(recording.leads_uv[channel.get("NAME")], expected, rtol=1e-12)
+
+
+def test_mortara_equals_ecgdatakit_and_ecg2dcm(uv, tmp_path):
+    ecgdatakit = pytest.importorskip("ecgdatakit")
+    ecg2dcm = pytest.importorskip("ecg2dcm.adapters.mortara")
+    path = tmp_path / "a.xml"
+    path.write_bytes(mortara(uv, 500, "X"))
+    found = read_recording(path).leads_uv
+    for lead in ecgdatakit.FileParser().parse(path).leads:  # in mV
+        np.testing.assert_allclose(1000 * np.asarray(lead.samples), found[lead.label], atol=1e-9)
+    (rhythm,) = (w for w in ecg2dcm.parse(str(path)).waveforms if w.label == "Rhythm")
+    for name, counts in rhythm.leads.items():
+        np.testing.assert_allclose(counts * rhythm.units_per_bit, found[name], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("<CHANNEL [^>]*>", "", "no_rhythm"),
+        ('(<CHANNEL [^>]*)UNITS_PER_MV="400"', r"\1", "bad_units"),
+        ('(<CHANNEL [^>]*)UNITS_PER_MV="400"', r'\1UNITS_PER_MV="0"', "bad_units"),
+        ('(<CHANNEL [^>]*)OFFSET="0"', r'\1OFFSET="12"', "bad_units"),
+        ('(<CHANNEL [^>]*)SAMPLE_FREQ="500"', r'\1SAMPLE_FREQ="1000"', "bad_rate"),
+        ('(<CHANNEL [^>]*)SAMPLE_FREQ="500"', r"\1", "bad_rate"),
+        ('(<CHANNEL [^>]*)BITS="16"', r'\1BITS="32"', "bad_waveform"),
+        ('(<CHANNEL [^>]*)FORMAT="SIGNED"', r'\1FORMAT="UNSIGNED"', "bad_waveform"),
+        ('(<CHANNEL [^>]*)ENCODING="BASE64"', r"\1", "bad_waveform"),
+        ('(<CHANNEL [^>]*)DURATION="5000"', r'\1DURATION="4999"', "bad_waveform"),
+        ('(<CHANNEL [^>]*)DATA="....', r'\1DATA="', "bad_waveform"),
+        ('(<CHANNEL [^>]*)NAME="II"', r'\1NAME="I"', "bad_waveform"),
+    ],
+)
+def test_mortara_with_one_fault(uv, old, new, reason):
+    n = 0 if not new else 1
+    assert reason_of(replaced(mortara(uv, 500, "X"), old, new, count=n)) == reason
+
+
+def test_mortara_variants_are_read(uv):
+    """DURATION in milliseconds or absent, no OFFSET, data as text instead of an attribute."""
+    data = mortara(uv, 500, "X")
+    expected = read_bytes(data).leads_uv
+    for old, new in (
+        ('DURATION="5000"', 'DURATION="10000"'),
+        ('DURATION="5000"', ""),
+        ('OFFSET="0"', ""),
+        ('(<CHANNEL [^>]*) DATA="([^"]*)"/>', r"\1>\2</CHANNEL>"),
+        ("</ECG>", '<CHANNEL NAME="RESP" SAMPLE_FREQ="50" DATA="?"/></ECG>'),
+    ):
+        found = read_bytes(replaced(data, old, new, count=0)).leads_uv
+        for lead, values in expected.items():
+            np.testing.assert_array_equal(found[lead], values)
+
+
+def test_mortara_header_from_demographic_fields():
+    """Their ids are those that ecgdatakit reads; the labels are in the language of the cart."""
+    fields = "".join(
+        f'<DEMOGRAPHIC_FIELD ID="{key}" LABEL="?" VALUE="{value}" UNITS="{unit}"/>'
+        for key, value, unit in (("2", " B8 ", ""), ("3", "18", "MONTHS"), ("4", "M", ""))
+    )
+    header = parse_file(
+        '<ECG ACQUISITION_TIME="20010203040506" VENT_RATE="0"><SUBJECT ID="" LOCAL_ID=""/>'
+        f"<DEMOGRAPHIC_FIELDS>{fields}</DEMOGRAPHIC_FIELDS></ECG>".encode()
+    ).header()
+    assert (header.patient_id, header.acquired_at) == ("B8", "2001-02-03T04:05:06")
+    assert (header.age_years, header.sex) == (1.5, "M")
+    assert [getattr(header, name) for name in MEASUREMENTS] == [None] * 8
+
+
+@pytest.mark.parametrize(
+    ("root", "named"),
+    [("VendorECG", "VendorECG"), ("a" * 60, "60 letters"), ("Größe", "5 letters")],
+)
+def test_message_about_an_unknown_root_names_it_where_it_is_plain(root, named):
+    with pytest.raises(RecordError, match=f"found {named}$") as caught:
+        read_bytes(f"<{root}/>".encode())
+    assert caught.value.reason == "unknown_format"
 
 
 @pytest.mark.parametrize("root", NOT_SUPPORTED)

@@ -23,6 +23,7 @@ TOLERANCE_UV = {
     "philips": 2.5,
     "schiller": 0.0,
     "sapphire": 4.88 / 2,
+    "mortara": 2.5 / 2,
 }
 """Half a count of what the simulation writes."""
 REBUILT_BY_PHILIPS = ("III", "aVR", "aVL", "aVF")

@@ -20,7 +20,7 @@ import numpy as np
 
 from ecgprep.errors import RecordError, describe
 from ecgprep.header import Header
-from ecgprep.readers import aecg, cardiosoft, muse, philips, sapphire, schiller
+from ecgprep.readers import aecg, cardiosoft, mortara, muse, philips, sapphire, schiller
 from ecgprep.readers.xml import Element, local_name, parse_document, read_regular
 from ecgprep.recording import Recording
 
@@ -42,11 +42,11 @@ DIALECTS: dict[str, Dialect] = {
     "com.xiriuz.sema.xml.schillerEDI.SchillerEDI": Dialect(
         schiller.DIALECT, schiller.read, schiller.read_header
     ),
+    "ECG": Dialect(mortara.DIALECT, mortara.read, mortara.read_header),
 }
 """Root element (local name) -> dialect."""
 
 NOT_SUPPORTED = {
-    "ECG": "Mortara / Welch Allyn ELI Link",
     "EliEcg": "Mortara ELI 380",
     "zqecg": "Zoncare",
     "HativECG": "VUNO HATIV",

@@ -27,6 +27,7 @@ from ecgprep.simulation.header_texts import (
     schiller_measurements,
 )
 from ecgprep.simulation.headers import EXAMPLE, acquired, year_of_birth
+from ecgprep.simulation.mortara import mortara
 from ecgprep.simulation.philips import philips
 
 MUSE_UV_PER_COUNT = 4.88
@@ -280,5 +281,6 @@ VENDORS: dict[str, Writer] = {
     "philips": philips,
     "schiller": schiller,
     "sapphire": sapphire,
+    "mortara": mortara,
 }
 """Dialect -> writer."""
