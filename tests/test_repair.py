@@ -58,7 +58,8 @@ REPAIRED = {
     "Ctrl-Z after UTF-16": ("<r>xx</r>".encode("utf-16") + b"\x1a", "xx", ""),
     "control character": (b"<r>a\x0bb\x00</r>", "a\ufffdb\ufffd", "2 control characters"),
     "not a character": ("<r>\ufffe\uffff</r>".encode(), "\ufffd\ufffd", "2 control"),
-    "reference": (b"<r>&#11;&#x0B;&#0;&#x1f;</r>", "\ufffd" * 4, "4 such references"),
+    "reference": (b"<r>&#11;&#x0B;&#0;&#x1f;</r>", "\ufffd" * 4, "4 references to a"),
+    "pair of surrogates": (b"<r>&#xD83D;&#56832;&#xffff;</r>", "\ufffd" * 3, "3 references"),
     "bare ampersand": (b"<r>R & D &amp; &#65;&lt;</r>", "R & D & A<", "1 bare ampersand"),
     "in an attribute": (b"<r a='R&D'>x</r>", "x", "1 bare ampersand"),
     "HTML entity": (b"<r>&nbsp;&uuml;</r>", "&nbsp;&uuml;", "2 bare ampersands"),
@@ -79,6 +80,24 @@ def test_damaged_text_is_repaired_and_said(name):
     assert notes[0].startswith("repaired: ")
 
 
+def test_unknown_encoding_may_hold_bytes_that_are_not_utf8():
+    root, notes = parse_document(b"<?xml version='1.0' encoding='ANSI'?><r>\xe9</r>")
+    assert root.text == "é"
+    assert len(notes) == 2
+
+
+def test_every_reference_to_a_forbidden_character_is_known():
+    """Against the definition of Char in XML 1.0, section 2.2."""
+    for code in (*range(40), 0xD7FF, 0xD800, 0xDABC, 0xDFFF, 0xE000, *range(0xFFF0, 0x10001)):
+        is_char = code in (9, 10, 13) or 32 <= code < 0xD800 or 0xE000 <= code < 0xFFFE
+        is_char = is_char or code >= 0x10000
+        for reference in (f"&#{code};", f"&#x{code:x};", f"&#x00{code:X};", f"&#00{code};"):
+            root, notes = parse_document(f"<r>{reference}</r>".encode())
+            assert (root.text, bool(notes)) == (chr(code) if is_char else "\ufffd", not is_char)
+    for code in range(0xD800, 0xE000):
+        assert parse_document(f"<r>&#{code};</r>".encode())[0].text == "\ufffd"
+
+
 def test_several_kinds_are_repaired_together():
     data = b"<?xml version='1.0' encoding='x'?><r>\xc3\xa9 & \x01&#2;</r>\0"
     root, notes = parse_document(data)
@@ -93,7 +112,7 @@ def test_intact_document_is_not_touched():
 NOT_REPAIRED = {
     "cut off": b"<r><a>M\xfcller</a>",
     "cut off and padded": b"<r><a>x</a>\0\0\0\0",
-    "unknown encoding, other bytes": b"<?xml version='1.0' encoding='x-hospital'?><r>\xe9</r>",
+    "reference beyond Unicode": b"<r>&#x110000;</r>",
     "refused encoding": b"<?xml version='1.0' encoding='UTF-7'?><r>+ADw- & \x0b</r>",
     "half a character of UTF-16": b"\xff\xfe<\0r\0/\0>",
     "tag": b"<r><a\x0b>1</a\x0b></r>",
@@ -102,7 +121,6 @@ NOT_REPAIRED = {
     "attribute's name": b"<r \x0b='1'/>",
     "bare <": b"<r>PR < 200 & QRS</r>",
     "no end of a reference": b"<r>&#65</r><",
-    "surrogate": b"<r>&#xD800;</r>",
     "too many bytes": b"<r>" + b"\xff" * (MAX_REPAIRS + 1) + b"</r>",
     "too many control characters": b"<r>" + b"\x01" * (MAX_REPAIRS + 1) + b"</r>",
     "too many ampersands": b"<r>" + b"& " * (MAX_REPAIRS + 1) + b"</r>",

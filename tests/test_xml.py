@@ -363,7 +363,17 @@ def test_multibyte_encoding_is_read(declared, codec, text):
     assert parse_xml(document.encode(codec)).text == text
 
 
-@pytest.mark.parametrize("before", [b"?", b"\n\n ", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"?",
+        b"\n\n ",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf\r\n",
+        b"\xef\xbb\xbf\xef\xbb\xbf",
+        "\ufeff".encode().decode("latin-1").encode(),
+    ],
+)
 def test_what_real_sites_put_before_the_declaration_is_skipped(before):
     document = b'<?xml version = "1.0" encoding="windows-1252"?>\r\n<r>\xe9</r>'
     assert parse_xml(before + document).text == "é"

@@ -74,6 +74,9 @@ _NOT_IN_MARKUP = "\\~%"
 """No tag, number or Base64 holds these, and in some encodings they stand for something else."""
 _SAMPLE = "\t\r\n" + "".join(chr(b) for b in range(32, 127) if chr(b) not in _NOT_IN_MARKUP)
 
+_BEFORE = re.compile(rb"(?:\xef\xbb\xbf|\xc3\xaf\xc2\xbb\xc2\xbf|\?|\s){0,9}\s*")
+"""The UTF-8 mark, that mark read as Latin-1 and written as UTF-8, or a `?` that replaced one."""
+
 _DECLARATION = re.compile(rb"<\?xml\s[^>]{0,200}?\?>")
 _DECLARED_ENCODING = re.compile(rb"encoding\s*=\s*[\"']([A-Za-z0-9._:-]{1,40})[\"']")
 
@@ -148,13 +151,12 @@ def _wide_codec(data: bytes) -> str | None:
 
 
 def _from_first_tag(data: bytes) -> bytes:
-    """Cut what may stand before the first tag: a UTF-8 mark, white space, or one `?`.
+    """Cut what may stand before the first tag: white space, and what became of a byte-order mark.
 
-    The `?` is what a lossy conversion makes of a byte-order mark; real sites have such files.
+    Real sites have files whose mark was doubled, or went through a conversion.
     """
     start = data[:1024].find(b"<")
-    before = data[: max(0, start)].removeprefix(codecs.BOM_UTF8).strip()
-    if start < 0 or before not in (b"", b"?"):
+    if start < 0 or not _BEFORE.fullmatch(data, 0, start):
         raise RecordError("not_xml", "the file does not begin with an XML document")
     return data[start:]
 

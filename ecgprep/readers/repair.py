@@ -5,9 +5,9 @@ people typed:
 
     damage                                            is read as
     bytes that are not in the declared encoding       Windows-1252, the usual mix-up
-    an encoding name that Python does not know        UTF-8, if all bytes are
+    an encoding name that Python does not know        UTF-8
     NUL or Ctrl-Z after the end of the document       nothing
-    control characters that XML forbids, also `&#11;` U+FFFD, the replacement character
+    characters that XML forbids, also as `&#11;`      U+FFFD, the replacement character
     an ampersand that begins no reference, `&nbsp;`   the text that it is
 
 A repair never makes a number or a waveform of damaged ones. Whatever is put in is a character that
@@ -32,6 +32,8 @@ from ecgprep.readers.encoding import (
 
 MAX_REPAIRS = 10_000
 """Of one kind in a document. Names and remarks hold a few; more is another encoding, or an attack.
+
+It also limits the comments, sections and instructions of a document with ampersands to repair.
 """
 
 _REPLACEMENT = "\ufffd"
@@ -41,9 +43,12 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 """What `surrogateescape` makes of a byte that cannot be decoded."""
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
 """Control characters, U+FFFE and U+FFFF in UTF-8 (XML 1.0, section 2.2)."""
+_SURROGATE = rb"5529[6-9]|55[3-9]\d\d|56\d{3}|57[0-2]\d\d|573[0-3]\d|5734[0-3]"
 _FORBIDDEN_REFERENCE = re.compile(
-    rb"&#(?:0*(?:[0-8]|1[124-9]|2[0-9]|3[01])|x0*(?:[0-8bBcCeEfF]|1[0-9a-fA-F]));"
+    rb"&#(?:0*(?:[0-8]|1[124-9]|2\d|3[01]|%b|6553[45])"
+    rb"|x0*(?:[0-8bBcCeEfF]|1[\da-fA-F]|[dD][89a-fA-F][\da-fA-F]{2}|[fF]{3}[eEfF]));" % _SURROGATE
 )
+"""References to control characters, surrogates, U+FFFE and U+FFFF."""
 _BARE_AMPERSAND = re.compile(rb"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9a-fA-F]+);)")
 _OPAQUE = re.compile(rb"(<!\[CDATA\[.*?(?:\]\]>|\Z)|<!--.*?(?:-->|\Z)|<\?.*?(?:\?>|\Z))", re.DOTALL)
 """Sections, comments and instructions, in which `&` is a character like any other."""
@@ -75,7 +80,6 @@ def _decoded(data: bytes, notes: list[str]) -> bytes:
         codec, document = identify(data)
     except UnknownEncoding:
         codec, document = UTF8, without_declaration(data)
-        document.decode()
         notes.append("the declared encoding is unknown, the text was read as UTF-8")
     if not codec.keeps_ascii:
         whole = _without_odd_end(document, codec)
@@ -120,15 +124,16 @@ def _without_control_characters(document: bytes, notes: list[str]) -> bytes:
     document, n = _FORBIDDEN.subn(_REPLACEMENT.encode(), document, count=MAX_REPAIRS + 1)
     if n:
         noun = "character" if n == 1 else "characters"
-        notes.append(f"{_limited(n):,} control {noun} replaced by U+FFFD")
+        notes.append(f"{_limited(n):,} control {noun} read as U+FFFD")
     return document
 
 
 def _with_escaped_ampersands(document: bytes, notes: list[str]) -> bytes:
-    """Escape every `&` that begins no reference, and replace references to control characters."""
+    """Escape every `&` that begins no reference, and replace references to forbidden characters."""
     if b"&" not in document:
         return document
-    parts = _OPAQUE.split(document)
+    parts = _OPAQUE.split(document, maxsplit=MAX_REPAIRS + 1)
+    _limited(len(parts) // 2)
     n_references = n_bare = 0
     for i in range(0, len(parts), 2):  # every other part is opaque
         parts[i], n = _FORBIDDEN_REFERENCE.subn(_REPLACEMENT.encode(), parts[i], MAX_REPAIRS + 1)
@@ -136,8 +141,8 @@ def _with_escaped_ampersands(document: bytes, notes: list[str]) -> bytes:
         parts[i], n = _BARE_AMPERSAND.subn(b"&amp;", parts[i], MAX_REPAIRS + 1)
         n_bare += n
     if n_references:
-        noun = "reference to a control character" if n_references == 1 else "such references"
-        notes.append(f"{_limited(n_references):,} {noun} replaced by U+FFFD")
+        noun = "reference" if n_references == 1 else "references"
+        notes.append(f"{_limited(n_references):,} {noun} to a forbidden character read as U+FFFD")
     if n_bare:
         noun = "ampersand" if n_bare == 1 else "ampersands"
         notes.append(f"{_limited(n_bare):,} bare {noun} read as text")

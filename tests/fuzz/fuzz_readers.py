@@ -42,7 +42,10 @@ CORPUS = Path(__file__).parent / "corpus"
 NUMBERS = b"0 -1 1 500 32768 1.5 nan inf 1e308 1_0 0x10 - 1,2".split()
 WORDS = "= AAAA uV mV µV RHYTHM True XLI Plain".encode().split()
 MARKUP = [b"<x/>", b"&lt;", b"&#0;", b"<![CDATA[1]]>", b"<!-- -->"]
-TOKENS = [b"", b" ", b"1 2", b"9" * 30, b"\xff", *NUMBERS, *WORDS, *MARKUP]
+DAMAGE = [b"\xff", b"\xa0", b"\x0b", b"\0", b"&", b"&#11;", b"&nbsp;"]
+TOKENS = [b"", b" ", b"1 2", b"9" * 30, *NUMBERS, *WORDS, *MARKUP, *DAMAGE]
+CODECS = b"UTF-8 EUC-KR windows-1250 ISO-2022-JP hz UTF-7 UTF-16 cp037 x-none".split()
+_DECLARED = re.compile(rb'(?<=encoding=")[^"]*(?=")')
 _FIELD = re.compile(rb'(?<=>)[^<]*(?=<)|(?<=")[^"<>]*(?=")')
 _TAG = re.compile(rb"<[^<>]*>")
 
@@ -64,7 +67,15 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     The well-formedness of XML hides most bit flips from the readers.
     """
     choice = random.Random(seed)  # noqa: S311 - no secret
-    kinds = [(_FIELD, "token"), (_FIELD, "bytes"), (_TAG, "drop"), (_TAG, "double"), (None, "any")]
+    kinds = [
+        (_FIELD, "token"),
+        (_FIELD, "bytes"),
+        (_FIELD, "damage"),
+        (_DECLARED, "codec"),
+        (_TAG, "drop"),
+        (_TAG, "double"),
+        (None, "any"),
+    ]
     pattern, kind = choice.choice(kinds)
     places = [match.span() for match in pattern.finditer(data)] if pattern else []
     if not places:
@@ -73,6 +84,11 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     found = data[start:end]
     if kind == "token":
         changed = choice.choice(TOKENS)
+    elif kind == "damage":
+        at = choice.randint(0, len(found))
+        changed = found[:at] + choice.choice(DAMAGE) + found[at:]
+    elif kind == "codec":
+        changed = choice.choice(CODECS)
     elif kind == "bytes":
         changed = bytes(atheris.Mutate(found, len(found) + 64))
     elif kind == "drop":
