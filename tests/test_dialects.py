@@ -313,6 +313,12 @@ def test_mortara_with_one_fault(uv, old, new, reason):
     assert reason_of(replaced(mortara(uv, 500, "X"), old, new, count=n)) == reason
 
 
+def test_other_file_whose_root_is_ecg_is_of_an_unknown_format():
+    with pytest.raises(RecordError, match="no Mortara ELI Link") as caught:
+        read_bytes(b"<ECG><LEAD NAME='I'/></ECG>")
+    assert caught.value.reason == "unknown_format"
+
+
 def test_mortara_variants_are_read(uv):
     """DURATION in milliseconds or absent, no OFFSET, data as text instead of an attribute."""
     data = mortara(uv, 500, "X")

@@ -57,6 +57,11 @@ FORMAT = {"BITS": "16", "FORMAT": "SIGNED", "ENCODING": "BASE64"}
 def read(root: Element) -> Recording:
     """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
     channels = root.findall("CHANNEL")
+    if not channels and root.find("TYPICAL_CYCLE") is None:
+        raise RecordError(
+            "unknown_format",
+            "the root element is ECG, but without CHANNEL it is no Mortara ELI Link file",
+        )
     if not channels:
         raise RecordError(
             "no_rhythm", "CHANNEL: none found (typical cycles are not read in its place)"
