@@ -15,9 +15,9 @@ on, which were written for real exports.
       @OFFSET                unknown                      no        0
       @DATA, or the text     samples                      yes       little-endian signed 16-bit
 
-µV = count x 1000 / UNITS_PER_MV. An OFFSET other than 0 is refused: BRAVEHEART adds it to the
-counts, the others ignore it, and no known export has one. TYPICAL_CYCLE holds mean beats and is
-never read.
+µV = count x 1000 / UNITS_PER_MV.
+An OFFSET other than 0 is refused: BRAVEHEART adds it to the counts, the others ignore it, and no
+known export has one. TYPICAL_CYCLE holds mean beats and is never read.
 """
 
 from __future__ import annotations
