@@ -37,7 +37,7 @@ Reader = Callable[[Path], object]
 def floor(path: Path) -> None:
     """Parse with ElementTree and decode every text that is Base64 or a long list of numbers."""
     for element in ET.fromstring(path.read_bytes()).iter():  # noqa: S314 - our own files
-        for text in (element.text or "", element.get("V") or ""):
+        for text in (element.text or "", element.get("V") or "", element.get("DATA") or ""):
             if len(text) <= 500:
                 continue
             if "," in text or " " in text.strip():
@@ -56,10 +56,10 @@ def rivals() -> dict[str, tuple[Reader, frozenset[str]]]:
     found: dict[str, tuple[Reader, frozenset[str]]] = {}
     with contextlib.suppress(ImportError):
         parser = importlib.import_module("ecgdatakit").FileParser()
-        found["ecgdatakit"] = (parser.parse, frozenset({"muse", "aecg", "philips"}))
+        found["ecgdatakit"] = (parser.parse, frozenset({"muse", "aecg", "philips", "mortara"}))
     with contextlib.suppress(ImportError):
         parse = importlib.import_module("ecg2dcm").parse
-        claimed = frozenset({"muse", "aecg", "cardiosoft", "philips", "schiller"})
+        claimed = frozenset({"muse", "aecg", "cardiosoft", "philips", "schiller", "mortara"})
         found["ecg2dcm"] = (lambda path: parse(str(path)), claimed)
     with contextlib.suppress(ImportError):
         read_file = importlib.import_module("sierraecg").read_file
