@@ -268,6 +268,7 @@ def test_synth_writes_every_dialect(run, tmp_path):
         "philips",
         "schiller",
         "sapphire",
+        "mortara",
     }
     refused = run("synth", "d", "--dialects", "muse,ecg")
     assert (refused.returncode, "allowed are all, muse" in refused.stderr) == (2, True)
