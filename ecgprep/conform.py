@@ -2,7 +2,7 @@
 
 In this order: cut a vendor's calibration tail, pick the eight leads, derive a missing I or II from
 other limb leads, resample to the store's rate, centre-crop or zero-pad to L samples, round to int16
-µV. A lead that is absent, not finite or flat is zeroed and masked.
+µV. A lead that is absent, not finite, flat or out of range is zeroed and masked.
 
 The resampler is part of store format 1: a linear-phase FIR applied as a polyphase filter, with a
 Kaiser window (Kaiser & Schafer 1980) and a transition from 0.4 to 0.6 of the lower rate, where it
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import InputError, RecordError
-from ecgprep.leads import LEADS, derive_limb_lead
+from ecgprep.leads import LEADS, derive_limb_lead, unknown_leads_note
 from ecgprep.recording import Recording
 from ecgprep.store.format import MAX_ABS_UV
 
@@ -32,8 +32,13 @@ PULSED_DIALECT = "philips"
 """The vendor whose files carry a calibration pulse after the ECG."""
 CALIBRATION_AFTER_S = 10
 CALIBRATION_UV = 1000.0
-_MIN_PULSE_S = 0.15
+_PULSE_S = (0.15, 0.25)
 """The pulse lasts 0.2 s."""
+_PULSE_TOLERANCE_UV = 20.0
+_MAX_TAIL_S = 1.5
+"""Files of 11 s carry the pulse. In another dialect, longer ones are not looked at."""
+_QUIET_S = 0.05
+"""The least time at 0 µV that is asked for on each side of the pulse; carts leave 0.1 s."""
 
 _STOPBAND_DB = 86.0
 """Attenuation of the Kaiser design; at least 80 dB remain after rounding, in every branch."""
@@ -63,6 +68,7 @@ class Row:
     `waveform` is (8, L) int16 µV and `lead_mask` (8,) bool. `valid_span` holds the first and the
     one-past-last sample that is signal. `moments`, (8, 2) int64, holds the sums of x and of x
     squared over that span, 0 for masked leads. `rate_hz` is the recording's own rate.
+    `out_of_range` names the leads, also such as are not stored, that leave ±32.767 mV.
     """
 
     waveform: NDArray[np.int16]
@@ -70,6 +76,7 @@ class Row:
     valid_span: tuple[int, int]
     moments: NDArray[np.int64]
     rate_hz: float
+    out_of_range: frozenset[str] = frozenset()
 
     def crc32c(self) -> int:
         """Compute the checksum (CRC-32C, RFC 3720) of the waveform's little-endian bytes."""
@@ -80,7 +87,8 @@ def conform(recording: Recording, target: Conformity) -> Row:
     """Bring one recording to the target.
 
     Raises RecordError: `too_short`; `leads_missing` for fewer than `min_leads` usable leads; `flat`
-    when every lead is flat; `out_of_range` beyond ±32.767 mV, which is a unit error.
+    when every lead is flat; `out_of_range` when half of the leads or more leave ±32.767 mV, which
+    is a unit error. Fewer are an artefact, and masked.
     """
     recording = without_calibration_pulse(recording)
     if recording.duration_s < target.min_seconds:
@@ -88,83 +96,127 @@ def conform(recording: Recording, target: Conformity) -> Row:
             "too_short",
             f"{recording.duration_s:.3f} s of signal; at least {target.min_seconds:g} s is needed",
         )
-    usable = _usable_leads(recording)
-    _require_leads(recording, usable, target)
+    usable, beyond = _usable_leads(recording)
+    _require_leads(recording, usable, beyond, target)
     stacked = np.stack(list(usable.values()))
     uv = resample(stacked, recording.rate_hz, target.rate_hz)
     # In place: fresh pages for a temporary of 320 kB cost more than the arithmetic.
     np.rint(uv, out=uv)
-    peak_uv = float(max(uv.max(), -uv.min()))
-    if peak_uv > MAX_ABS_UV:
-        raise RecordError(
-            "out_of_range",
-            f"the amplitude reaches {peak_uv / 1000:.3g} mV; ±{MAX_ABS_UV / 1000} mV is the "
-            "limit: wrong units or gain?",
-        )
-    return _to_row(uv, list(usable), recording, target)
+    in_range = (uv.max(axis=1) <= MAX_ABS_UV) & (uv.min(axis=1) >= -MAX_ABS_UV)
+    if not in_range.all():  # the filter overshoots at a step, so it can leave the range again
+        uv = uv[in_range]
+        for lead, is_in in zip(list(usable), in_range.tolist(), strict=True):
+            if not is_in:
+                beyond[lead] = usable.pop(lead)
+        _require_leads(recording, usable, beyond, target)
+    return _to_row(uv, list(usable), frozenset(beyond), recording, target)
 
 
 def without_calibration_pulse(recording: Recording) -> Recording:
-    """Cut a Philips recording at 10 s when a 1 mV calibration pulse follows.
+    """Cut a recording at 10 s when a 1 mV calibration pulse follows.
 
-    Most such files are 11 s long and the last second is artificial. The pulse decides, not the
-    length: for at least 0.15 s after 10 s, most leads must stand at 1 mV together. There are files
-    of 10 s without a pulse, and longer ones that are ECG to the end; they stay whole.
+    Philips carts write 11 s of which the last is artificial, and export it to other formats, too.
+    The pulse decides, not the length: for 0.2 s after 10 s, most leads stand at 1 mV together,
+    which no heart does. There are files of 10 s without a pulse, and longer ones that are ECG to
+    the end; they stay whole. In another dialect than Philips' own, the recording must be of about
+    11 s, and the leads must rise from 0 µV and fall back to it.
     """
     n_signal = round(CALIBRATION_AFTER_S * recording.rate_hz)
-    if recording.dialect != PULSED_DIALECT or recording.n_samples <= n_signal:
+    n_tail = recording.n_samples - n_signal
+    is_vendors_own = recording.dialect == PULSED_DIALECT
+    if n_tail <= 0 or (not is_vendors_own and n_tail > _MAX_TAIL_S * recording.rate_hz):
         return recording
     tails = np.stack([samples[n_signal:] for samples in recording.leads_uv.values()])
-    at_pulse = np.abs(tails - CALIBRATION_UV) < 0.02 * CALIBRATION_UV
-    most_at_pulse = np.mean(at_pulse, axis=0) > 0.5
-    if _longest_run(most_at_pulse) < _MIN_PULSE_S * recording.rate_hz:
+    if not _has_pulse(tails, recording.rate_hz, from_zero=not is_vendors_own):
         return recording
     kept = {name: samples[:n_signal] for name, samples in recording.leads_uv.items()}
     return replace(recording, leads_uv=kept)
 
 
-def _longest_run(flags: NDArray[np.bool_]) -> int:
-    """Return the length of the longest run of True."""
-    edges = np.flatnonzero(np.diff(np.r_[False, flags, False]))
+def _has_pulse(tails: NDArray[np.float64], rate_hz: float, from_zero: bool) -> bool:
+    """Look for the pulse in the leads after 10 s, (leads, samples) in µV.
+
+    With `from_zero`, it must have its length, and stand between stretches at 0 µV.
+    """
+    at_pulse = np.abs(tails - CALIBRATION_UV) < _PULSE_TOLERANCE_UV
+    most_at_pulse = np.mean(at_pulse, axis=0) > 0.5
+    edges = np.flatnonzero(np.diff(np.r_[False, most_at_pulse, False]))
+    if not len(edges):
+        return False
     starts, ends = edges[::2], edges[1::2]
-    return max((ends - starts).tolist(), default=0)
+    longest = int(np.argmax(ends - starts))
+    start, end = int(starts[longest]), int(ends[longest])
+    shortest_s, longest_s = _PULSE_S
+    if end - start < shortest_s * rate_hz:
+        return False
+    if not from_zero:
+        return True
+    n_quiet = math.ceil(_QUIET_S * rate_hz)
+    before, after = start - 1 - n_quiet, end + 1  # a sample on each side is for the edge
+    if before < 0 or after + n_quiet > tails.shape[1] or end - start > longest_s * rate_hz:
+        return False
+    around = np.r_[before : before + n_quiet, after : after + n_quiet]
+    is_square = at_pulse[:, start:end].all(axis=1)
+    is_square &= (np.abs(tails[:, around]) < _PULSE_TOLERANCE_UV).all(axis=1)
+    return bool(np.mean(is_square) > 0.5)
 
 
-def _usable_leads(recording: Recording) -> dict[str, NDArray[np.float64]]:
-    """Return the stored leads that are finite and not flat, in the order of LEADS.
+_Signals = dict[str, NDArray[np.float64]]
+"""Lead -> samples in µV."""
+
+
+def _usable_leads(recording: Recording) -> tuple[_Signals, _Signals]:
+    """Return the usable leads of LEADS, in their order, and all leads that leave the range.
 
     Lead I or II is derived when the file lacks it and two other limb leads determine it. A lead
-    that is stored but flat is not rebuilt: its electrode is off, and the leads that share the
-    electrode are wrong with it.
+    that is stored but flat or out of range is not rebuilt: its electrode is off, and the leads that
+    share the electrode are wrong with it.
     """
-    alive = {name: samples for name, samples in recording.leads_uv.items() if _is_alive(samples)}
+    alive: _Signals = {}
+    beyond: _Signals = {}
+    for name, samples in recording.leads_uv.items():
+        _sort_lead(name, samples, alive, beyond)
     for lead in ("I", "II"):  # a derived I is the first choice as a source of II
         if lead not in recording.leads_uv:
             derived = derive_limb_lead(lead, alive)
-            if derived is not None and _is_alive(derived):
-                alive[lead] = derived
-    return {lead: alive[lead] for lead in LEADS if lead in alive}
+            if derived is not None:
+                _sort_lead(lead, derived, alive, beyond)
+    return {lead: alive[lead] for lead in LEADS if lead in alive}, beyond
 
 
-def _is_alive(samples: NDArray[np.float64]) -> bool:
-    """Say whether a lead holds a finite signal that is not constant."""
+def _sort_lead(name: str, samples: NDArray[np.float64], alive: _Signals, beyond: _Signals) -> None:
+    """Put a lead that is finite and not constant where it belongs."""
     low, high = float(samples.min()), float(samples.max())  # NaN and infinity show up in these
-    return math.isfinite(low) and math.isfinite(high) and high > low
+    if math.isfinite(low) and math.isfinite(high) and high > low:
+        peak_uv = max(high, -low)
+        (alive if peak_uv < MAX_ABS_UV + 0.5 else beyond)[name] = samples
 
 
 def _require_leads(
-    recording: Recording, usable: dict[str, NDArray[np.float64]], target: Conformity
+    recording: Recording, usable: _Signals, beyond: _Signals, target: Conformity
 ) -> None:
-    """Raise RecordError `flat` or `leads_missing` when too few leads are usable."""
+    """Raise RecordError `out_of_range`, `flat` or `leads_missing` when too few leads are usable."""
+    stored_beyond = [lead for lead in LEADS if lead in beyond]
+    if stored_beyond and len(stored_beyond) >= len(usable):
+        values = np.stack([beyond[lead] for lead in stored_beyond])
+        percent = 100 * float(np.mean(np.abs(values) > MAX_ABS_UV))
+        share = f"{percent:.1f} %" if percent >= 0.1 else "less than 0.1 %"
+        raise RecordError(
+            "out_of_range",
+            f"{', '.join(stored_beyond)}: {share} of the samples are beyond "
+            f"±{MAX_ABS_UV / 1000} mV: wrong units or gain?",
+        )
     if not usable:
         _refuse_if_flat(recording)
     n_needed = max(1, target.min_leads)
     if len(usable) < n_needed:
         found = ", ".join(usable) or "none"
-        raise RecordError(
-            "leads_missing",
-            f"usable leads of {', '.join(LEADS)}: {found}; at least {n_needed} needed",
-        )
+        parts = [f"usable leads of {', '.join(LEADS)}: {found}; at least {n_needed} needed"]
+        if stored_beyond:
+            parts.append(f"beyond ±{MAX_ABS_UV / 1000} mV: {', '.join(stored_beyond)}")
+        if recording.unknown_leads:
+            parts.append(unknown_leads_note(recording.unknown_leads))
+        raise RecordError("leads_missing", "; ".join(parts))
 
 
 def _refuse_if_flat(recording: Recording) -> None:
@@ -175,7 +227,11 @@ def _refuse_if_flat(recording: Recording) -> None:
 
 
 def _to_row(
-    uv: NDArray[np.float64], present: list[str], recording: Recording, target: Conformity
+    uv: NDArray[np.float64],
+    present: list[str],
+    beyond: frozenset[str],
+    recording: Recording,
+    target: Conformity,
 ) -> Row:
     """Crop or pad, mask the leads that rounding or cropping left flat, and take the sums.
 
@@ -208,7 +264,7 @@ def _to_row(
     # float64 holds the sums exactly: L x 32767^2 stays below 2^53 up to eight million samples.
     moments[rows, 0] = kept.sum(axis=1) * alive
     moments[rows, 1] = np.einsum("ij,ij->i", kept, kept) * alive
-    return Row(waveform, mask, span, moments, recording.rate_hz)
+    return Row(waveform, mask, span, moments, recording.rate_hz, beyond)
 
 
 def _centred(

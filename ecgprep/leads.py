@@ -8,10 +8,14 @@ definitions the six limb leads have two degrees of freedom, so any two of them d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ecgprep.errors import describe
 
 LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 """The stored leads, in the order of every array. A store repeats them in `lead_names`."""
@@ -29,13 +33,56 @@ LIMB_LEADS: dict[str, tuple[float, float]] = {
 }
 """Each limb lead as (a, b) of a*I + b*II, in the order in which they are preferred as sources."""
 
-_POSTERIOR_AND_RIGHT = ("V7", "V8", "V9", "V1R", "V2R", "V3R", "V4R", "V5R", "V6R", "V7R")
-_BY_UPPER = {name.upper(): name for name in (*TWELVE_LEADS, *_POSTERIOR_AND_RIGHT)}
+_POSTERIOR = ("V7", "V8", "V9")
+_RIGHT = tuple(f"V{n}R" for n in range(1, 10))
+_SPELLINGS = {
+    **{name.upper(): name for name in (*TWELVE_LEADS, *_POSTERIOR, *_RIGHT)},
+    **{f"C{n}": f"V{n}" for n in range(1, 10)},
+    **{f"C{n}R": f"V{n}R" for n in range(1, 10)},
+    **{f"RV{n}": f"V{n}R" for n in range(1, 10)},
+}
+"""Known names in upper case. The chest leads are V1 to V9 (AHA) or C1 to C9 (IEC 60601-2-25)."""
+
+_CODE = re.compile(r"(?:(?:MDC|NOM)_ECG_(?:LEAD|ELEC_POTL)_|(?:ECG[ _])?LEAD[ _-]?|ECG[ _])(.*)")
+"""A code of ISO/IEEE 11073-10101 or of its forerunner ENV 13734, or a name such as `Lead I`."""
+_HARMLESS = re.compile(r"[A-Za-z0-9_.+-]{1,24}")
+_MAX_SHOWN = 12
+"""Unknown names in one message."""
 
 
+@functools.lru_cache(maxsize=1024)
 def canonical_lead(name: str) -> str | None:
-    """Return the usual spelling (`AVR` -> `aVR`), or None for a name that is no standard lead."""
-    return _BY_UPPER.get(name.strip().upper())
+    """Return the usual spelling (`MDC_ECG_LEAD_AVR` -> `aVR`), or None for an unknown name.
+
+    Unknown on purpose are `-aVR` and `AVRneg` (turned round), `VR`, `VL`, `VF` (not augmented),
+    `D1` (Nehb's D, too), and codes such as `MDC_ECG_LEAD_dI` (computed from other electrodes).
+    """
+    upper = name.strip().upper()
+    known = _SPELLINGS.get(upper)
+    if known is None and (code := _CODE.fullmatch(upper)):
+        known = _SPELLINGS.get(code[1].strip())
+    return known
+
+
+def shown_name(name: str | None) -> str:
+    """Return an unknown lead name for a message, or describe one that may be free text."""
+    stripped = (name or "").strip()
+    if not stripped:
+        return "no name"
+    return stripped if _HARMLESS.fullmatch(stripped) else f"a name of {describe(name)}"
+
+
+def unknown_leads_note(names: Sequence[str]) -> str:
+    """Say which leads are left out because nobody knows where their electrodes were.
+
+    `names` are as `shown_name` gives them.
+    """
+    shown = ", ".join(names[:_MAX_SHOWN])
+    n_more = len(names) - _MAX_SHOWN
+    more = f" and {n_more} more" if n_more > 0 else ""
+    if len(names) == 1:
+        return f"1 lead with an unknown name is left out: {shown}"
+    return f"{len(names)} leads with unknown names are left out: {shown}{more}"
 
 
 def derive_limb_lead(

@@ -16,6 +16,7 @@ They are computed while a file is read and stored as bits. Nothing acts on them 
                      by more than 50 µV rms and a tenth of its own size
     arm_reversal     is I, runs against V6 (correlation below -0.6, 1 to 40 Hz), and its main
                      deflection points down
+    out_of_range     leaves ±32.767 mV, which is an artefact, and is masked for it
 
 The limits are ours, set on 2,000 public recordings so that ordinary ones stay unflagged. The sign
 of arm reversal is the usual one (Batchvarov et al., Europace 2007;9:1081). A bit is a position in
@@ -110,13 +111,14 @@ def quality_flags(
         "flat": _is_stored_flat(recording, row),
         "lead_off": _is_off(recording),
         "clipped": _clipped(recording, signal, rate_hz),
+        "out_of_range": np.array([lead in row.out_of_range for lead in LEADS], np.bool_),
     }
     flags = np.zeros(len(LEADS), np.uint32)
     for name, where in of_present_leads.items():
         flags[where & row.lead_mask] |= BIT[name]
     for name, where in of_stored_leads.items():
         flags[where] |= BIT[name]
-    if _breaks_einthoven(recording):
+    if _breaks_einthoven(recording, row.out_of_range):
         flags[[_ONE, _TWO]] |= BIT["einthoven"]
     if _arms_look_swapped(row, bins, rate_hz):
         flags[_ONE] |= BIT["arm_reversal"]
@@ -243,12 +245,12 @@ def _is_clipped(samples: NDArray[np.float64], rate_hz: float) -> bool:
     return False
 
 
-def _breaks_einthoven(recording: Recording) -> bool:
+def _breaks_einthoven(recording: Recording, out_of_range: frozenset[str]) -> bool:
     """Compare stored III, aVR, aVL and aVF with what stored I and II make them.
 
-    Every fifth sample is enough.
+    Every fifth sample is enough. A lead that is out of range says nothing about the others.
     """
-    stored = [name for name in LIMB_LEADS if name in recording.leads_uv]
+    stored = [name for name in LIMB_LEADS if name in recording.leads_uv.keys() - out_of_range]
     if "I" not in stored or "II" not in stored:
         return False
     one, two = recording.leads_uv["I"][::5], recording.leads_uv["II"][::5]

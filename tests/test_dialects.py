@@ -52,11 +52,47 @@ def test_philips_calibration_pulse_is_cut(samples, name):
     np.testing.assert_array_equal(row.waveform[0], np.rint(recording.leads_uv["I"][:5000]))
 
 
-@pytest.mark.parametrize("name", ["sierra_invalid-doc-type.xml", "sierra_invalid-doc-version.xml"])
-def test_philips_of_an_unknown_version_is_refused_by_name(samples, name):
+def test_philips_of_another_product_is_refused_by_name(samples):
     with pytest.raises(RecordError, match=r"SierraECG 1\.03, PhilipsECG 1\.04") as caught:
-        read_recording(samples / "data/xml/philips" / name)
+        read_recording(samples / "data/xml/philips/sierra_invalid-doc-type.xml")
     assert caught.value.reason == "unknown_format"
+
+
+def test_philips_of_a_version_never_verified_is_read_by_its_structure_and_said(samples):
+    """The file is `sierra_repbeats_example.xml` with 1.05 for its version."""
+    folder = samples / "data/xml/philips"
+    found = read_recording(folder / "sierra_invalid-doc-version.xml")
+    expected = read_recording(folder / "sierra_repbeats_example.xml")
+    assert found.notes[0].startswith("version 1.05 is none of those that were verified")
+    assert not expected.notes
+    for lead, samples_uv in expected.leads_uv.items():
+        np.testing.assert_array_equal(found.leads_uv[lead], samples_uv)
+
+
+def test_philips_version_that_is_free_text_is_not_repeated(uv):
+    data = replaced(as_utf8(philips(uv, 500, "X")), ">1.04<", ">Jane Roe<")
+    (note,) = read_bytes(data).notes
+    assert "Jane" not in note
+    assert note.startswith("its version is none of those that were verified")
+
+
+def test_philips_of_another_structure_is_refused_with_its_version(uv):
+    data = replaced(as_utf8(philips(uv, 500, "X")), ">1.04<", ">2.0<")
+    data = replaced(data, "parsedwaveforms", "waveformset", count=0)
+    with pytest.raises(RecordError, match=r"version 2\.0 is none of those") as caught:
+        read_bytes(data)
+    assert caught.value.reason == "no_rhythm"
+
+
+def test_philips_values_that_disagree_are_both_named(uv):
+    data = replaced(
+        as_utf8(philips(uv, 500, "X")), 'samplespersecond="500"', 'samplespersecond="1"'
+    )
+    with pytest.raises(RecordError, match="1 in parsedwaveforms and 500 in dataacquisition"):
+        read_bytes(data)
+    data = replaced(as_utf8(philips(uv, 500, "X")), 'resolution="5.00"', 'resolution="2.5"')
+    with pytest.raises(RecordError, match=r"2\.5 in parsedwaveforms and 5 in dataacquisition"):
+        read_bytes(data)
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -92,8 +128,8 @@ def test_philips_utf8_bytes_declared_utf16_are_read(uv):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("PhilipsECG", "SierraECG", "unknown_format"),
-        (">1.04<", ">1.05<", "unknown_format"),
+        ("PhilipsECG", "MortaraECG", "unknown_format"),
+        (">1.04<", "><", "unknown_format"),
         ("<parsedwaveforms.*</parsedwaveforms>", "", "no_rhythm"),
         ('samplespersecond="500"', 'samplespersecond="1000"', "bad_rate"),
         ('resolution="5.00"', 'resolution="2.5"', "bad_units"),
@@ -244,6 +280,8 @@ def test_full_disclosure_is_blocks_of_one_second_by_lead(uv, rate_hz):
         ("<LeadOrder>I,II", "<LeadOrder>I,I"),
         (",V6<", "<"),
         (r"<FullDisclosureData>\s*-?\d+,", "<FullDisclosureData>"),
+        (r"<LeadOrder>[^<]*</LeadOrder>", ""),
+        (r'(Rate units="Hz">)500', r"\g<1>499"),
     ],
 )
 def test_full_disclosure_that_does_not_add_up_is_refused(uv, old, new):

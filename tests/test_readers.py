@@ -105,7 +105,7 @@ def rhythm_only(data: bytes) -> bytes:
         ("<LeadID>II<", "<LeadID>I<", "bad_waveform"),
         ("CONTINUOUS_SAMPLES", "MEAN_BEATS", "bad_waveform"),
         ("<WaveFormData>\n....", "<WaveFormData>\n!!!!", "bad_waveform"),
-        ("<WaveFormData>.*?</WaveFormData>", "<WaveFormData></WaveFormData>", "bad_waveform"),
+        ("<WaveFormData>.*?</WaveFormData>", "<WaveFormData>AAAA</WaveFormData>", "bad_waveform"),
         (r"<LeadDataCRC32>\d+", "<LeadDataCRC32>1", "bad_checksum"),
         (r"<LeadDataCRC32>\d+", "<LeadDataCRC32>x", "bad_checksum"),
         (
@@ -188,7 +188,7 @@ def test_muse_rate_takes_its_exponent(uv, exponent):
         ('MDC_ECG_LEAD_II<|MDC_ECG_LEAD_II(?=")', "MDC_ECG_LEAD_I", "bad_waveform"),
         (r"<digits>(\S+) ", "<digits>", "bad_waveform"),
         (r"<digits>(\S+) ", r"<digits>x ", "bad_waveform"),
-        ("<digits>.*?</digits>", "<digits> </digits>", "bad_waveform"),
+        ("<digits>.*?</digits>", "<digits>1</digits>", "bad_waveform"),
         ("(?<=[0-9])</digits>", " -</digits>", "bad_waveform"),
     ],
 )

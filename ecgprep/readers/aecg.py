@@ -8,14 +8,16 @@ The namespace is urn:hl7-org:v3, that of an older version, or absent.
       component/sequenceSet           its sequences         yes       exactly one
         component/sequence            time axis or lead     yes       one time axis; any order
           code@code                   what it is            yes       TIME_ABSOLUTE, TIME_RELATIVE,
-                                                                      MDC_ECG_LEAD_*
+                                                                      MDC_ECG_LEAD_* or another
+                                                                      known lead name
           value/increment             time step             yes       a number in s, ms, us (µs)
           value/origin                amplitude at digit 0  no        nV, uV (µV), mV, V; default 0
           value/scale                 amplitude of a digit  yes       nV, uV (µV), mV, V; not 0
-          value/digits                samples               yes       integers or decimals
+          value/digits                samples               no        integers or decimals
 
 increment, origin and scale have attributes `value` and `unit`.
-µV = origin + digit x scale, each with its own unit; rate = 1 / increment.
+µV = origin + digit x scale, each with its own unit; rate = 1 / increment. A lead without digits
+is a missing lead.
 Derived beats are in series/derivation and are never read.
 """
 
@@ -33,6 +35,7 @@ from ecgprep.readers.fields import (
     collect_leads,
     exact,
     exactly_one,
+    is_blank,
     number,
     parse_numbers,
     unit_factor,
@@ -54,7 +57,6 @@ from ecgprep.readers.xml import Element
 from ecgprep.recording import Recording
 
 DIALECT = "aecg"
-LEAD_PREFIX = "MDC_ECG_LEAD_"
 MEGACARE = "ECG_RHYTHM_WAVEFORMS"
 TIME_CODES = ("TIME_ABSOLUTE", "TIME_RELATIVE")
 UV_PER_UNIT = {"nV": 1e-3, "uV": 1.0, "µV": 1.0, "μV": 1.0, "mV": 1e3, "V": 1e6}
@@ -71,23 +73,22 @@ SECONDS_PER_UNIT = {
 def read(root: Element) -> Recording:
     """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
     sequences = _rhythm_sequences(root)
-    rates_hz = {_rate_hz(value) for code, value in sequences if code in TIME_CODES}
-    stored = [
-        (code.removeprefix(LEAD_PREFIX), value)
-        for code, value in sequences
-        if code.startswith(LEAD_PREFIX)
-    ]
+    rates_hz = {
+        _rate_hz(value) for code, value in sequences if code in TIME_CODES and value is not None
+    }
+    stored = [(code, value) for code, value in sequences if code not in TIME_CODES]
     leads = collect_leads(stored, _lead_uv)
     if len(rates_hz) != 1:
         raise RecordError(
             "bad_rate",
             f"the rhythm series has {len(rates_hz)} different time axes; exactly one is allowed",
         )
-    return Recording(leads, rates_hz.pop(), DIALECT)
+    rate_hz = rates_hz.pop()
+    return Recording(leads.uv, rate_hz, DIALECT, unknown_leads=leads.unknown, notes=leads.notes)
 
 
-def _rhythm_sequences(root: Element) -> list[tuple[str, Element]]:
-    """Return (code, value element) of each sequence in the one rhythm series."""
+def _rhythm_sequences(root: Element) -> list[tuple[str, Element | None]]:
+    """Return (code, value element or None) of each sequence in the one rhythm series."""
     rhythms = []
     for series in root.findall("{*}component/{*}series"):
         kind = _code(series)
@@ -106,12 +107,8 @@ def _rhythm_sequences(root: Element) -> list[tuple[str, Element]]:
             "bad_waveform",
             f"the rhythm series has {len(sets)} sequence sets; exactly one is allowed",
         )
-    sequences = []
-    for sequence in sets[0].findall("{*}component/{*}sequence"):
-        value = sequence.find("{*}value")
-        if value is not None:
-            sequences.append((_code(sequence), value))
-    return sequences
+    sequences = sets[0].findall("{*}component/{*}sequence")
+    return [(_code(sequence), sequence.find("{*}value")) for sequence in sequences]
 
 
 def _code(element: Element) -> str:
@@ -139,13 +136,16 @@ def _microvolts(element: Element | None, what: str) -> float:
     return number(value, what, "bad_units") * uv
 
 
-def _lead_uv(value: Element, name: str) -> NDArray[np.float64]:
+def _lead_uv(value: Element | None, name: str) -> NDArray[np.float64]:
+    digits = None if value is None else value.findtext("{*}digits")
+    if value is None or is_blank(digits):
+        return np.empty(0)
     origin = value.find("{*}origin")
     origin_uv = 0.0 if origin is None else _microvolts(origin, f"lead {name}, origin")
     scale_uv = _microvolts(value.find("{*}scale"), f"lead {name}, scale")
     if scale_uv == 0:
         raise RecordError("bad_units", f"lead {name}: the scale is 0")
-    uv = parse_numbers(value.findtext("{*}digits"), " ", f"lead {name}")
+    uv = parse_numbers(digits, " ", f"lead {name}")
     # In place, and only when needed: new arrays would cost a tenth of the parsing.
     if scale_uv != 1:
         uv *= scale_uv

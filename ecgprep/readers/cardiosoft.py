@@ -13,17 +13,17 @@ UK Biobank's fields 20205 and 6025 have this format, too.
       NumberOfChannels             count of leads         no         the count found
       LeadOrder                    leads                  yes        names separated by commas
       SampleRate, Resolution       as above               yes        as above
-      FullDisclosureData           samples                yes        blocks of one second,
-                                                                     lead after lead
+      FullDisclosureData           samples                yes        see `readers/disclosure.py`
 
-µV = count x Resolution. MedianSamples and MedianData have the same children as StripData and are
-never read.
+µV = count x Resolution. A lead without samples is a missing lead. MedianSamples and MedianData have
+the same children as StripData and are never read.
 """
 
 from __future__ import annotations
 
 from ecgprep.errors import RecordError, describe
 from ecgprep.header import MEASUREMENTS, Header
+from ecgprep.readers.disclosure import separate_leads
 from ecgprep.readers.fields import (
     Microvolts,
     check_count,
@@ -88,35 +88,33 @@ def _read_strip(strip: Element, around: Element | None) -> Recording:
 
     def lead_uv(waveform: Element, name: str) -> Microvolts:
         counts = parse_numbers(waveform.text, ",", f"lead {name}")
+        if not len(counts):
+            return counts
         tag = "ChannelSampleCountTotal"
         check_count(len(counts), n_samples, tag, f"lead {name}, samples")
         return counts * uv_per_count
 
     labelled = [(_lead_label(waveform.get("lead") or ""), waveform) for waveform in waveforms]
-    return Recording(collect_leads(labelled, lead_uv), rate_hz, DIALECT)
+    leads = collect_leads(labelled, lead_uv)
+    return Recording(leads.uv, rate_hz, DIALECT, unknown_leads=leads.unknown, notes=leads.notes)
 
 
 def _read_disclosure(disclosure: Element) -> Recording:
-    """Read blocks of one second: all samples of lead 1, of lead 2, … then the next second."""
+    """Read all that was recorded, in whichever of the two layouts it is."""
     rate_hz = _quantity([disclosure], "SampleRate", "hz", "bad_rate")
     uv_per_count = _quantity([disclosure], "Resolution", "uvperlsb", "bad_units")
     order = (text_of(disclosure, "LeadOrder") or "").split(",")
     labels = [_lead_label(label) for label in order if label.strip()]
     n_leads = text_of(disclosure, "NumberOfChannels")
     check_count(len(labels), n_leads, "NumberOfChannels", "leads of FullDisclosure")
-    counts = parse_numbers(_disclosed_text(disclosure), ",", "FullDisclosureData")
-    n_per_second = int(rate_hz)
-    whole_rate = rate_hz == n_per_second
-    if not labels or not whole_rate or len(counts) % (len(labels) * n_per_second):
-        raise RecordError(
-            "bad_waveform",
-            f"{len(counts):,} samples are not whole seconds of {len(labels)} leads "
-            f"at {rate_hz:g} Hz",
-        )
-    by_second = counts.reshape(-1, len(labels), n_per_second)
-    by_lead = by_second.transpose(1, 0, 2).reshape(len(labels), -1)
+    if not labels:
+        raise RecordError("bad_waveform", "LeadOrder names no lead")
+    text = _disclosed_text(disclosure)
+    counts = parse_numbers(text, ",", "FullDisclosureData", len(labels))
+    by_lead = separate_leads(counts, labels, rate_hz)
     leads_uv = zip(labels, by_lead * uv_per_count, strict=True)
-    return Recording(collect_leads(leads_uv, lambda lead_uv, _name: lead_uv), rate_hz, DIALECT)
+    leads = collect_leads(leads_uv, lambda lead_uv, _name: lead_uv)
+    return Recording(leads.uv, rate_hz, DIALECT, unknown_leads=leads.unknown, notes=leads.notes)
 
 
 def _disclosed_text(disclosure: Element) -> str:

@@ -11,14 +11,14 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pybase64
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
-from ecgprep.leads import canonical_lead
+from ecgprep.leads import LEADS, LIMB_LEADS, canonical_lead, shown_name, unknown_leads_note
 from ecgprep.readers.xml import Element
 
 Microvolts = NDArray[np.float64]
@@ -26,7 +26,11 @@ Stored = TypeVar("Stored")
 Factor = TypeVar("Factor")
 
 MAX_SAMPLES = 2_400_000
-"""Samples of one lead: 20 minutes at 2000 Hz. Rhythm strips have 1,000 to 150,000."""
+"""Samples of one lead: 20 minutes at 2000 Hz, an hour at up to 666 Hz. Strips have 1,000 to
+150,000."""
+
+CONTRADICTION = ""
+"""Key of `fields_of` for a property that is stated twice, differently."""
 
 _BLANKS = b" \t\r\n\v\f"
 _LONE_SIGN = re.compile(r"[+-](?![0-9.])")
@@ -48,21 +52,83 @@ def exactly_one(found: Sequence[Element], what: str, mean_beats: str) -> Element
     return found[0]
 
 
+class Leads(NamedTuple):
+    """The leads of a rhythm in µV, the unknown names among them, and what was left out and why."""
+
+    uv: dict[str, Microvolts]
+    unknown: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
 def collect_leads(
     stored: Iterable[tuple[str | None, Stored]], to_uv: Callable[[Stored, str], Microvolts]
-) -> dict[str, Microvolts]:
+) -> Leads:
     """Convert each stored lead with `to_uv(stored, name)`.
 
-    A lead without a standard name is left out. Raises `bad_waveform` for a lead that comes twice.
+    Only what a store needs must be whole: the eight leads, and the other limb leads where I or II
+    is to be derived from them. A fault of any other lead leaves that lead out, with a note. A lead
+    without samples is a missing lead, and an empty copy of a lead does not count. Raises the first
+    fault of a lead that is needed; a lead that comes twice is one (`bad_waveform`).
     """
-    leads: dict[str, Microvolts] = {}
+    found: dict[str, Microvolts] = {}
+    faults: dict[str, RecordError] = {}
+    unknown = []
     for label, content in stored:
         name = canonical_lead(label or "")
-        if name in leads:
-            raise RecordError("bad_waveform", f"lead {name} is stored twice")
-        if name is not None:
-            leads[name] = to_uv(content, name)
-    return leads
+        if name is None:
+            unknown.append(shown_name(label))
+            continue
+        try:
+            uv = to_uv(content, name)
+        except RecordError as error:
+            faults.setdefault(name, error)
+            continue
+        if len(uv) and len(found.get(name, ())):
+            faults.setdefault(name, RecordError("bad_waveform", f"lead {name} is stored twice"))
+        elif len(uv) or name not in found:
+            found[name] = uv
+    whole = _whole_leads(found, faults)
+    empty = [name for name in found if name not in whole and name not in faults]
+    notes = [f"lead {name} is empty and left out" for name in empty]
+    notes += [f"lead {name} is left out ({error.message})" for name, error in faults.items()]
+    if unknown:
+        notes.append(unknown_leads_note(unknown))
+    return Leads(whole, tuple(unknown), tuple(notes))
+
+
+def _whole_leads(
+    found: Mapping[str, Microvolts], faults: dict[str, RecordError]
+) -> dict[str, Microvolts]:
+    """Return the leads that have samples and no fault; add leads of another length to `faults`.
+
+    Raises the first fault of a lead that is needed, and `bad_waveform` when no lead is left.
+    """
+    with_samples = {name: uv for name, uv in found.items() if len(uv)}
+    of_stored = [len(with_samples[name]) for name in LEADS if name in with_samples]
+    n_samples = next(iter(of_stored or map(len, with_samples.values())), 0)
+    for name, uv in with_samples.items():
+        if len(uv) != n_samples and name not in LEADS:  # of the eight, `Recording` names all
+            message = f"it has {len(uv):,} samples, other leads have {n_samples:,}"
+            faults.setdefault(name, RecordError("bad_waveform", f"lead {name}: {message}"))
+    whole = {name: uv for name, uv in with_samples.items() if name not in faults}
+    needed = _needed_leads(whole)
+    for name, error in faults.items():
+        if name in needed or not whole:
+            raise error
+    if found and not whole:
+        raise RecordError("bad_waveform", "the leads hold no samples")
+    return whole
+
+
+def _needed_leads(whole: Mapping[str, Microvolts]) -> set[str]:
+    """Return the eight leads, and all limb leads where I or II cannot be derived without more."""
+    any_two_will_do = len(LIMB_LEADS.keys() & whole.keys()) >= 2
+    return set(LEADS) if any_two_will_do else {*LEADS, *LIMB_LEADS}
+
+
+def is_blank(text: str | None) -> bool:
+    """Say whether a lead's text holds no samples at all."""
+    return not text or text.isspace()
 
 
 def text_of(parent: Element, tag: str) -> str | None:
@@ -73,15 +139,13 @@ def text_of(parent: Element, tag: str) -> str | None:
 def fields_of(parent: Element) -> dict[str, str]:
     """Return tag -> text of all direct children, read in one pass.
 
-    Raises `bad_waveform` for a tag that comes twice with different texts.
+    A tag that comes twice with different texts is under CONTRADICTION.
     """
     fields: dict[str, str] = {}
     for child in parent:
         text = child.text or ""
         if fields.setdefault(child.tag, text) != text:
-            raise RecordError(
-                "bad_waveform", "a lead states one of its properties twice, differently"
-            )
+            fields[CONTRADICTION] = child.tag
     return fields
 
 
@@ -163,14 +227,18 @@ def decode_base64(text: str | None, what: str) -> bytes:
         raise RecordError("bad_waveform", f"{what} is not valid Base64") from None
 
 
-def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.float64]:
+def parse_numbers(
+    text: str | None, separator: str, what: str, n_leads: int = 1
+) -> NDArray[np.float64]:
     """Parse separated numbers into float64; a blank as separator stands for any white space.
 
-    Integers take the fast way, decimals the slow one. Raises `bad_waveform` for anything else.
+    Integers take the fast way, decimals the slow one. No text gives no samples. Raises
+    `bad_waveform` for anything else, and `file_too_large` for more than MAX_SAMPLES for each of
+    the `n_leads` in the text.
     """
     stripped = (text or "").strip()
     if not stripped:
-        raise RecordError("bad_waveform", f"{what} holds no samples")
+        return np.empty(0)
     if _has_lone_sign(stripped):
         raise RecordError("bad_waveform", f"{what} holds a sign without a number")
     values = _parse_as(np.int64, stripped, separator)
@@ -178,10 +246,11 @@ def parse_numbers(text: str | None, separator: str, what: str) -> NDArray[np.flo
         values = _parse_as(np.float64, stripped, separator)
     if values is None:
         raise RecordError("bad_waveform", f"{what} holds something that is not a number")
-    if len(values) > MAX_SAMPLES:
+    n_allowed = n_leads * MAX_SAMPLES
+    if len(values) > n_allowed:
         raise RecordError(
-            "bad_waveform",
-            f"{what} holds {len(values):,} samples; at most {MAX_SAMPLES:,} are read",
+            "file_too_large",
+            f"{what} holds {len(values):,} samples; at most {n_allowed:,} are read",
         )
     return values.astype(np.float64)
 

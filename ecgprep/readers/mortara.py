@@ -13,9 +13,9 @@ on, which were written for real exports.
       @ENCODING              how DATA is written          yes       BASE64
       @DURATION              samples, or milliseconds     no        what was found
       @OFFSET                unknown                      no        0
-      @DATA, or the text     samples                      yes       little-endian signed 16-bit
+      @DATA, or the text     samples                      no        little-endian signed 16-bit
 
-µV = count x 1000 / UNITS_PER_MV.
+µV = count x 1000 / UNITS_PER_MV. A lead without samples is a missing lead.
 An OFFSET other than 0 is refused: BRAVEHEART adds it to the counts, the others ignore it, and no
 known export has one. TYPICAL_CYCLE holds mean beats and is never read.
 """
@@ -32,6 +32,7 @@ from ecgprep.readers.fields import (
     collect_leads,
     count,
     decode_base64,
+    is_blank,
     number,
     positive,
     same_count,
@@ -70,7 +71,8 @@ def read(root: Element) -> Recording:
     leads = collect_leads(labelled, _lead_uv)
     # A channel that is no standard lead, such as respiration, may have a rate of its own.
     stored = [channel for name, channel in labelled if canonical_lead(name or "")]
-    return Recording(leads, _rate_hz(stored or channels), DIALECT)
+    rate_hz = _rate_hz(stored or channels)
+    return Recording(leads.uv, rate_hz, DIALECT, unknown_leads=leads.unknown, notes=leads.notes)
 
 
 def _rate_hz(channels: list[Element]) -> float:
@@ -84,9 +86,12 @@ def _rate_hz(channels: list[Element]) -> float:
 
 def _lead_uv(channel: Element, name: str) -> Microvolts:
     """Decode one lead: Base64 -> [low byte, high byte] per sample -> counts -> µV."""
+    text = channel.get("DATA") or channel.text
+    if is_blank(text):
+        return np.empty(0)
     _check_format(channel, name)
-    data = decode_base64(channel.get("DATA") or channel.text, f"lead {name}: DATA")
-    if not data or len(data) % 2:
+    data = decode_base64(text, f"lead {name}: DATA")
+    if len(data) % 2:
         raise RecordError(
             "bad_waveform",
             f"lead {name}: DATA holds {len(data)} bytes, not a whole number of 16-bit samples",

@@ -18,11 +18,13 @@
         LeadTimeOffset                start of the lead        no        the same for all leads
         LeadOffsetFirstSample         start of the lead        no        the same for all leads
         LeadOff                       electrode was off        no        TRUE sets a quality flag
+        BaselineSway                  baseline swayed          no        TRUE is shown by `read`
         LeadDataCRC32                 CRC-32 of the bytes      no        equal; 0 means not set
-        WaveFormData                  Base64                   yes       little-endian signed 16-bit
+        WaveFormData                  Base64                   no        little-endian signed 16-bit
 
 µV = (count - FirstSampleBaseline) x gain x unit. Gain, unit and baseline are those of the lead.
-Waveforms of type Median are mean beats and are never read.
+A lead without WaveFormData is a missing lead. Waveforms of type Median are mean beats and are never
+read.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
 from ecgprep.header import Header
-from ecgprep.leads import canonical_lead
+from ecgprep.leads import LEADS, canonical_lead
 from ecgprep.readers.fields import (
+    CONTRADICTION,
     check_count,
     collect_leads,
     count,
@@ -63,6 +66,7 @@ from ecgprep.recording import Recording
 
 DIALECT = "muse"
 UV_PER_UNIT = {"MICROVOLTS": 1.0, "MILLIVOLTS": 1e3, "VOLTS": 1e6}
+START_TAGS = ("LeadTimeOffset", "LeadOffsetFirstSample")
 
 
 def read(root: Element) -> Recording:
@@ -72,10 +76,21 @@ def read(root: Element) -> Recording:
     parts = [fields_of(part) for part in waveform.findall("LeadData")]
     declared = text_of(waveform, "NumberofLeads")
     check_count(len(parts), declared, "NumberofLeads", "leads of the rhythm waveform")
-    for tag in ("LeadTimeOffset", "LeadOffsetFirstSample"):
-        _check_same_start(parts, tag)
-    labelled = [(part.get("LeadID"), part) for part in parts]
-    return Recording(collect_leads(labelled, _lead_uv), rate_hz, DIALECT, _leads_off(parts))
+    start = _start(parts)
+
+    def lead_uv(part: dict[str, str], name: str) -> NDArray[np.float64]:
+        return _lead_uv(part, name, start)
+
+    leads = collect_leads([(part.get("LeadID"), part) for part in parts], lead_uv)
+    return Recording(
+        leads.uv,
+        rate_hz,
+        DIALECT,
+        lead_off=_flagged(parts, "LeadOff"),
+        baseline_sway=_flagged(parts, "BaselineSway"),
+        unknown_leads=leads.unknown,
+        notes=leads.notes,
+    )
 
 
 def _rhythm(root: Element) -> Element:
@@ -102,26 +117,40 @@ def _rate_hz(waveform: Element) -> float:
     return base * 10.0**exponent
 
 
-def _check_same_start(parts: list[dict[str, str]], tag: str) -> None:
-    """Refuse leads that start at different times. An absent field means 0."""
-    texts = {part.get(tag) for part in parts}
-    starts = {count(text, tag) or 0 for text in texts} if len(texts) > 1 else set()
-    if len(starts) > 1:
-        raise RecordError("bad_waveform", f"the leads start at different times ({tag} differs)")
+def _start(parts: list[dict[str, str]]) -> dict[str, str | None]:
+    """Return the fields that say when the first stored lead starts."""
+    stored = [part for part in parts if canonical_lead(part.get("LeadID", "")) in LEADS]
+    first = (stored or parts or [{}])[0]
+    return {tag: first.get(tag) for tag in START_TAGS}
 
 
-def _leads_off(parts: list[dict[str, str]]) -> frozenset[str]:
-    """Name the leads whose electrode was off according to the cart."""
-    off = set()
-    for part in parts:
-        if part.get("LeadOff", "").strip().upper() == "TRUE":
-            off.add(canonical_lead(part.get("LeadID", "")))
-    return frozenset(name for name in off if name is not None)
+def _check_start(part: dict[str, str], name: str, start: dict[str, str | None]) -> None:
+    """Refuse a lead that starts at another time than the first. An absent field means 0."""
+    for tag, text in start.items():
+        own = part.get(tag)
+        if own != text and (count(own, tag) or 0) != (count(text, tag) or 0):
+            raise RecordError(
+                "bad_waveform", f"lead {name}: the leads start at different times ({tag} differs)"
+            )
 
 
-def _lead_uv(part: dict[str, str], name: str) -> NDArray[np.float64]:
+def _flagged(parts: list[dict[str, str]], tag: str) -> frozenset[str]:
+    """Name the leads of which the cart says that `tag` is true."""
+    flagged = [part for part in parts if part.get(tag, "").strip().upper() == "TRUE"]
+    names = {canonical_lead(part.get("LeadID", "")) for part in flagged}
+    return frozenset(name for name in names if name is not None)
+
+
+def _lead_uv(part: dict[str, str], name: str, start: dict[str, str | None]) -> NDArray[np.float64]:
     """Decode one lead: Base64 -> [low byte, high byte] per sample -> counts -> µV."""
+    if CONTRADICTION in part:
+        raise RecordError(
+            "bad_waveform", f"lead {name} states one of its properties twice, differently"
+        )
     data = _decode(part, name)
+    if not data:
+        return np.empty(0)
+    _check_start(part, name, start)
     uv_per_count = _uv_per_count(part, name)
     baseline_text = part.get("FirstSampleBaseline", "").strip() or "0"
     baseline = number(baseline_text, f"lead {name}: FirstSampleBaseline", "bad_waveform")
@@ -133,14 +162,19 @@ def _lead_uv(part: dict[str, str], name: str) -> NDArray[np.float64]:
 
 
 def _decode(part: dict[str, str], name: str) -> bytes:
-    """Return the bytes of one lead, once they match every count and checksum that the file has."""
+    """Return the bytes of one lead, once they match every count and checksum that the file has.
+
+    Without WaveFormData there is nothing to match: the lead is empty.
+    """
     sample_size = count(part.get("LeadSampleSize"), "LeadSampleSize")
     if sample_size not in (None, 2):
         raise RecordError(
             "bad_waveform", f"lead {name}: LeadSampleSize is {sample_size}; 2 bytes are read"
         )
     data = decode_base64(part.get("WaveFormData"), f"lead {name}: WaveFormData")
-    if not data or len(data) % 2:
+    if not data:
+        return data
+    if len(data) % 2:
         raise RecordError(
             "bad_waveform",
             f"lead {name}: WaveFormData holds {len(data)} bytes, "

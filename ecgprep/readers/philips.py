@@ -4,7 +4,8 @@ Versions: SierraECG 1.03, PhilipsECG 1.04, 1.04.01 and 1.04.02.
 
     element                                  meaning               required      accepted
     documentinfo/documenttype                product               yes           those above
-    documentinfo/documentversion             version               yes           those above
+    documentinfo/documentversion             version               yes           those above; any
+                                                                                 other is noted
     waveforms/parsedwaveforms                the rhythm            yes           one with data
       @dataencoding                                                no            Base64 or Plain
       @compressflag and @compressmethod      compression in 1.03   no            XLI, or none
@@ -35,12 +36,15 @@ after 10 s.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import RecordError, describe
 from ecgprep.header import Header
-from ecgprep.leads import TWELVE_LEADS, canonical_lead
+from ecgprep.leads import LEADS, TWELVE_LEADS, canonical_lead
 from ecgprep.readers.fields import (
     MAX_SAMPLES,
     Microvolts,
@@ -78,49 +82,78 @@ VERSIONS = {
 MAX_LEADS = 16
 """XLI always stores 16 chunks."""
 
-Counts = list[NDArray[np.int64]]
-"""One array of counts per lead, in the order of the file's labels."""
+VERIFIED = "SierraECG 1.03, PhilipsECG 1.04, 1.04.01, 1.04.02"
+_PLAIN_VERSION = re.compile(r"[0-9.]{1,12}")
+
+Counts = list[NDArray[np.int64] | None]
+"""One array of counts per lead, in the order of the file's labels; None is damaged."""
 
 
 def read(root: Element) -> Recording:
-    """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
-    _check_version(root)
+    """Read the rhythm. Raises RecordError for anything that the table above does not allow.
+
+    A version that was never verified is read when it has the structure of those that were; the
+    notes of the recording say so, or else the message.
+    """
+    note = _version_note(root)
+    if note is None:
+        return _read_rhythm(root)
+    try:
+        recording = _read_rhythm(root)
+    except RecordError as error:
+        raise RecordError(error.reason, f"{error.message}; {note}") from None
+    return replace(recording, notes=(note, *recording.notes))
+
+
+def _read_rhythm(root: Element) -> Recording:
     waveforms = _rhythm(root)
     signal = root.find("{*}dataacquisition/{*}signalcharacteristics")
     rate_hz = _agreed(
-        [waveforms.get("samplespersecond"), _text(signal, "samplingrate")],
+        waveforms.get("samplespersecond"),
+        _text(signal, "samplingrate"),
         "sampling rate",
         "bad_rate",
     )
     uv_per_count = _agreed(
-        [waveforms.get("resolution"), _text(signal, "resolution", "signalresolution")],
+        waveforms.get("resolution"),
+        _text(signal, "resolution", "signalresolution"),
         "resolution",
         "bad_units",
     )
     labels = _labels(waveforms, signal)
     _check_sample_format(waveforms)
-    counts = _counts(waveforms, len(labels), _n_samples(waveforms, rate_hz))
+    counts = _counts(waveforms, labels, _n_samples(waveforms, rate_hz))
     if _is_xli(waveforms):
         _rebuild_limb_leads(labels, counts)
     offset_text = waveforms.get("signaloffset") or _text(signal, "signaloffset") or "0"
     offset = number(offset_text, "signaloffset", "bad_waveform")
 
-    def lead_uv(lead_counts: NDArray[np.int64], _name: str) -> Microvolts:
+    def lead_uv(lead_counts: NDArray[np.int64] | None, name: str) -> Microvolts:
+        if lead_counts is None:
+            raise RecordError("bad_waveform", f"lead {name}: the compressed data are damaged")
         return np.asarray((lead_counts - offset) * uv_per_count, np.float64)
 
-    labelled = zip(labels, counts, strict=True)
-    return Recording(collect_leads(labelled, lead_uv), rate_hz, DIALECT)
+    leads = collect_leads(zip(labels, counts, strict=True), lead_uv)
+    return Recording(leads.uv, rate_hz, DIALECT, unknown_leads=leads.unknown, notes=leads.notes)
 
 
-def _check_version(root: Element) -> None:
+def _version_note(root: Element) -> str | None:
+    """Return None for a verified version, and what to say of another one of these products.
+
+    Raises `unknown_format` for another product, and for a file without a version.
+    """
     info = root.find("{*}documentinfo")
     product = (_text(info, "documenttype") or "").lower()
-    if (product, _text(info, "documentversion")) not in VERSIONS:
+    version = _text(info, "documentversion")
+    if (product, version) in VERSIONS:
+        return None
+    if version is None or product not in {known for known, _ in VERSIONS}:
         raise RecordError(
             "unknown_format",
-            "a Philips file whose type and version are none of "
-            "SierraECG 1.03, PhilipsECG 1.04, 1.04.01, 1.04.02",
+            f"a Philips file whose type and version are none of {VERIFIED}",
         )
+    shown = f"version {version}" if _PLAIN_VERSION.fullmatch(version) else "its version"
+    return f"{shown} is none of those that were verified ({VERIFIED})"
 
 
 def _rhythm(root: Element) -> Element:
@@ -140,18 +173,16 @@ def _text(parent: Element | None, *tags: str) -> str | None:
     return None
 
 
-def _agreed(texts: list[str | None], what: str, reason: str) -> float:
-    """Read a number above 0 that may be given in several places, which must agree."""
-    stated = [text for text in texts if text is not None and text.strip()]
-    values = {number(text, what, reason) for text in stated}
-    if len(values) == 1 and min(values) > 0:
-        return values.pop()
-    if not values:
-        found = "nothing"
-    elif len(values) > 1:
-        found = "two different values"
-    else:
-        found = "a value that is not above 0"
+def _agreed(of_waveforms: str | None, of_signal: str | None, what: str, reason: str) -> float:
+    """Read a number above 0 that may be given in two places, which must agree."""
+    places = {"parsedwaveforms": of_waveforms, "dataacquisition": of_signal}
+    values = {
+        place: number(text, what, reason) for place, text in places.items() if (text or "").strip()
+    }
+    distinct = set(values.values())
+    if len(distinct) == 1 and min(distinct) > 0:
+        return distinct.pop()
+    found = " and ".join(f"{value:g} in {place}" for place, value in values.items()) or "nothing"
     raise RecordError(reason, f"{what} must be one number above 0; found {found}")
 
 
@@ -169,7 +200,8 @@ def _labels(waveforms: Element, signal: Element | None) -> list[str]:
                 f"leads are neither named nor the standard twelve (STD-12); found {describe(kind)}",
             )
         stated = " ".join(TWELVE_LEADS)
-    labels: list[str] = stated.replace(",", " ").split()
+    separator = "," if "," in stated else None  # None: any white space
+    labels: list[str] = [label for label in stated.split(separator) if label.strip()]
     declared = waveforms.get("numberofleads")
     if declared is not None:
         same_count(len(labels), int(number(declared, "numberofleads", "bad_waveform")), "leads")
@@ -214,8 +246,9 @@ def _is_xli(waveforms: Element) -> bool:
     return kind == "XLI"
 
 
-def _counts(waveforms: Element, n_leads: int, n_samples: int) -> Counts:
-    """Decode `n_leads` arrays of `n_samples` counts, which the data hold lead after lead."""
+def _counts(waveforms: Element, labels: list[str], n_samples: int) -> Counts:
+    """Decode an array of `n_samples` counts for each label; the data hold lead after lead."""
+    n_leads = len(labels)
     encoding = (waveforms.get("dataencoding") or "Base64").strip().lower()
     is_xli = _is_xli(waveforms)
     if encoding == "plain" and not is_xli:
@@ -226,7 +259,8 @@ def _counts(waveforms: Element, n_leads: int, n_samples: int) -> Counts:
         )
     data = decode_base64(waveforms.text, "parsedwaveforms")
     if is_xli:
-        return decode_chunks(data, n_leads, n_samples)
+        optional = [k for k, label in enumerate(labels) if canonical_lead(label) not in LEADS]
+        return decode_chunks(data, n_leads, n_samples, optional)
     # [low byte, high byte] of sample 0 of lead 0, of sample 1, … then lead 1
     same_count(len(data), 2 * n_leads * n_samples, "bytes of all leads")
     counts = np.frombuffer(data, "<i2").astype(np.int64)
@@ -234,7 +268,7 @@ def _counts(waveforms: Element, n_leads: int, n_samples: int) -> Counts:
 
 
 def _plain_counts(text: str, n_leads: int, n_samples: int) -> Counts:
-    counts = parse_numbers(text.replace(",", " "), " ", "parsedwaveforms")
+    counts = parse_numbers(text.replace(",", " "), " ", "parsedwaveforms", n_leads)
     same_count(len(counts), n_leads * n_samples, "samples of all leads")
     return list(counts.reshape(n_leads, n_samples))  # type: ignore[arg-type]  # may be decimals
 
@@ -251,16 +285,27 @@ def _rebuild_limb_leads(labels: list[str], counts: Counts) -> None:
             f"{', '.join(derived)} are stored as remainders, but lead I or II is not there",
         )
     one, two = counts[place["I"]], counts[place["II"]]
-    three = two - one
+    assert one is not None  # a lead that is needed is decoded or refused
+    assert two is not None
+    three: NDArray[np.int64] | None = two - one
     if "III" in place:
-        three = three - counts[place["III"]]
+        three = _less(three, counts[place["III"]])
         counts[place["III"]] = three
     if "aVR" in place:
-        counts[place["aVR"]] = -counts[place["aVR"]] - (one + two) // 2
+        counts[place["aVR"]] = _less(-((one + two) // 2), counts[place["aVR"]])
     if "aVL" in place:
-        counts[place["aVL"]] = (one - three) // 2 - counts[place["aVL"]]
+        goldberger = None if three is None else (one - three) // 2
+        counts[place["aVL"]] = _less(goldberger, counts[place["aVL"]])
     if "aVF" in place:
-        counts[place["aVF"]] = (two + three) // 2 - counts[place["aVF"]]
+        goldberger = None if three is None else (two + three) // 2
+        counts[place["aVF"]] = _less(goldberger, counts[place["aVF"]])
+
+
+def _less(
+    defined: NDArray[np.int64] | None, remainder: NDArray[np.int64] | None
+) -> NDArray[np.int64] | None:
+    """Take the stored remainder from what the definition gives; None where either is damaged."""
+    return None if defined is None or remainder is None else defined - remainder
 
 
 MEASURED_IN = (

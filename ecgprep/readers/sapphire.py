@@ -11,9 +11,10 @@ The namespace may be any, such as urn:ge:sapphire:dcar_1.
         @lead, or @label           name                       yes       standard names, any case
         @S, @U, @INV               as above, for this lead    no        as above
         @asizeVT                   samples                    no        the count found
-        @V                         samples                    yes       integers separated by blanks
+        @V                         samples                    no        integers separated by blanks
 
-µV = count x S x unit. The ecgWaveformMXG below medianTemplate holds mean beats and is never read.
+µV = count x S x unit. A lead without samples is a missing lead. The ecgWaveformMXG below
+medianTemplate holds mean beats and is never read.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ecgprep.readers.fields import (
     check_count,
     collect_leads,
     exactly_one,
+    is_blank,
     number,
     parse_numbers,
     positive,
@@ -63,7 +65,8 @@ def read(root: Element) -> Recording:
         (waveform.get("lead") or waveform.get("label"), waveform)
         for waveform in group.findall("{*}ecgWaveform")
     ]
-    return Recording(collect_leads(labelled, lead_uv), rate_hz, DIALECT)
+    leads = collect_leads(labelled, lead_uv)
+    return Recording(leads.uv, rate_hz, DIALECT, unknown_leads=leads.unknown, notes=leads.notes)
 
 
 def _rate_hz(group: Element) -> float:
@@ -76,6 +79,8 @@ def _rate_hz(group: Element) -> float:
 
 def _lead_uv(waveform: Element, group: Element, name: str) -> Microvolts:
     """Decode one lead; an attribute that it lacks is taken from the group."""
+    if is_blank(waveform.get("V")):
+        return np.empty(0)
     unit = _attribute("U", waveform, group)
     scale = _attribute("S", waveform, group)
     missing = _attribute("INV", waveform, group)

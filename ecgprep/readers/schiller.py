@@ -9,11 +9,11 @@
       channel/name                       lead                   yes       standard names, any case
       channel/datastype                  encoding               no        COMMASEPARATE
       channel/samplecount                samples                no        the count found
-      channel/data                       samples                yes       integers, comma-separated
+      channel/data                       samples                no        integers, comma-separated
 
-µV = count x unitperbit x unit. Wavedata of type ECG_AVERAGES are mean beats and are never read.
-`exponent` is 1 in the only vendor file that is public. What another value would mean is not known,
-so it is refused.
+µV = count x unitperbit x unit. A lead without samples is a missing lead. Wavedata of type
+ECG_AVERAGES are mean beats and are never read. `exponent` is 1 in the only vendor file that is
+public. What another value would mean is not known, so it is refused.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def read(root: Element) -> Recording:
     channels = wavedata.findall("{*}channel")
     # The name of the channel itself: annotations below it have names, too.
     labelled = [(text_of(channel, "{*}name"), channel) for channel in channels]
-    return Recording(collect_leads(labelled, lead_uv), rate_hz, DIALECT)
+    leads = collect_leads(labelled, lead_uv)
+    return Recording(leads.uv, rate_hz, DIALECT, unknown_leads=leads.unknown, notes=leads.notes)
 
 
 def _rhythm(root: Element) -> Element:
@@ -103,6 +104,8 @@ def _counts(channel: Element, name: str) -> Microvolts:
             f"lead {name}: datastype must be COMMASEPARATE; found {describe(encoding)}",
         )
     counts = parse_numbers(channel.findtext("{*}data"), ",", f"lead {name}")
+    if not len(counts):
+        return counts
     declared = text_of(channel, "{*}samplecount")
     check_count(len(counts), declared, "samplecount", f"lead {name}, samples")
     return counts

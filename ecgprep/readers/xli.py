@@ -14,6 +14,7 @@ leads must have.
 from __future__ import annotations
 
 import struct
+from collections.abc import Container
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +31,16 @@ _MEANINGLESS = b""
 """What code 1023 decodes to: an empty string. It may occur in the padding only."""
 
 
-def decode_chunks(data: bytes, n_chunks: int, n_samples: int) -> list[NDArray[np.int64]]:
+def decode_chunks(
+    data: bytes, n_chunks: int, n_samples: int, optional: Container[int] = ()
+) -> list[NDArray[np.int64] | None]:
     """Decode the first `n_chunks` chunks into `n_samples` counts each.
 
-    Raises RecordError `bad_waveform` when a chunk is missing, longer than the data, not decodable
-    or too short for its samples.
+    A chunk whose index is `optional` and that cannot be decoded is None. Raises RecordError
+    `bad_waveform` when a chunk is missing, longer than the data, not decodable or too short for its
+    samples.
     """
-    leads = []
+    leads: list[NDArray[np.int64] | None] = []
     position = 0
     for lead in range(1, n_chunks + 1):
         if position + _HEADER.size > len(data):
@@ -52,8 +56,13 @@ def decode_chunks(data: bytes, n_chunks: int, n_samples: int) -> list[NDArray[np
                 f"lead {lead}: the file declares {size:,} compressed bytes "
                 f"but only {n_left:,} are left",
             )
-        expanded = _expand(data[position : position + size], 2 * n_samples, lead)
-        leads.append(_integrate(expanded, start))
+        try:
+            expanded = _expand(data[position : position + size], 2 * n_samples, lead)
+            leads.append(_integrate(expanded, start))
+        except RecordError:
+            if lead - 1 not in optional:
+                raise
+            leads.append(None)
         position += size
     return leads
 

@@ -44,6 +44,8 @@ class ConformSteps(TypedDict):
     padded_samples: int
     leads_derived: list[str]
     leads_masked: list[str]
+    leads_out_of_range: list[str]
+    """The masked leads that leave ±32.767 mV."""
     valid_span: list[int]
 
 
@@ -163,5 +165,6 @@ def _steps(recording: Recording, row: Row, target: Conformity) -> ConformSteps:
         "padded_samples": target.n_samples - n_valid,
         "leads_derived": [lead for lead in present if lead not in recording.leads_uv],
         "leads_masked": [lead for lead in LEADS if lead not in present],
+        "leads_out_of_range": [lead for lead in LEADS if lead in row.out_of_range],
         "valid_span": list(row.valid_span),
     }

@@ -79,6 +79,7 @@ QUALITY_FLAGS = (
     "amplitude",
     "einthoven",
     "arm_reversal",
+    "out_of_range",
 )
 """Bit k of `quality` is QUALITY_FLAGS[k]; quality.py explains them.
 
