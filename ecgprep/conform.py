@@ -102,8 +102,8 @@ def conform(recording: Recording, target: Conformity) -> Row:
     uv = resample(stacked, recording.rate_hz, target.rate_hz)
     # In place: fresh pages for a temporary of 320 kB cost more than the arithmetic.
     np.rint(uv, out=uv)
-    in_range = (uv.max(axis=1) <= MAX_ABS_UV) & (uv.min(axis=1) >= -MAX_ABS_UV)
-    if not in_range.all():  # the filter overshoots at a step, so it can leave the range again
+    if max(uv.max(), -uv.min()) > MAX_ABS_UV:  # the filter overshoots at a step
+        in_range = np.abs(uv).max(axis=1) <= MAX_ABS_UV
         uv = uv[in_range]
         for lead, is_in in zip(list(usable), in_range.tolist(), strict=True):
             if not is_in:

@@ -272,3 +272,14 @@ def test_synth_writes_every_dialect(run, tmp_path):
     }
     refused = run("synth", "d", "--dialects", "muse,ecg")
     assert (refused.returncode, "allowed are all, muse" in refused.stderr) == (2, True)
+
+
+def test_read_says_which_leads_are_out_of_range(run, tmp_path, uv):
+    from ecgprep.simulation.vendors import aecg
+
+    spiked = uv.copy()
+    spiked[8, 2000:2010] = 160_000
+    (tmp_path / "a.xml").write_bytes(aecg(spiked, 500, "X"))
+    (seen,) = json.loads(run("read", "a.xml", "--json").stdout)
+    assert seen["conform"]["leads_masked"] == seen["conform"]["leads_out_of_range"] == ["V3"]
+    assert "leads out of range: ['V3']" in run("read", "a.xml").stdout

@@ -13,14 +13,19 @@ from lxml import etree  # noqa: TID251 - to change files, not to read them
 from vendor_files import WRITERS, reason_of_reading
 
 from ecgprep.errors import STATUSES
+from ecgprep.leads import TWELVE_LEADS
+from ecgprep.simulation.philips import philips
 from ecgprep.simulation.simulator import Heart, simulate
+from ecgprep.simulation.vendors import muse
 
 GENERATOR = np.random.default_rng(0)
 UV = simulate(Heart.draw(GENERATOR, 0), 100, GENERATOR)
 FILES = {name: write(UV, 100, "X") for name, write in WRITERS.items()}
+FILES["muse_12"] = muse(UV, 100, "X", leads=TWELVE_LEADS)
+FILES["philips_plain"] = philips(UV, 100, "X", version="1.05", pulse=False, compressed=False)
 
 NUMBERS = "0 -1 1 12 500 1.5 4.88 nan inf 1e308 1e-308 32768 -32768 0x1 1_0 \u0661 - 1,2".split()
-WORDS = "x I uV mV RHYTHM Rhythm True AAAA AA== =".split()
+WORDS = "x I C1 aVF -aVR MDC_ECG_ELEC_POTL_V1 uV mV RHYTHM Rhythm True AAAA AA== =".split()
 OTHERS = ["", " ", "1 2", "9" * 30, "99999999999999999999 1"]
 TEXTS = st.sampled_from([*NUMBERS, *WORDS, *OTHERS])
 

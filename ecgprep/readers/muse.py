@@ -119,8 +119,8 @@ def _rate_hz(waveform: Element) -> float:
 
 def _start(parts: list[dict[str, str]]) -> dict[str, str | None]:
     """Return the fields that say when the first stored lead starts."""
-    stored = [part for part in parts if canonical_lead(part.get("LeadID", "")) in LEADS]
-    first = (stored or parts or [{}])[0]
+    stored = (part for part in parts if canonical_lead(part.get("LeadID", "")) in LEADS)
+    first = next(stored, {})
     return {tag: first.get(tag) for tag in START_TAGS}
 
 
@@ -128,7 +128,9 @@ def _check_start(part: dict[str, str], name: str, start: dict[str, str | None]) 
     """Refuse a lead that starts at another time than the first. An absent field means 0."""
     for tag, text in start.items():
         own = part.get(tag)
-        if own != text and (count(own, tag) or 0) != (count(text, tag) or 0):
+        if own == text:
+            continue
+        if (count(own, tag) or 0) != (count(text, tag) or 0):
             raise RecordError(
                 "bad_waveform", f"lead {name}: the leads start at different times ({tag} differs)"
             )
@@ -136,7 +138,7 @@ def _check_start(part: dict[str, str], name: str, start: dict[str, str | None]) 
 
 def _flagged(parts: list[dict[str, str]], tag: str) -> frozenset[str]:
     """Name the leads of which the cart says that `tag` is true."""
-    flagged = [part for part in parts if part.get(tag, "").strip().upper() == "TRUE"]
+    flagged = [part for part in parts if tag in part and part[tag].strip().upper() == "TRUE"]
     names = {canonical_lead(part.get("LeadID", "")) for part in flagged}
     return frozenset(name for name in names if name is not None)
 

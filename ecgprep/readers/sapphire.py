@@ -79,7 +79,8 @@ def _rate_hz(group: Element) -> float:
 
 def _lead_uv(waveform: Element, group: Element, name: str) -> Microvolts:
     """Decode one lead; an attribute that it lacks is taken from the group."""
-    if is_blank(waveform.get("V")):
+    text = waveform.get("V")
+    if is_blank(text):
         return np.empty(0)
     unit = _attribute("U", waveform, group)
     scale = _attribute("S", waveform, group)
@@ -87,7 +88,7 @@ def _lead_uv(waveform: Element, group: Element, name: str) -> Microvolts:
     stripped = None if unit is None else unit.strip()
     uv = unit_factor(stripped, UV_PER_UNIT, f"lead {name}: unit", "bad_units")
     uv_per_count = positive(scale, f"lead {name}: S", "bad_units") * uv
-    counts = parse_numbers(waveform.get("V"), " ", f"lead {name}")
+    counts = parse_numbers(text, " ", f"lead {name}")
     check_count(len(counts), waveform.get("asizeVT"), "asizeVT", f"lead {name}, samples")
     if missing is not None:
         counts[counts == number(missing, f"lead {name}: INV", "bad_waveform")] = np.nan

@@ -37,6 +37,8 @@ MAX_FILE_BYTES = 100_000_000
 """An hour of twelve leads at 500 Hz is 75 MB of text, and takes 800 MB of memory to read; resting
 exports are 0.1 to 0.5 MB."""
 
+_MORE_BYTES = 32_000_000
+
 _MAX_ORDINARY_BYTES = 10_000_000
 """No text is longer in a smaller file, which is libxml2's ordinary limit for one node."""
 
@@ -113,11 +115,12 @@ def _reworded(error: OSError) -> RecordError:
 def _read_all(file: io.FileIO, size: int) -> bytes:
     """Read `size` bytes and whatever a writer is still adding.
 
-    A buffer of the largest allowed size would cost 0.1 ms a file.
+    A buffer of the largest allowed size would cost 0.1 ms a file. One of _MORE_BYTES is the largest
+    that glibc takes from its heap, and freed once, it lets the arrays that follow come from there.
     """
     data = file.read(size + 1)
     while len(data) < MAX_FILE_BYTES:
-        more = file.read(MAX_FILE_BYTES - len(data))
+        more = file.read(min(_MORE_BYTES, MAX_FILE_BYTES - len(data)))
         if not more:
             break
         data += more

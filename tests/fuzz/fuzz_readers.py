@@ -40,7 +40,7 @@ from ecgprep.simulation.vendors import VENDORS, full_disclosure
 
 CORPUS = Path(__file__).parent / "corpus"
 NUMBERS = b"0 -1 1 500 32768 1.5 nan inf 1e308 1_0 0x10 - 1,2".split()
-WORDS = "= AAAA uV mV µV RHYTHM True XLI Plain".encode().split()
+WORDS = "= I C1 aVF -aVR MDC_ECG_ELEC_POTL_V1 AAAA uV mV µV RHYTHM True XLI Plain".encode().split()
 MARKUP = [b"<x/>", b"&lt;", b"&#0;", b"<![CDATA[1]]>", b"<!-- -->"]
 DAMAGE = [b"\xff", b"\xa0", b"\x0b", b"\0", b"&", b"&#11;", b"&nbsp;"]
 TOKENS = [b"", b" ", b"1 2", b"9" * 30, *NUMBERS, *WORDS, *MARKUP, *DAMAGE]
