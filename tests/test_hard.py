@@ -75,3 +75,8 @@ def assert_as_expected(hard: Path, name: str) -> None:
 @pytest.mark.parametrize("name", WAVEFORMS)
 def test_odd_waveform_is_read_right_or_refused(hard, name):
     assert_as_expected(hard, name)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_odd_text_does_not_touch_the_waveform(hard, name):
+    assert_as_expected(hard, name)
