@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ecgprep.errors import InputError
-from ecgprep.patients.manifest import read_manifest, write_frame
+from ecgprep.patients.manifest import read_manifest, read_patients, write_frame
 
 HEADER = "patient_id,path_xml,label\n"
 
@@ -57,7 +58,7 @@ def test_byte_order_mark_quotes_crlf_and_other_columns_are_fine(tmp_path):
         ("", r"column missing: patient_id, path_xml, label. .* The file has no line\."),
         ("patient_id,label\nP1,0\n", "path_xml. .* has these columns: patient_id, label."),
         ("patient_id,path_xml,label,label\nP1,a,0,0\n", "column given twice: label\\. "),
-        ("patient_id;path_xml;label\nP1;a;0\n", "separated by semicolons"),
+        ("patient_id;path_xml;outcome\nP1;a;0\n", "separated by semicolons"),
         (HEADER, "no data rows"),
         (HEADER + "P1,a.xml\n", "line 2, row: 2 fields; the header has 3"),
         (HEADER + "P1,a.xml,0,extra\n", "line 2, row: 4 fields; the header has 3"),
@@ -77,6 +78,46 @@ def test_byte_order_mark_quotes_crlf_and_other_columns_are_fine(tmp_path):
 )
 def test_fault_is_named_by_line_and_column(tmp_path, content, expected):
     assert re.search(expected, fault_of(tmp_path, content))
+
+
+COMMAS = 'patient_id,path_xml,label,age,site\nP1,a.xml,0,56,"A; B"\n,,,,\nÜ2,"x;y.xml",1,,C\n'
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_separators_and_encodings_read_as_pandas_reads_them(tmp_path, separator, encoding):
+    truth = pd.read_csv(io.StringIO(COMMAS), dtype=str).dropna(how="all")
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    content = mark + truth.to_csv(sep=separator, index=False).encode(encoding)
+    again = pd.read_csv(io.BytesIO(content), sep=separator, encoding=encoding.removesuffix("-be"))
+    rows = manifest_of(tmp_path, content, covariates=["age"], group_by="site")
+    assert rows.patient_id == again["patient_id"].tolist() == ["P1", "Ü2"]
+    assert rows.label.tolist() == again["label"].tolist() == [0, 1]
+    assert rows.group == again["site"].tolist() == ["A; B", "C"]
+    np.testing.assert_array_equal(rows.covariates[:, 0], again["age"])
+
+
+@pytest.mark.parametrize("blank", [",,", " , ,\t", "  ", ",,,,,"])
+def test_blank_rows_are_skipped_and_counted_as_lines(tmp_path, blank):
+    rows = manifest_of(tmp_path, f"{blank}\n{HEADER}P1,a.xml,0\n{blank}\nP2,b.xml,1\n{blank}\n")
+    assert rows.patient_id == ["P1", "P2"]
+    assert list(rows.line) == [3, 5]
+
+
+def test_a_comma_stays_the_separator_where_the_header_allows_two(tmp_path):
+    (tmp_path / "t.csv").write_text("patient_id\nP1;x\n")
+    assert read_patients(tmp_path / "t.csv") == {"P1;x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (HEADER.encode("utf-16-le"), "line 1 holds NUL characters"),
+        ((HEADER + "P1,a,0\n").encode("utf-16") + b"x", "line 3 is not UTF-16, as its first"),
+    ],
+)
+def test_utf16_without_a_mark_or_cut_is_named(tmp_path, content, expected):
+    assert expected in fault_of(tmp_path, content)
 
 
 def test_header_that_holds_values_is_not_repeated(tmp_path):

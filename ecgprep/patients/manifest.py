@@ -81,11 +81,12 @@ def read_manifest(
     missing or empty. `group_by` names a column of any text. Raises InputError listing every fault
     by line and column.
     """
-    text, sha256 = read_text(path, REQUIRED)
+    required = [name for name in REQUIRED if name != "label" or not unlabelled]
+    source = read_text(path, required)
     root = (path.parent if root is None else root).absolute()
     names = tuple(dict.fromkeys(covariates))
     faults = Faults()
-    rows = read_rows(text, path, faults)
+    rows = read_rows(source, path, faults)
     _, header = next(rows)
     _check_columns(header, names, unlabelled, path, group_by)
     columns = _Columns(header, root, names, unlabelled, group_by, faults)
@@ -106,7 +107,7 @@ def read_manifest(
         covariate_names=names,
         covariates=values,
         warnings=tuple(_lookalikes(columns.patient_id, columns.line)),
-        sha256=sha256,
+        sha256=source.sha256,
         group=columns.group if group_by else None,
     )
 
@@ -234,8 +235,7 @@ def read_patients(path: Path) -> frozenset[str]:
     Raises InputError.
     """
     faults = Faults()
-    text, _ = read_text(path, ("patient_id",))
-    rows = read_rows(text, path, faults)
+    rows = read_rows(read_text(path, ["patient_id"]), path, faults)
     _, header = next(rows)
     check_header(header, ["patient_id"], f"Manifest {path.name}: line 1")
     position = header.index("patient_id")

@@ -9,7 +9,8 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from ecgprep.errors import InputError
 
 MAX_SHOWN = 20
 """Faults listed in one message; the rest are counted."""
+
+_SEPARATORS = (",", ";", "\t")
+
+_HEADER_CHARACTERS = 65536
+"""Where the header is looked for: it ends long before."""
 
 
 @dataclass
@@ -45,10 +51,25 @@ class Faults:
         )
 
 
-def read_text(path: Path, columns: tuple[str, ...]) -> tuple[str, str]:
-    """Read a UTF-8 file, with or without a byte-order mark; return its text and its SHA-256.
+@dataclass(frozen=True)
+class CsvText:
+    """The text of a CSV file, the SHA-256 of its bytes, and what separates its fields."""
 
-    `columns` are named in the message if there is no such file. Raises InputError.
+    text: str
+    sha256: str
+    separator: str = ","
+
+    @property
+    def decimal_comma(self) -> bool:
+        """Say whether a number may be written as `1,5`: commas do not separate fields."""
+        return self.separator != ","
+
+
+def read_text(path: Path, columns: Sequence[str]) -> CsvText:
+    """Read a CSV file in UTF-8, or in UTF-16 with a byte-order mark.
+
+    Fields are separated by commas, or by semicolons or tabs where only that gives the header all of
+    `columns`. They are also named in the message if there is no such file. Raises InputError.
     """
     try:
         if not path.is_file():
@@ -62,32 +83,76 @@ def read_text(path: Path, columns: tuple[str, ...]) -> tuple[str, str]:
         raise InputError(
             f"Manifest {path.name} cannot be read ({reason}). Check its permissions and run again."
         ) from None
+    text = _decode(data, path)
+    return CsvText(text, hashlib.sha256(data).hexdigest(), _separator(text, columns))
+
+
+def _decode(data: bytes, path: Path) -> str:
+    """Decode the bytes of a file by its byte-order mark, UTF-8 without one. Raises InputError."""
+    is_utf16 = data.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"
     try:
-        return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        line = data[: error.start].decode(encoding, "replace").count("\n") + 1
+        name = "UTF-16, as its first bytes say" if is_utf16 else "UTF-8"
         raise InputError(
-            f"Manifest {path.name}: line {line} is not UTF-8. "
+            f"Manifest {path.name}: line {line} is not {name}. "
             "Save the file as `CSV UTF-8` and run again."
         ) from None
+    if "\0" in text.partition("\n")[0]:
+        raise InputError(
+            f"Manifest {path.name}: line 1 holds NUL characters, so it may be UTF-16 without a "
+            "byte-order mark. Save the file as `CSV UTF-8` and run again."
+        )
+    return text
 
 
-def read_rows(text: str, path: Path, faults: Faults) -> Iterator[tuple[int, list[str]]]:
+def _separator(text: str, columns: Sequence[str]) -> str:
+    """Return the separator that gives the header all of `columns`; a comma unless one does."""
+    found = [mark for mark in _SEPARATORS if set(columns) <= set(_header(text, mark))]
+    return found[0] if len(found) == 1 else ","
+
+
+def _header(text: str, separator: str) -> list[str]:
+    """Return the names in the first row that is not blank; none where quotes are broken."""
+    start = text[:_HEADER_CHARACTERS]
+    reader = csv.reader(io.StringIO(start, newline=""), strict=True, delimiter=separator)
+    try:
+        names = next((fields for fields in reader if not _is_blank(fields)), [])
+    except csv.Error:  # reported by `read_rows`
+        return []
+    return [name.strip() for name in names]
+
+
+def _is_blank(fields: Sequence[str]) -> bool:
+    return not any(field.strip() for field in fields)
+
+
+def read_rows(source: CsvText, path: Path, faults: Faults) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) for the header, with names stripped, and for every row.
 
-    A row that is shorter or longer than the header is a fault; blank lines are skipped. The line
-    is the last one of a row whose fields span several. Raises InputError for broken quotes.
+    A row that is shorter or longer than the header is a fault. Rows without a field that holds
+    anything are skipped, before the header, too. The line is the last one of a row whose fields
+    span several. Raises InputError for broken quotes.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    text = io.StringIO(source.text, newline="")
+    reader = csv.reader(text, strict=True, delimiter=source.separator)
+    header: list[str] | None = None
     try:
-        header = next(reader, [])
-        yield reader.line_num, [name.strip() for name in header]
         for fields in reader:
-            if len(fields) == len(header):
+            if _is_blank(fields):
+                continue
+            if header is None:
+                header = [name.strip() for name in fields]
+                yield reader.line_num, header
+            elif len(fields) == len(header):
                 yield reader.line_num, fields
-            elif fields:
+            else:
                 message = f"{len(fields)} fields; the header has {len(header)}"
                 faults.add(reader.line_num, "row", message)
+        if header is None:
+            yield 0, []
     except csv.Error as error:
         raise InputError(
             f"Manifest {path.name}: line {reader.line_num} is not valid CSV ({error}). "
