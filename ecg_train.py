@@ -26,6 +26,7 @@ from ecgprep.leads import LEADS
 
 if TYPE_CHECKING:
     from ecgfit.config import TrainConfig
+    from ecgprep.patients.manifest_columns import ManifestColumns
     from ecgprep.store.reader import Store
 
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     "manifest",
     required=True,
     type=click.Path(path_type=Path),
-    help="Manifest: patient_id,path_xml,label.",
+    help="Manifest with the columns patient_id, path_xml and label.",
 )
 @click.option(
     "--split_seed",
@@ -53,13 +54,16 @@ if TYPE_CHECKING:
     expose_value=False,
     help=f"The leads {', '.join(LEADS)}.",
 )
-@api_options(build, "hz", "length")
+@api_options(build, "patient_column", "path_column", "label_column", "hz", "length")
 @click.option("--outdir", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @run_options
 @verbosity_options
 def command(
     manifest: Path,
     split_seed: int,
+    patient_column: str,
+    path_column: str,
+    label_column: str,
     hz: int,
     length: int,
     outdir: Path,
@@ -73,18 +77,25 @@ def command(
     """
     from ecgfit import api
     from ecgfit.training.outdir import check_outdir
+    from ecgprep.patients.manifest_columns import ManifestColumns
 
     settings = settings_from(options)
     config = api.settings_of(None, settings, resume_from=outdir if resume else None)
     # A store is not built for a training that would be refused.
     check_outdir(outdir, resume, overwrite, config.init_from)
-    store = _build_store(manifest, config, split_seed, hz, length)
+    columns = ManifestColumns(patient_column, path_column, label_column)
+    store = _build_store(manifest, columns, config, split_seed, hz, length)
     run = train_with_progress(store.path, outdir, resume=resume, overwrite=overwrite, **settings)
     print_metrics(run, run.evaluate(store))
 
 
 def _build_store(
-    manifest: Path, config: TrainConfig, split_seed: int, hz: int, length: int
+    manifest: Path,
+    columns: ManifestColumns,
+    config: TrainConfig,
+    split_seed: int,
+    hz: int,
+    length: int,
 ) -> Store:
     """Build the store beside the manifest, unless it is there and current."""
     from ecgprep.building.ensure import ensure_store
@@ -95,7 +106,9 @@ def _build_store(
     build_settings = BuildSettings(Conformity(hz, length), SplitPlan(seed=split_seed))
     target = manifest.with_suffix(".zarr")
     with progress_bar("Reading") as progress:
-        store, note = ensure_store(manifest, target, build_settings, config.tabular, progress)
+        store, note = ensure_store(
+            manifest, target, build_settings, config.tabular, progress, columns
+        )
     click.echo(note, err=True)
     return store
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ecgprep.building.plan import Plan, Progress
     from ecgprep.building.run import BuiltParts
+    from ecgprep.patients.manifest import Manifest
+    from ecgprep.patients.manifest_columns import ManifestColumns
     from ecgprep.reports.preview import FilePreview
     from ecgprep.store.reader import Store
     from ecgprep.store.summary import StoreSummary
@@ -49,6 +51,11 @@ def build(
     *,
     root: str | Path | None = None,
     registry: str | Path | None = None,
+    patient_column: str = "patient_id",
+    path_column: str = "path_xml",
+    label_column: str = "label",
+    merge_lookalikes: bool = False,
+    follow_symlinks: bool = False,
     covariates: Sequence[str] = (),
     hz: int = 500,
     length: int = 5000,
@@ -87,6 +94,12 @@ def build(
         root: Folder that paths are relative to. Without it, the manifest's folder.
         registry: CSV file that keeps which patient is in which split. Without it, the one the
             store was built with, or MANIFEST.registry.csv.
+        patient_column: Name of the column with the patient's id.
+        path_column: Name of the column with the file.
+        label_column: Name of the column with the label, such as one of several endpoints.
+        merge_lookalikes: Treat patients as one if their ids differ only by case, blanks, leading
+            zeros, an apostrophe in front, full-width characters, or as 8 and 8.0 do.
+        follow_symlinks: Read a file that is a symlink, too, if it leads to one inside the root.
         covariates: Numeric columns of the manifest to keep, such as age,sex.
         hz: Sampling rate of the store.
         length: Samples per lead.
@@ -96,7 +109,8 @@ def build(
         split_seed: Seed that decides which patient is in which split.
         split_by_column: Keep patients who share a value of this manifest column, such as a site,
             in one split.
-        test_manifest: CSV file with a column patient_id. Exactly these patients are tested.
+        test_manifest: CSV file with a column of patients' ids, named as in the manifest. Exactly
+            these patients are tested.
         allow_missing_class: Accept a split without a positive or without a negative patient.
         label_level: With patient, refuse a patient who has two labels.
         unlabelled: Labels may be missing: a cohort to predict on, with split 0/0/100.
@@ -465,7 +479,8 @@ def _make_plan(
     from ecgprep.building.record import recorded_registry
     from ecgprep.conform import Conformity
     from ecgprep.patients.manifest import read_manifest
-    from ecgprep.patients.registry import SplitPlan, parse_ratios
+    from ecgprep.patients.manifest_columns import ManifestColumns
+    from ecgprep.patients.registry import SplitPlan, load_registry, parse_ratios
 
     check_options(**options)
     settings = BuildSettings(
@@ -483,29 +498,46 @@ def _make_plan(
         label_level=options["label_level"],
         exclude_quality=_names(options["exclude_quality"]),
         duplicates=options["duplicates"],
+        merge_lookalikes=options["merge_lookalikes"],
+        follow_symlinks=options["follow_symlinks"],
     )
+    columns = ManifestColumns(
+        options["patient_column"], options["path_column"], options["label_column"]
+    ).checked()
     target = Path(store)
-    path, root = _manifest_file(manifest, target, options["root"])
+    path, root = _manifest_file(manifest, target, options["root"], columns)
+    given_registry = options["registry"] or recorded_registry(target) or default_registry(path)
+    registry_path = Path(given_registry)
     rows = read_manifest(
-        path, root, _names(options["covariates"]), settings.unlabelled, settings.plan.by_column
+        path,
+        root,
+        _names(options["covariates"]),
+        settings.unlabelled,
+        settings.plan.by_column,
+        columns=columns,
+        merge_with=load_registry(registry_path, settings.plan)
+        if settings.merge_lookalikes
+        else None,
     )
     for warning in rows.warnings:
         log.warning(warning)
-    registry = options["registry"] or recorded_registry(target) or default_registry(path)
     return Plan(
         manifest=rows,
         store=target,
         settings=settings,
-        registry_path=Path(registry),
+        registry_path=registry_path,
         max_rejected=options["max_rejected"],
-        test_patients=_test_patients(options["test_manifest"], rows.patient_id),
+        test_patients=_test_patients(options["test_manifest"], rows, settings.merge_lookalikes),
         replace=options["replace"],
         extend=options.get("extend", False),
     )
 
 
 def _manifest_file(
-    manifest: str | Path | pd.DataFrame, store: Path, root: str | Path | None
+    manifest: str | Path | pd.DataFrame,
+    store: Path,
+    root: str | Path | None,
+    columns: ManifestColumns,
 ) -> tuple[Path, Path | None]:
     """Return the manifest's file and the root of its paths; a DataFrame is written first."""
     given_root = None if root is None else Path(root)
@@ -519,21 +551,36 @@ def _manifest_file(
     check_store_name(store)
     path = private_path(store, "manifest.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_frame(manifest, path)
+    write_frame(manifest, path, columns)
     return path, given_root or Path.cwd()
 
 
-def _test_patients(manifest: str | Path | None, known: Sequence[str]) -> frozenset[str]:
+def _test_patients(
+    listed: str | Path | None, manifest: Manifest, merge_lookalikes: bool
+) -> frozenset[str]:
     """Read who is tested; patients that are not in the manifest are logged by number."""
+    from ecgprep.patients.lookalikes import as_spelled_in
     from ecgprep.patients.manifest import read_patients
+    from ecgprep.patients.private_csv import counted
 
-    if manifest is None:
+    if listed is None:
         return frozenset()
-    tested = read_patients(Path(manifest))
-    n_unknown = len(tested - set(known))
+    name = Path(listed).name
+    tested = read_patients(Path(listed), manifest.columns.patient)
+    known = set(manifest.patient_id)
+    spelled = as_spelled_in(tested - known, manifest.patient_id)
+    if merge_lookalikes:
+        tested = (tested & known) | spelled
+    n_unknown, n_alike = len(tested - known), len(spelled & known)
     if n_unknown:
+        log.warning("%s patients of %s are not in the manifest", f"{n_unknown:,}", name)
+    if n_alike and not merge_lookalikes:
         log.warning(
-            "%s patients of %s are not in the manifest", f"{n_unknown:,}", Path(manifest).name
+            "%s of %s: the manifest has this id only in another spelling (case, leading zeros or "
+            "the like), so the patient is not held for the test. If they are the same, correct the "
+            "ids, or add --merge-lookalikes",
+            counted(n_alike, "patient"),
+            name,
         )
     return tested
 

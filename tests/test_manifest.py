@@ -12,6 +12,7 @@ import pytest
 
 from ecgprep.errors import InputError
 from ecgprep.patients.manifest import read_manifest, read_patients, write_frame
+from ecgprep.patients.manifest_columns import ManifestColumns
 
 HEADER = "patient_id,path_xml,label\n"
 
@@ -41,8 +42,11 @@ def test_ids_that_look_alike_are_warned_of_by_line(tmp_path):
     rows = manifest_of(
         tmp_path, HEADER + "00123,a.xml,0\n123,b.xml,1\nab,c.xml,0\nAB,d.xml,0\nxy,e.xml,0\n"
     )
-    assert [warning.split(":")[0] for warning in rows.warnings] == ["lines 2, 3", "lines 4, 5"]
-    assert "123" not in "".join(rows.warnings)
+    assert rows.warnings == (
+        "lines 2, 3; lines 4, 5: patient ids differ only by leading zeros (1 group), case (1 group)"
+        ", in 2 groups of 4 rows; they are kept as different patients. If they are not, add "
+        "--merge-lookalikes",
+    )
 
 
 def test_byte_order_mark_quotes_crlf_and_other_columns_are_fine(tmp_path):
@@ -118,6 +122,61 @@ def test_a_comma_stays_the_separator_where_the_header_allows_two(tmp_path):
 )
 def test_utf16_without_a_mark_or_cut_is_named(tmp_path, content, expected):
     assert expected in fault_of(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("Patient_ID,path_xml,label", "Did you mean --patient-column Patient_ID?"),
+        ("patientid,path_xml,label", "Did you mean --patient-column patientid?"),
+        ("patient_id,PATH,Outcome", "Did you mean --path-column PATH, --label-column Outcome?"),
+        ("Patient Id,path_xml,label", "Did you mean --patient-column 'Patient Id'?"),
+        ("patient_id,path_xml,death", "A column of another name is given with --label-column."),
+        ("patient_id,path_xml,label,Age", "Did you mean Age?"),
+    ],
+)
+def test_a_column_of_nearly_the_same_name_is_hinted_at(tmp_path, header, hint):
+    message = fault_of(tmp_path, f"{header}\nP1,a.xml,0,1\n", covariates=["age"])
+    assert hint in message
+
+
+def test_a_hint_repeats_no_name_that_is_not_known(tmp_path):
+    message = fault_of(tmp_path, "SECRET,PATIENT-ID\n1,2\n")
+    assert "--patient-column PATIENT-ID" in message
+    assert "SECRET" not in message
+
+
+def test_columns_have_the_names_that_are_given(tmp_path):
+    content = "MRN;label;File;death\nP1;0;a.xml;1\nP2;1;b.xml;0\n"
+    columns = ManifestColumns("MRN", "File", "death")
+    rows = manifest_of(tmp_path, content, columns=columns)
+    assert rows.patient_id == ["P1", "P2"]
+    assert rows.label.tolist() == [1, 0]
+    message = fault_of(tmp_path, content.replace("P1;0;a.xml;1", ";0;../a;x"), columns=columns)
+    assert re.search(r"line 2, MRN:.*line 2, File:.*line 2, death:", message, re.DOTALL)
+
+
+@pytest.mark.parametrize("text", ["1", "1.0", "1.", "1.00", "True", "TRUE", "true", " true "])
+def test_a_label_may_be_a_whole_number_or_true_and_false(tmp_path, text):
+    opposite = text.replace("1", "0").lower().replace("true", "fALSE")
+    rows = manifest_of(tmp_path, f"{HEADER}P1,a.xml,{text}\nP2,b.xml,{opposite}\n")
+    assert rows.label.tolist() == [1, 0]
+
+
+def test_a_label_has_a_decimal_comma_only_where_commas_do_not_separate(tmp_path):
+    rows = manifest_of(tmp_path, HEADER.replace(",", ";") + "P1;a.xml;1,0\nP2;b.xml;0,00\n")
+    assert rows.label.tolist() == [1, 0]
+    assert "must be 0 or 1" in fault_of(tmp_path, HEADER + 'P1,a.xml,"1,0"\n')
+
+
+@pytest.mark.parametrize("text", ["0.5", "10", "1.01", "t", "1e0", "01", "-0", "2.0"])
+def test_no_other_label_is_understood(tmp_path, text):
+    assert "must be 0 or 1" in fault_of(tmp_path, f"{HEADER}P1,a.xml,{text}\n")
+
+
+@pytest.mark.parametrize("text", ["yes", "No", "n"])
+def test_yes_and_no_are_refused_with_a_hint(tmp_path, text):
+    assert "Write 1 for yes and 0 for no" in fault_of(tmp_path, f"{HEADER}P1,a.xml,{text}\n")
 
 
 def test_header_that_holds_values_is_not_repeated(tmp_path):

@@ -10,6 +10,7 @@ from ecgprep.building.record import NO_RECORD, OTHER_RECORD, OTHER_REGISTRY, sta
 from ecgprep.building.run import build_store, recover
 from ecgprep.errors import TargetExists
 from ecgprep.patients.manifest import read_manifest
+from ecgprep.patients.manifest_columns import DEFAULT_COLUMNS, ManifestColumns
 from ecgprep.store.reader import Store
 
 _REPLACEABLE = {"sample_rate_hz", "n_samples", "resampler", "split_seed", "covariates"}
@@ -34,10 +35,12 @@ def ensure_store(
     settings: BuildSettings,
     covariates: tuple[str, ...] = (),
     progress: Progress | None = None,
+    columns: ManifestColumns = DEFAULT_COLUMNS,
 ) -> EnsuredStore:
     """Return the store of a manifest, built if it is absent or stale.
 
-    The covariates that a store has are kept beside those that are asked for.
+    The covariates that a store has are kept beside those that are asked for. `columns` are the
+    names that the manifest has for patient, path and label.
 
     Raises:
         TargetExists: for a store that this function must not replace: it was built with options
@@ -50,7 +53,7 @@ def ensure_store(
         recorded = Store(store).attributes["settings"]
         covariates = tuple(dict.fromkeys([*recorded["covariates"], *covariates]))
         _check_settings(store, recorded, settings.recorded(covariates))
-    rows = read_manifest(manifest, covariates=covariates)
+    rows = read_manifest(manifest, covariates=covariates, columns=columns)
     plan = Plan(rows, store, settings, default_registry(manifest), replace=True)
     reason = stale_reason(plan) if existed else _ABSENT
     if reason is None:
@@ -70,8 +73,8 @@ def ensure_store(
 
 def _check_settings(store: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse a store that differs in what cannot be asked for here. Raises TargetExists."""
-    fixed = wanted.keys() - _REPLACEABLE
-    differing = sorted(key for key in fixed if recorded[key] != wanted[key])
+    fixed = (recorded.keys() | wanted.keys()) - _REPLACEABLE
+    differing = sorted(key for key in fixed if recorded.get(key) != wanted.get(key))
     if differing:
         raise TargetExists(
             f"{store} was built with options of `ecgprep build` that cannot be given here "

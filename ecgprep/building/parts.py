@@ -72,7 +72,8 @@ class Outcome:
 class Part:
     """The work of one part: which files become which rows.
 
-    `folder` is the build's work folder; `context` names what else decides values.
+    `folder` is the build's work folder; `context` names what else decides values. With
+    `follow_symlinks` a symlink to a file inside the root is read.
     """
 
     index: int
@@ -82,6 +83,7 @@ class Part:
     target: Conformity
     folder: Path
     context: str = ""
+    follow_symlinks: bool = False
 
     @property
     def first_row(self) -> int:
@@ -107,6 +109,8 @@ class Part:
     def key(self) -> str:
         """Hash of all that decides the part's bytes besides the content of the files."""
         decisive = [str(self.root), list(self.paths), repr(self.target), self.context]
+        if self.follow_symlinks:
+            decisive.append("follow symlinks")
         return hashlib.sha256(canonical_json(decisive)).hexdigest()
 
 
@@ -132,11 +136,11 @@ ReadRow = Callable[[Part, int], Outcome]
 """Gives row i of a part."""
 
 
-def read_one(root: Path, path: str, target: Conformity) -> Outcome:
+def read_one(root: Path, path: str, target: Conformity, follow_symlinks: bool = False) -> Outcome:
     """Read and conform one file; whatever is wrong with it is in the outcome."""
-    stamp = stamp_of(root / path)
+    stamp = stamp_of(root / path, follow_symlinks)
     try:
-        recording = read_bytes(read_regular(root / path, root))
+        recording = read_bytes(read_regular(root / path, root, follow_symlinks))
         row = conform(recording, target)
     except RecordError as error:
         return Outcome(stamp, status=error.reason, message=error.message)
@@ -153,10 +157,10 @@ def read_one(root: Path, path: str, target: Conformity) -> Outcome:
     )
 
 
-def stamp_of(path: Path) -> Stamp:
-    """Return size and modification time of a file, without following a symlink."""
+def stamp_of(path: Path, follow_symlinks: bool = False) -> Stamp:
+    """Return size and modification time of a file, or of a symlink itself if none are followed."""
     try:
-        status = os.lstat(path)
+        status = os.stat(path, follow_symlinks=follow_symlinks)
     except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
@@ -164,7 +168,7 @@ def stamp_of(path: Path) -> Stamp:
 
 def read_row(part: Part, i: int) -> Outcome:
     """Read row i of a part from its file."""
-    return read_one(part.root, part.paths[i], part.target)
+    return read_one(part.root, part.paths[i], part.target, part.follow_symlinks)
 
 
 def build_part(part: Part, read: ReadRow = read_row) -> PartCounts:
@@ -291,4 +295,4 @@ def is_current(part: Part, result: PartResult) -> bool:
 def is_unchanged(part: Part, result: PartResult) -> bool:
     """Say whether the files of a part have the size and modification time that they had."""
     sources = zip(part.paths, result.stamps, strict=True)
-    return all(stamp_of(part.root / path) == stamp for path, stamp in sources)
+    return all(stamp_of(part.root / path, part.follow_symlinks) == stamp for path, stamp in sources)

@@ -25,14 +25,15 @@ from ecgprep.files.atomic import PRIVATE, canonical_json, write_json
 from ecgprep.options import check_options
 from ecgprep.patients.duplicates import FINGERPRINT_VERSION
 from ecgprep.patients.manifest import Manifest, read_manifest
-from ecgprep.patients.registry import SplitPlan
+from ecgprep.patients.manifest_columns import ManifestColumns
+from ecgprep.patients.registry import SplitPlan, load_registry
 from ecgprep.quality import FLAGS
 from ecgprep.store.format import CHUNK_RECORDS, Layout
 
 Progress = Callable[[int, int, int], None]
 """Called with the rows done, all rows, and the rows rejected so far."""
 
-_PLAN_FORMAT = 2
+_PLAN_FORMAT = 3
 
 _SOFTWARE = ("numpy", "scipy", "lxml")
 """Packages whose version can change a value in the store."""
@@ -55,6 +56,8 @@ class BuildSettings:
     label_level: str = "record"
     exclude_quality: tuple[str, ...] = ()
     duplicates: str = "near"
+    merge_lookalikes: bool = False
+    follow_symlinks: bool = False
 
     def __post_init__(self) -> None:
         check_options(duplicates=self.duplicates, label_level=self.label_level)
@@ -67,7 +70,12 @@ class BuildSettings:
 
     def recorded(self, covariates: Sequence[str]) -> dict[str, Any]:
         """Return the `settings` attribute of the store, which `plan.json` holds too."""
-        return {
+        # Later settings are recorded where they are used, so that other stores keep their bytes.
+        later = {
+            "merge_lookalikes": self.merge_lookalikes,
+            "follow_symlinks": self.follow_symlinks,
+        }
+        return {name: True for name, is_used in later.items() if is_used} | {
             "sample_rate_hz": self.target.rate_hz,
             "n_samples": self.target.n_samples,
             "min_seconds": self.target.min_seconds,
@@ -113,6 +121,8 @@ class BuildSettings:
             label_level=recorded["label_level"],
             exclude_quality=tuple(recorded["exclude_quality"]),
             duplicates=recorded["duplicates"],
+            merge_lookalikes=recorded.get("merge_lookalikes", False),
+            follow_symlinks=recorded.get("follow_symlinks", False),
         )
 
 
@@ -181,6 +191,7 @@ class Plan:
             target=self.settings.target,
             folder=self.work.absolute(),
             context=context,
+            follow_symlinks=self.settings.follow_symlinks,
         )
 
 
@@ -191,6 +202,7 @@ def write_plan(plan: Plan) -> None:
         "manifest": str(plan.manifest.path.absolute()),
         "manifest_sha256": plan.manifest.sha256,
         "root": str(plan.manifest.root),
+        "columns": list(plan.manifest.columns),
         "registry": str(plan.registry_path.absolute()),
         "max_rejected": plan.max_rejected,
         "test_patients": sorted(plan.test_patients),
@@ -212,6 +224,7 @@ def read_plan(store: Path) -> Plan:
         settings = BuildSettings.from_recorded(record["settings"])
         covariates = record["settings"]["covariates"]
         path, root = Path(record["manifest"]), Path(record["root"])
+        columns = ManifestColumns(*record["columns"])
         registry_path = Path(record["registry"])
         test_patients = frozenset(record["test_patients"])
         max_rejected, replace = record["max_rejected"], record["replace"]
@@ -226,7 +239,17 @@ def read_plan(store: Path) -> Plan:
             f"The plan for {store} is that of `ecgprep build --extend`, which cannot be shared "
             "between machines. Run that command again."
         )
-    manifest = read_manifest(path, root, covariates, settings.unlabelled, settings.plan.by_column)
+    manifest = read_manifest(
+        path,
+        root,
+        covariates,
+        settings.unlabelled,
+        settings.plan.by_column,
+        columns=columns,
+        merge_with=load_registry(registry_path, settings.plan)
+        if settings.merge_lookalikes
+        else None,
+    )
     if manifest.sha256 != manifest_sha256:
         raise InputError(
             f"Manifest {path.name} has changed since `ecgprep plan`. Run `ecgprep plan` again; "

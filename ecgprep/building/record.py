@@ -25,6 +25,9 @@ OTHER_RECORD = "its build record belongs to another store"
 OTHER_SETTINGS = "the settings differ"
 OTHER_SOFTWARE = "it was built with other versions of ecgprep, numpy, scipy or lxml"
 OTHER_MANIFEST = "the manifest has changed"
+OTHER_COLUMNS = (
+    "the manifest's columns are others, or its ids and paths are read in another way than before"
+)
 OTHER_TEST_LIST = "the list of patients to test has changed"
 OTHER_REGISTRY = "the registry is missing, or is not the one it was built with"
 DAMAGED_RECORD = "its build record is damaged"
@@ -46,13 +49,15 @@ def stale_reason(plan: Plan) -> str | None:
         return reason
     if record["manifest_sha256"] != plan.manifest.sha256:
         return OTHER_MANIFEST
+    if record["rows_sha256"] != _rows_sha256(plan.manifest, len(plan.manifest)):
+        return OTHER_COLUMNS
     if record["tested_sha256"] != _sha256_of(plan.test_patients):
         return OTHER_TEST_LIST
     if not has_same_registry(store, record, plan):
         return OTHER_REGISTRY
     if len(record["sources"]) != len(plan.manifest):
         return DAMAGED_RECORD
-    return _changed_files(record, plan.manifest)
+    return _changed_files(record, plan)
 
 
 def difference_of_origin(store: Store, record: dict[str, Any], plan: Plan) -> str | None:
@@ -91,11 +96,12 @@ def has_first_rows(store: Store, record: dict[str, Any], manifest: Manifest) -> 
     return len(manifest) >= n and _rows_sha256(manifest, n) == record["rows_sha256"]
 
 
-def _changed_files(record: dict[str, Any], manifest: Manifest) -> str | None:
+def _changed_files(record: dict[str, Any], plan: Plan) -> str | None:
     """Count the source files that are not as they were when the store was built."""
+    root, follow_symlinks = plan.manifest.root, plan.settings.follow_symlinks
     n_changed = 0
-    for path, source in zip(manifest.path_xml, record["sources"], strict=True):
-        n_changed += stamp_of(manifest.root / path) != stamp_from_record(source)
+    for path, source in zip(plan.manifest.path_xml, record["sources"], strict=True):
+        n_changed += stamp_of(root / path, follow_symlinks) != stamp_from_record(source)
     if n_changed == 0:
         return None
     if n_changed == 1:

@@ -27,6 +27,7 @@ from ecgprep.patients.duplicates import (
     near_duplicates,
 )
 from ecgprep.patients.manifest import Manifest
+from ecgprep.patients.vendor_paths import where
 from ecgprep.quality import BIT, Spectrum, bins_per_hz, spectrum
 from ecgprep.store.format import ARRAYS, CHUNK_RECORDS, LABEL_UNKNOWN, Layout
 
@@ -226,18 +227,27 @@ class Rows:
         rejected = n - counts["ok"] - counts["duplicate"] - counts["quality"]
         by_status = [f"{name} {count:,}" for name, count in counts.most_common() if name != "ok"]
         listed = ", ".join(by_status)
+        hint = self._missing_hint(counts["file_missing"])
         if not rejected <= max_rejected * n:
             raise TooManyRejects(
                 f"{rejected:,} of {n:,} rows ({100 * rejected / n:.1f} %) were rejected; "
                 f"--max-rejected allows {100 * max_rejected:g} %. Nothing was published. "
                 f"By status: {listed}. {rejects_name} lists them by manifest line: "
-                "correct the files, or raise --max-rejected."
+                f"correct the files, or raise --max-rejected.{hint}"
             )
         if not counts["ok"]:
             raise InputError(
                 f"No row is usable ({listed}), so there is no store to make. "
-                f"{rejects_name} lists them by manifest line."
+                f"{rejects_name} lists them by manifest line.{hint}"
             )
+
+    def _missing_hint(self, n_missing: int) -> str:
+        """Say where files were looked for, where most are missing."""
+        if 2 * n_missing <= len(self.stamps):
+            return ""
+        status = self.arrays["status"]
+        first = int(np.flatnonzero(status == STATUS_CODE["file_missing"])[0])
+        return f" {where(self.manifest.root, self.manifest.path_xml[first])}"
 
     def labels_by_patient(self) -> dict[str, list[int]]:
         """Map each patient id to the labels of the patient's usable rows."""

@@ -39,9 +39,12 @@ from ecgprep.files.atomic import (
 )
 from ecgprep.files.lock import locked
 from ecgprep.files.output import refuse_inside_store
+from ecgprep.patients.lookalikes import new_lookalikes
 from ecgprep.patients.manifest import check_one_label_per_patient
+from ecgprep.patients.private_csv import listed_lines
 from ecgprep.patients.registry import load_registry, save_registry
 from ecgprep.patients.splits import assign
+from ecgprep.patients.vendor_paths import MissingFiles
 from ecgprep.store import Store, looks_like_store
 from ecgprep.store.format import CHUNK_RECORDS
 from ecgprep.store.record import private_path, read_build_record
@@ -114,6 +117,7 @@ def build_store(
     """
     _check_plan(plan)
     existing = ExistingRows.of(plan) if plan.extend else None
+    _check_files(plan, 0 if existing is None else len(existing))
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(connect(dask)) if dask else None
         stack.enter_context(_working(plan, existing))
@@ -133,6 +137,7 @@ def plan_store(plan: Plan) -> int:
     Returns the number of parts. Raises as `build_store`.
     """
     _check_plan(plan)
+    _check_files(plan)
     with _working(plan):
         write_plan(plan)
     return len(plan.parts())
@@ -236,13 +241,40 @@ def _check_plan(plan: Plan) -> None:
         )
     if plan.settings.label_level == "patient":
         check_one_label_per_patient(plan.manifest)
-    load_registry(plan.registry_path, plan.settings.plan)
+    _warn_of_known_patients(plan)
     refuse_inside_store(plan.registry_path)
     if not plan.registry_path.parent.is_dir():
         raise InputError(
             f"--registry: the folder of {plan.registry_path.name} does not exist. "
             "Make it, or name another file."
         )
+
+
+def _warn_of_known_patients(plan: Plan) -> None:
+    """Warn of patients that the registry knows under another spelling. Raises InputError."""
+    registry = load_registry(plan.registry_path, plan.settings.plan)
+    lines = new_lookalikes(plan.manifest.patient_id, plan.manifest.line, registry)
+    if lines:
+        log.warning(
+            "%s: the registry knows these patient ids only in spellings that differ by case, "
+            "leading zeros or the like; they become new patients and may land in another split. If "
+            "they are the same, correct the ids, or add --merge-lookalikes",
+            listed_lines(lines),
+        )
+
+
+def _check_files(plan: Plan, first_row: int = 0) -> None:
+    """Look for some of the files from `first_row` on: without any, nothing need be read.
+
+    Where only most are missing, say so and go on. Raises InputError.
+    """
+    root = plan.manifest.root
+    missing = MissingFiles.among(root, plan.manifest.path_xml[first_row:])
+    if missing is None:
+        return
+    if missing.n_missing == missing.n_sought:
+        raise InputError(f"{missing.describe(root)} Nothing was read.")
+    log.warning(missing.describe(root))
 
 
 def check_store_name(store: Path) -> None:

@@ -1,8 +1,8 @@
 """The manifest: which patient, which file, which label. Private: it names people.
 
-Everything is read as text, so `00123` and `123`, `1e3` and `1000` are different patients. All
-faults are reported together, by line and column and without repeating a value, before any vendor
-file is opened.
+Everything is read as text, so `00123` and `123`, `1e3` and `1000` are different patients, unless
+look-alikes are merged. All faults are reported together, by line and column and without repeating
+a value, before any vendor file is opened.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import io
 import math
 import os
 import re
-import unicodedata
 from array import array
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,15 +30,22 @@ from ecgprep.patients.covariates import (
     covariate_value,
     is_allowed_name,
 )
-from ecgprep.patients.private_csv import Faults, read_rows, read_text
+from ecgprep.patients.identifiers import clean_id, holds_invisible
+from ecgprep.patients.lookalikes import lookalike_warning, one_spelling
+from ecgprep.patients.manifest_columns import DEFAULT_COLUMNS, ManifestColumns
+from ecgprep.patients.private_csv import Faults, counted, listed_lines, read_rows, read_text
+from ecgprep.patients.registry import Registry
+from ecgprep.patients.vendor_paths import with_slashes
 from ecgprep.store.format import LABEL_UNKNOWN
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-REQUIRED = ("patient_id", "path_xml", "label")
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+_LABEL = re.compile(r"([01])(?:\.0*)?")
+
+_LABEL_DECIMAL_COMMA = re.compile(r"([01])(?:[.,]0*)?")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +53,8 @@ class Manifest:
     """The rows of a manifest, in order.
 
     Row i stands on line `line[i]` of the file. `covariates` is (N, K) with NaN for a missing
-    value. `group` holds the column that splits go by, if there is one.
+    value. `group` holds the column that splits go by, if there is one. `columns` are the names that
+    the file has for patient, path and label.
     """
 
     path: Path
@@ -62,6 +68,7 @@ class Manifest:
     warnings: tuple[str, ...]
     sha256: str
     group: list[str] | None = None
+    columns: ManifestColumns = DEFAULT_COLUMNS
 
     def __len__(self) -> int:
         return len(self.patient_id)
@@ -73,46 +80,57 @@ def read_manifest(
     covariates: Iterable[str] = (),
     unlabelled: bool = False,
     group_by: str | None = None,
+    *,
+    columns: ManifestColumns = DEFAULT_COLUMNS,
+    merge_with: Registry | None = None,
 ) -> Manifest:
     """Read and check a manifest, a CSV file with the columns patient_id, path_xml and label.
 
     Paths are relative to `root`, by default the manifest's folder, and must stay inside it.
     `covariates` names columns of numbers to keep. With `unlabelled`, the label column may be
-    missing or empty. `group_by` names a column of any text. Raises InputError listing every fault
-    by line and column.
+    missing or empty. `group_by` names a column of any text. `columns` are the names that the file
+    has for its three columns. With `merge_with`, a registry, ids that look alike are one patient:
+    the one that the registry knows, or else the first of the file. Raises InputError listing every
+    fault by line and column.
     """
-    required = [name for name in REQUIRED if name != "label" or not unlabelled]
+    columns = columns.checked()
+    required = [name for name in columns if name != columns.label or not unlabelled]
     source = read_text(path, required)
     root = (path.parent if root is None else root).absolute()
     names = tuple(dict.fromkeys(covariates))
     faults = Faults()
     rows = read_rows(source, path, faults)
     _, header = next(rows)
-    _check_columns(header, names, unlabelled, path, group_by)
-    columns = _Columns(header, root, names, unlabelled, group_by, faults)
+    _check_columns(header, columns, required, names, path, group_by)
+    table = _Table(header, columns, root, names, unlabelled, group_by, source.decimal_comma, faults)
     for line, fields in rows:
-        columns.append(line, fields)
-    if not columns.line and not faults.found:
+        table.append(line, fields)
+    if not table.line and not faults.found:
         faults.found.append("line 2: no data rows; a manifest needs a header and at least one row")
     faults.raise_any(path)
-    values = np.array(columns.covariates, np.float32).reshape(len(columns.line), len(names))
-    check_not_identifying(path, names, values, len(set(columns.patient_id)))
+    warnings = [*table.warnings(), *lookalike_warning(table.patient_id, table.line, merge_with)]
+    patient_id = table.patient_id
+    if merge_with is not None:
+        patient_id = one_spelling(patient_id, table.line, merge_with)
+    values = np.array(table.covariates, np.float32).reshape(len(table.line), len(names))
+    check_not_identifying(path, names, values, len(set(patient_id)))
     return Manifest(
         path=path,
         root=root,
-        patient_id=columns.patient_id,
-        path_xml=columns.path_xml,
-        label=np.array(columns.label, np.int8),
-        line=columns.line,
+        patient_id=patient_id,
+        path_xml=table.path_xml,
+        label=np.array(table.label, np.int8),
+        line=table.line,
         covariate_names=names,
         covariates=values,
-        warnings=tuple(_lookalikes(columns.patient_id, columns.line)),
+        warnings=tuple(warnings),
         sha256=source.sha256,
-        group=columns.group if group_by else None,
+        group=table.group if group_by else None,
+        columns=columns,
     )
 
 
-class _Columns:
+class _Table:
     """The checked columns of a manifest, filled row by row.
 
     Columns take less memory than a million row objects. An id that occurs again is stored once.
@@ -121,10 +139,12 @@ class _Columns:
     def __init__(
         self,
         header: list[str],
+        columns: ManifestColumns,
         root: Path,
         covariates: tuple[str, ...],
         unlabelled: bool,
         group_by: str | None,
+        decimal_comma: bool,
         faults: Faults,
     ) -> None:
         self.patient_id: list[str] = []
@@ -134,25 +154,49 @@ class _Columns:
         self.covariates = array("f")
         self.group: list[str] = []
         self._position = {name: k for k, name in enumerate(header)}
+        self._columns = columns
         self._root = root
         self._covariate_names = covariates
         self._unlabelled = unlabelled
         self._group_by = group_by
+        self._label_of = _LABEL_DECIMAL_COMMA if decimal_comma else _LABEL
         self._faults = faults
         self._texts: dict[str, str] = {}
+        self._cleaned_lines: list[int] = []
+        self._n_backslashes = 0
 
     def append(self, line: int, fields: list[str]) -> None:
         """Check and keep the fields of one row."""
         position = self._position
         self.line.append(line)
-        self.patient_id.append(self._text(fields[position["patient_id"]], line, "patient_id"))
-        self.path_xml.append(self._inner_path(fields[position["path_xml"]], line))
-        label = fields[position["label"]] if "label" in position else ""
+        names = self._columns
+        patient = fields[position[names.patient]]
+        if holds_invisible(patient):
+            self._cleaned_lines.append(line)
+        self.patient_id.append(self._text(patient, line, names.patient))
+        self.path_xml.append(self._inner_path(fields[position[names.path]], line))
+        label = fields[position[names.label]] if names.label in position else ""
         self.label.append(self._label(label, line))
         for name in self._covariate_names:
             self.covariates.append(self._covariate(fields[position[name]], line, name))
         if self._group_by:
             self.group.append(self._text(fields[position[self._group_by]], line, self._group_by))
+
+    def warnings(self) -> list[str]:
+        """Say what was read otherwise than it is written."""
+        found = []
+        if self._cleaned_lines:
+            found.append(
+                f"{listed_lines(self._cleaned_lines)}: invisible characters in the patient id, or "
+                f"unusual blanks around it, were removed "
+                f"({counted(len(self._cleaned_lines), 'row')})"
+            )
+        if self._n_backslashes:
+            found.append(
+                f"{counted(self._n_backslashes, 'path')} with backslashes: no file has such a "
+                "name, so they were read as slashes"
+            )
+        return found
 
     def _text(self, text: str, line: int, column: str) -> str:
         value = checked_text(text, line, column, self._faults)
@@ -166,29 +210,35 @@ class _Columns:
         value = text.strip()
         if not value or _CONTROL.search(value):
             message = f"must be a path without control characters; found {describe(text)}"
-            self._faults.add(line, "path_xml", message)
+            self._faults.add(line, self._columns.path, message)
             return ""
-        inner = os.path.relpath(os.path.normpath(self._root / value), self._root)
+        path = with_slashes(self._root, value)
+        self._n_backslashes += path != value
+        inner = os.path.relpath(os.path.normpath(self._root / path), self._root)
         if inner == "." or PurePosixPath(inner).parts[:1] == ("..",):
             self._faults.add(
                 line,
-                "path_xml",
+                self._columns.path,
                 "leads out of the root folder. "
                 "Paths are relative to the manifest's folder, or to --root",
             )
         return inner
 
     def _label(self, text: str, line: int) -> int:
-        value = text.strip()
-        if value in ("0", "1"):
-            return int(value)
+        value = text.strip().casefold()
+        if value in ("true", "false"):
+            return int(value == "true")
+        if number := self._label_of.fullmatch(value):
+            return int(number[1])
         if value or not self._unlabelled:
             hint = "" if self._unlabelled else ", and add --unlabelled"
             message = (
                 f"must be 0 or 1; found {describe(text)}. "
                 f"If the label is not known, leave the field empty{hint}"
             )
-            self._faults.add(line, "label", message)
+            if value in ("yes", "no", "y", "n"):
+                message = f"must be 0 or 1; found {describe(text)}. Write 1 for yes and 0 for no"
+            self._faults.add(line, self._columns.label, message)
         return LABEL_UNKNOWN
 
     def _covariate(self, text: str, line: int, name: str) -> float:
@@ -200,8 +250,8 @@ class _Columns:
 
 
 def checked_text(text: str, line: int, column: str, faults: Faults) -> str:
-    """Return an id in Unicode's composed form (NFC); a fault if empty or with control codes."""
-    value = unicodedata.normalize("NFC", text.strip())
+    """Return an id as `clean_id` gives it; a fault if empty or with control codes."""
+    value = clean_id(text)
     if not value or _CONTROL.search(value):
         message = f"must be text without control characters; found {describe(text)}"
         faults.add(line, column, message)
@@ -210,36 +260,37 @@ def checked_text(text: str, line: int, column: str, faults: Faults) -> str:
 
 def _check_columns(
     header: list[str],
+    columns: ManifestColumns,
+    required: Sequence[str],
     covariates: tuple[str, ...],
-    unlabelled: bool,
     path: Path,
     group_by: str | None,
 ) -> None:
     """Check that the header has the required columns and those asked for. Raises InputError."""
-    required = [name for name in REQUIRED if name != "label" or not unlabelled]
     groups = [group_by] if group_by else []
     needed = list(dict.fromkeys([*required, *covariates, *groups]))
     faults = [
         f"--covariates {name}: {NAME_RULE}"
         for name in covariates
-        if name in REQUIRED or not is_allowed_name(name)
+        if name in columns or not is_allowed_name(name)
     ]
-    if group_by and (group_by in REQUIRED or not is_allowed_name(group_by)):
+    if group_by and (group_by in columns or not is_allowed_name(group_by)):
         faults.append(f"--split-by-column: {NAME_RULE}")
-    check_header(header, needed, f"Manifest {path.name}: line 1", faults)
+    check_header(header, needed, f"Manifest {path.name}: line 1", faults, columns.naming)
 
 
-def read_patients(path: Path) -> frozenset[str]:
-    """Read the column patient_id of a CSV file with a header, such as another manifest.
+def read_patients(path: Path, column: str = "patient_id") -> frozenset[str]:
+    """Read the patients' ids of a CSV file with a header, such as another manifest.
 
-    Raises InputError.
+    `column` holds them. Raises InputError.
     """
+    columns = ManifestColumns(patient=column)
     faults = Faults()
-    rows = read_rows(read_text(path, ["patient_id"]), path, faults)
+    rows = read_rows(read_text(path, [column]), path, faults)
     _, header = next(rows)
-    check_header(header, ["patient_id"], f"Manifest {path.name}: line 1")
-    position = header.index("patient_id")
-    patients = {checked_text(fields[position], line, "patient_id", faults) for line, fields in rows}
+    check_header(header, [column], f"Manifest {path.name}: line 1", naming=columns.naming)
+    position = header.index(column)
+    patients = {checked_text(fields[position], line, column, faults) for line, fields in rows}
     faults.raise_any(path)
     if not patients:
         raise InputError(
@@ -261,39 +312,17 @@ def check_one_label_per_patient(manifest: Manifest) -> None:
                 f"line {manifest.line[first]} has another label for the same patient "
                 "(--label-level patient)"
             )
-            faults.add(manifest.line[row], "label", message)
+            faults.add(manifest.line[row], manifest.columns.label, message)
     faults.raise_any(manifest.path)
 
 
-def _lookalikes(patients: list[str], lines: Sequence[int]) -> list[str]:
-    """Warn of ids that differ only by case, blanks or leading zeros.
-
-    They stay different patients, but may be one person.
-    """
-    first_line: dict[str, int] = {}
-    for patient, line in zip(patients, lines, strict=True):
-        first_line.setdefault(patient, line)
-    alike: dict[str, list[int]] = defaultdict(list)
-    for patient, line in first_line.items():
-        bare = "".join(patient.split()).casefold().lstrip("0")
-        alike[bare].append(line)
-    warnings = []
-    for first_lines in sorted(group for group in alike.values() if len(group) > 1):
-        listed = ", ".join(map(str, first_lines[:5]))
-        warnings.append(
-            f"lines {listed}: patient ids differ only by case, blanks or leading zeros; "
-            "they are kept as different patients"
-        )
-    return warnings
-
-
-def write_frame(frame: DataFrame, path: Path) -> None:
+def write_frame(frame: DataFrame, path: Path, columns: ManifestColumns = DEFAULT_COLUMNS) -> None:
     """Write a pandas DataFrame as a private CSV manifest (mode 0600), for `read_manifest`.
 
     Row i of the frame becomes line i + 2 of the file; the index is left out. Missing values become
     empty fields and whole floats become integers (0.0 -> 0), because pandas stores a column of
     integers as floats as soon as one value is missing. For the same reason floats are refused in
-    `patient_id` and `path_xml`: the original text ("00123", say) cannot be recovered from them.
+    the columns of ids and paths: the original text ("00123", say) cannot be recovered from them.
     Raises InputError for a repeated column name, for such floats and for text that is not Unicode.
     """
     names = [str(name).strip() for name in frame.columns]
@@ -303,11 +332,12 @@ def write_frame(frame: DataFrame, path: Path) -> None:
             f"The DataFrame has more than one column {', '.join(repeated)}. "
             "Column names must be unique. Drop or rename the others."
         )
-    columns = [_cells(frame.iloc[:, k], name) for k, name in enumerate(names)]
+    texts = (columns.patient, columns.path)
+    cells = [_cells(frame.iloc[:, k], name, name in texts) for k, name in enumerate(names)]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(zip(*columns, strict=True))
+    writer.writerows(zip(*cells, strict=True))
     try:
         data = text.getvalue().encode("utf-8")
     except UnicodeEncodeError:
@@ -318,15 +348,18 @@ def write_frame(frame: DataFrame, path: Path) -> None:
     write_file(path, data, PRIVATE)
 
 
-def _cells(column: Series, name: str) -> list[str]:
-    """Return the CSV fields of one column; empty where a value is missing."""
+def _cells(column: Series, name: str, is_text: bool) -> list[str]:
+    """Return the CSV fields of one column; empty where a value is missing.
+
+    Raises InputError for a float in a column that must be text.
+    """
     cells = []
     for row, (value, missing) in enumerate(zip(column, column.isna(), strict=True)):
         if missing:
             cells.append("")
             continue
         is_float = isinstance(value, float | np.floating)
-        if is_float and name in ("patient_id", "path_xml"):
+        if is_float and is_text:
             raise InputError(
                 f"The DataFrame, row {row}, column {name}: a floating-point number; it must be "
                 "text or an integer. pandas turns integers into floats where values are missing: "

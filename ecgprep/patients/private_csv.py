@@ -19,6 +19,8 @@ from ecgprep.errors import InputError
 MAX_SHOWN = 20
 """Faults listed in one message; the rest are counted."""
 
+_MAX_LINES = 5
+
 _SEPARATORS = (",", ";", "\t")
 
 _HEADER_CHARACTERS = 65536
@@ -43,10 +45,9 @@ class Faults:
         shown = self.found[:MAX_SHOWN]
         if n_faults > MAX_SHOWN:
             shown.append(f"and {n_faults - MAX_SHOWN:,} more")
-        count = "1 fault" if n_faults == 1 else f"{n_faults:,} faults"
         listed = "\n  ".join(shown)
         raise InputError(
-            f"Manifest {path.name}: {count}; no vendor file was read. "
+            f"Manifest {path.name}: {counted(n_faults, 'fault')}; no vendor file was read. "
             f"Correct the manifest and run again.\n  {listed}"
         )
 
@@ -63,6 +64,19 @@ class CsvText:
     def decimal_comma(self) -> bool:
         """Say whether a number may be written as `1,5`: commas do not separate fields."""
         return self.separator != ","
+
+
+def counted(n: int, noun: str) -> str:
+    """Write `1 path` or `2,000 paths`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def listed_lines(lines: Sequence[int]) -> str:
+    """Write `line 4` or `lines 4, 7, 9`; those beyond the fifth are counted."""
+    shown = ", ".join(map(str, lines[:_MAX_LINES]))
+    more = f" and {len(lines) - _MAX_LINES:,} more" if len(lines) > _MAX_LINES else ""
+    noun = "line" if len(lines) == 1 else "lines"
+    return f"{noun} {shown}{more}"
 
 
 def read_text(path: Path, columns: Sequence[str]) -> CsvText:

@@ -63,19 +63,23 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _NOT_REGULAR = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
-def read_regular(path: Path, root: Path | None = None) -> bytes:
+def read_regular(path: Path, root: Path | None = None, follow_symlinks: bool = False) -> bytes:
     """Return the bytes of a regular file of at most MAX_FILE_BYTES.
 
-    It never blocks and never follows a final symlink. With `root`, the folder that holds the file
-    must lie inside it once symlinks are resolved.
+    It never blocks. With `root`, the folder that holds the file must lie inside it once symlinks
+    are resolved. A final symlink is not followed, except with `root` and `follow_symlinks`: then
+    the file that it leads to must lie inside the root.
 
     Raises RecordError `file_missing`, `not_regular`, `file_unreadable` or `file_too_large`; the
     message does not hold the path.
     """
     try:
+        if root is not None and follow_symlinks:
+            path = Path(os.path.realpath(path))
         if root is not None and not _leads_inside(os.path.dirname(path), str(root)):
             raise RecordError(
-                "not_regular", "the file's folder is a symlink that leads out of the root folder"
+                "not_regular",
+                "a symlink leads out of the root folder; name a root that holds its target",
             )
         descriptor = os.open(path, _OPEN_FLAGS)
         with open(descriptor, "rb", buffering=0) as file:
@@ -105,10 +109,13 @@ def _reworded(error: OSError) -> RecordError:
     """Turn an error of the operating system into one that does not name the path."""
     if error.errno in _MISSING:
         return RecordError("file_missing", "no such file")
-    if error.errno in _NOT_REGULAR:
+    if error.errno == errno.ELOOP:
         return RecordError(
-            "not_regular", "a symlink, folder or socket; only regular files are read"
+            "not_regular",
+            "a symlink; a build follows it within the root folder with --follow-symlinks",
         )
+    if error.errno in _NOT_REGULAR:
+        return RecordError("not_regular", "a folder or socket; only regular files are read")
     return RecordError("file_unreadable", f"cannot be read ({os.strerror(error.errno or 0)})")
 
 

@@ -64,9 +64,9 @@ No path, date, device or free text.
 SETTINGS = frozenset(
     "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed "
     "allow_missing_class unlabelled covariates split_by_column fixed_test label_level "
-    "exclude_quality duplicates".split()
+    "exclude_quality duplicates merge_lookalikes follow_symlinks".split()
 )
-"""All that `settings` may hold."""
+"""All that `settings` may hold. The last two are there only where they were asked for."""
 
 
 QUALITY_FLAGS = (
