@@ -70,6 +70,11 @@ def test_invisible_characters_are_removed_and_said(tmp_path):
     )
 
 
+def test_numbers_that_a_spreadsheet_has_rounded_are_warned_of(tmp_path):
+    (warning,) = read(tmp_path, ["1.23457E+09", "12E5", "1.5E+07x", "1.23457E+09"]).warnings
+    assert warning.startswith("lines 2, 5: the patient id is a number that a spreadsheet has")
+
+
 @pytest.mark.parametrize(
     ("known", "expected"),
     [

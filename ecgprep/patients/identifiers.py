@@ -24,6 +24,9 @@ _APOSTROPHES = "'`´‘’ʹʼ＇"
 _NUMBER = re.compile(r"([0-9]{1,40})(?:\.([0-9]{0,40})|,(00?))?(?:[eE]([+-]?[0-9]{1,2}))?")
 """A number as spreadsheets and data frames write one: `8.0`, `8,0` and `1E5`."""
 
+_ROUNDED = re.compile(r"[0-9][.,][0-9]{2,}[eE]\+[0-9]{2,3}")
+"""A long number as spreadsheets show it; the digits beyond the sixth are gone."""
+
 
 def clean_id(text: str) -> str:
     """Return an id without invisible characters and blanks around it, composed (Unicode NFC).
@@ -42,6 +45,14 @@ def holds_invisible(text: str) -> bool:
         return False
     stripped = text.strip(ASCII_BLANKS)
     return clean_id(text) != unicodedata.normalize("NFC", stripped)
+
+
+def is_rounded(text: str) -> bool:
+    """Say whether an id is a long number that a spreadsheet has rounded, such as `1.23457E+09`.
+
+    Different patients may have been rounded to the same one.
+    """
+    return _ROUNDED.fullmatch(text) is not None
 
 
 def _is_visible(character: str) -> bool:

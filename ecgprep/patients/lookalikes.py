@@ -81,9 +81,9 @@ def one_spelling(patients: Sequence[str], lines: Sequence[int], registry: Regist
     if torn:
         raise InputError(
             f"--merge-lookalikes: {listed_lines(torn)}: the registry {registry.path.name} holds "
-            "the spellings of this patient as several patients, in different splits. Models that "
-            "were trained on one have been tested on the other. Correct the ids, or begin anew "
-            "with --registry NEW.csv."
+            "the spellings of this patient as several patients, in different splits. Models may "
+            "have been tested on a patient who trained them. Correct the ids, or begin anew with "
+            "--registry NEW.csv."
         )
     return [spelling[patient] for patient in patients]
 

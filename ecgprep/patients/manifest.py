@@ -30,7 +30,7 @@ from ecgprep.patients.covariates import (
     covariate_value,
     is_allowed_name,
 )
-from ecgprep.patients.identifiers import clean_id, holds_invisible
+from ecgprep.patients.identifiers import clean_id, holds_invisible, is_rounded
 from ecgprep.patients.lookalikes import lookalike_warning, one_spelling
 from ecgprep.patients.manifest_columns import DEFAULT_COLUMNS, ManifestColumns
 from ecgprep.patients.private_csv import Faults, counted, listed_lines, read_rows, read_text
@@ -183,13 +183,21 @@ class _Table:
             self.group.append(self._text(fields[position[self._group_by]], line, self._group_by))
 
     def warnings(self) -> list[str]:
-        """Say what was read otherwise than it is written."""
+        """Say what was read otherwise than it is written, and which ids cannot be trusted."""
         found = []
         if self._cleaned_lines:
             found.append(
                 f"{listed_lines(self._cleaned_lines)}: invisible characters in the patient id, or "
-                f"unusual blanks around it, were removed "
+                "unusual blanks around it, were removed "
                 f"({counted(len(self._cleaned_lines), 'row')})"
+            )
+        ids = zip(self.line, self.patient_id, strict=True)
+        rounded = [line for line, patient in ids if is_rounded(patient)]
+        if rounded:
+            found.append(
+                f"{listed_lines(rounded)}: the patient id is a number that a spreadsheet has "
+                f"rounded ({counted(len(rounded), 'row')}); different patients may share it. "
+                "Export the ids again as text"
             )
         if self._n_backslashes:
             found.append(
