@@ -27,6 +27,7 @@ from ecgprep.building.record import stale_reason
 from ecgprep.conform import Conformity, conform
 from ecgprep.errors import STATUSES, InputError, NoSpace, TargetExists, TooManyRejects
 from ecgprep.patients.manifest import read_manifest
+from ecgprep.patients.manifest_columns import ManifestColumns
 from ecgprep.patients.registry import SplitPlan
 from ecgprep.readers import read_recording
 from ecgprep.simulation.simulator import Heart, simulate
@@ -292,6 +293,26 @@ def test_ensure_store_builds_once_and_again_when_stale(tmp_path):
     opened, note = ensure_store(manifest, store, shorter)
     assert (opened.covariate_names, note) == (["age"], f"{store} is up to date")
     assert ensure_store(manifest, store, shorter, ("sex",)).store.covariate_names == ["age", "sex"]
+
+
+def test_ensure_store_builds_again_for_another_label_column(tmp_path):
+    manifest = write_recordings(tmp_path / "c", 30)
+    store = manifest.with_suffix(".zarr")
+    labels = ensure_store(manifest, store, SMALL).store.array("label")[:].tolist()
+    columns = ManifestColumns(label="sex")
+    opened, note = ensure_store(manifest, store, SMALL, columns=columns)
+    assert "was built: another column of the manifest is used" in note
+    assert labels == [i % 2 for i in range(30)]
+    assert opened.array("label")[:].tolist() == [i // 2 % 2 for i in range(30)]
+    assert ensure_store(manifest, store, SMALL, columns=columns).note == f"{store} is up to date"
+
+
+def test_ensure_store_keeps_a_store_of_merged_patients(tmp_path):
+    manifest = write_recordings(tmp_path / "c", 30)
+    store = manifest.with_suffix(".zarr")
+    build(manifest, store, dataclasses.replace(SMALL, merge_lookalikes=True))
+    with pytest.raises(TargetExists, match=r"cannot be given here \(merge_lookalikes\)"):
+        ensure_store(manifest, store, SMALL)
 
 
 def test_ensure_store_keeps_what_was_built_by_other_means(tmp_path):

@@ -191,7 +191,7 @@ def test_a_planned_build_merges_and_reads_the_named_columns_as_well(recordings, 
 
     same = ecgprep.build(recordings / "named.csv", tmp_path / "s.zarr", **options)
     assert same.content_sha256 == store.content_sha256
-    with pytest.raises(ecgprep.TargetExists, match="manifest's columns are others"):
+    with pytest.raises(ecgprep.TargetExists, match="another column of the manifest is used"):
         ecgprep.build(
             recordings / "named.csv", tmp_path / "s.zarr", **(options | {"label_column": "label"})
         )

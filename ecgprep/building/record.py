@@ -25,9 +25,7 @@ OTHER_RECORD = "its build record belongs to another store"
 OTHER_SETTINGS = "the settings differ"
 OTHER_SOFTWARE = "it was built with other versions of ecgprep, numpy, scipy or lxml"
 OTHER_MANIFEST = "the manifest has changed"
-OTHER_COLUMNS = (
-    "the manifest's columns are others, or its ids and paths are read in another way than before"
-)
+OTHER_COLUMNS = "another column of the manifest is used, or a column is read in another way"
 OTHER_TEST_LIST = "the list of patients to test has changed"
 OTHER_REGISTRY = "the registry is missing, or is not the one it was built with"
 DAMAGED_RECORD = "its build record is damaged"
