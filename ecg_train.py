@@ -25,7 +25,7 @@ from ecgprep.console import api_options, progress_bar, run_command, verbosity_op
 from ecgprep.leads import LEADS
 
 if TYPE_CHECKING:
-    from ecgfit.config import TrainConfig
+    from ecgprep.building.plan import BuildSettings
     from ecgprep.patients.manifest_columns import ManifestColumns
     from ecgprep.store.reader import Store
 
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     expose_value=False,
     help=f"The leads {', '.join(LEADS)}.",
 )
-@api_options(build, "patient_column", "path_column", "label_column", "hz", "length")
+@api_options(build, "patient_column", "path_column", "label_column")
+@api_options(build, "hz", "length", "sex_code", "allow_covariate")
 @click.option("--outdir", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @run_options
 @verbosity_options
@@ -66,6 +67,8 @@ def command(
     label_column: str,
     hz: int,
     length: int,
+    sex_code: str | None,
+    allow_covariate: tuple[str, ...],
     outdir: Path,
     resume: bool,
     overwrite: bool,
@@ -77,14 +80,24 @@ def command(
     """
     from ecgfit import api
     from ecgfit.training.outdir import check_outdir
+    from ecgprep.building.plan import BuildSettings
+    from ecgprep.conform import Conformity
+    from ecgprep.patients.covariates import stated_sex_codes
     from ecgprep.patients.manifest_columns import ManifestColumns
+    from ecgprep.patients.registry import SplitPlan
 
     settings = settings_from(options)
     config = api.settings_of(None, settings, resume_from=outdir if resume else None)
     # A store is not built for a training that would be refused.
     check_outdir(outdir, resume, overwrite, config.init_from)
     columns = ManifestColumns(patient_column, path_column, label_column)
-    store = _build_store(manifest, columns, config, split_seed, hz, length)
+    build_settings = BuildSettings(
+        Conformity(hz, length),
+        SplitPlan(seed=split_seed),
+        allow_covariate=allow_covariate,
+        sex_codes=stated_sex_codes(sex_code, config.tabular),
+    )
+    store = _build_store(manifest, columns, config.tabular, build_settings)
     run = train_with_progress(store.path, outdir, resume=resume, overwrite=overwrite, **settings)
     print_metrics(run, run.evaluate(store))
 
@@ -92,23 +105,15 @@ def command(
 def _build_store(
     manifest: Path,
     columns: ManifestColumns,
-    config: TrainConfig,
-    split_seed: int,
-    hz: int,
-    length: int,
+    covariates: tuple[str, ...],
+    settings: BuildSettings,
 ) -> Store:
     """Build the store beside the manifest, unless it is there and current."""
     from ecgprep.building.ensure import ensure_store
-    from ecgprep.building.plan import BuildSettings
-    from ecgprep.conform import Conformity
-    from ecgprep.patients.registry import SplitPlan
 
-    build_settings = BuildSettings(Conformity(hz, length), SplitPlan(seed=split_seed))
     target = manifest.with_suffix(".zarr")
     with progress_bar("Reading") as progress:
-        store, note = ensure_store(
-            manifest, target, build_settings, config.tabular, progress, columns
-        )
+        store, note = ensure_store(manifest, target, settings, covariates, progress, columns)
     click.echo(note, err=True)
     return store
 

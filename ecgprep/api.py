@@ -57,6 +57,8 @@ def build(
     merge_lookalikes: bool = False,
     follow_symlinks: bool = False,
     covariates: Sequence[str] = (),
+    sex_code: str | None = None,
+    allow_covariate: Sequence[str] = (),
     hz: int = 500,
     length: int = 5000,
     min_seconds: float = 5.0,
@@ -100,7 +102,10 @@ def build(
         merge_lookalikes: Treat patients as one if their ids differ only by case, blanks, leading
             zeros, an apostrophe in front, full-width characters, or as 8 and 8.0 do.
         follow_symlinks: Read a file that is a symlink, too, if it leads to one inside the root.
-        covariates: Numeric columns of the manifest to keep, such as age,sex.
+        covariates: Columns of the manifest to keep, such as age,sex: numbers, or F and M.
+        sex_code: Which numbers are F and M in a column of sexes, such as 0=M,1=F.
+        allow_covariate: Covariates that were refused because they may identify patients, but do
+            not, such as troponin.
         hz: Sampling rate of the store.
         length: Samples per lead.
         min_seconds: Shorter recordings are `too_short`.
@@ -478,11 +483,13 @@ def _make_plan(
     from ecgprep.building.plan import BuildSettings, Plan, default_registry
     from ecgprep.building.record import recorded_registry
     from ecgprep.conform import Conformity
+    from ecgprep.patients.covariates import stated_sex_codes
     from ecgprep.patients.manifest import read_manifest
     from ecgprep.patients.manifest_columns import ManifestColumns
     from ecgprep.patients.registry import SplitPlan, load_registry, parse_ratios
 
     check_options(**options)
+    covariates = _names(options["covariates"])
     settings = BuildSettings(
         target=Conformity(
             options["hz"], options["length"], options["min_seconds"], options["min_leads"]
@@ -500,6 +507,8 @@ def _make_plan(
         duplicates=options["duplicates"],
         merge_lookalikes=options["merge_lookalikes"],
         follow_symlinks=options["follow_symlinks"],
+        allow_covariate=_names(options["allow_covariate"]),
+        sex_codes=stated_sex_codes(options["sex_code"], covariates),
     )
     columns = ManifestColumns(
         options["patient_column"], options["path_column"], options["label_column"]
@@ -511,9 +520,11 @@ def _make_plan(
     rows = read_manifest(
         path,
         root,
-        _names(options["covariates"]),
+        covariates,
         settings.unlabelled,
         settings.plan.by_column,
+        allow_covariate=settings.allow_covariate,
+        sex_codes=settings.sex_codes,
         columns=columns,
         merge_with=load_registry(registry_path, settings.plan)
         if settings.merge_lookalikes

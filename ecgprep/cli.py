@@ -434,6 +434,11 @@ def _print_summary(
         f"padded: {summary['records_padded']:,}"
     )
     click.echo(f"source rates: {rates or 'none'}")
+    codes, allowed = (summary["settings"].get(key) for key in ("sex_code", "allow_covariate"))
+    if codes:
+        click.echo(f"sex code: {', '.join(f'{name} {code}' for name, code in codes.items())}")
+    if allowed:
+        click.echo(f"covariates allowed by name (--allow-covariate): {', '.join(allowed)}")
     click.echo(f"content_sha256: {summary['content_sha256']}")
 
 

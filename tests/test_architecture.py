@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     "ecgprep.errors ecgprep.leads ecgprep.options ecgprep.ranking",
-    "ecgprep.files ecgprep.header ecgprep.recording",
+    "ecgprep.files ecgprep.header ecgprep.recording ecgprep.sex_code",
     "ecgprep.drawing ecgprep.readers ecgprep.simulation ecgprep.store",
     "ecgprep.conform ecgprep.machine ecgprep.patients",
     "ecgprep.quality",
@@ -45,9 +45,10 @@ ECGFIT_MAY_USE = {
     "ecgprep.leads",
     "ecgprep.ranking",
     "ecgprep.reports",
+    "ecgprep.sex_code",
     "ecgprep.store",
 }
-FOR_PREDICTION = {"ecgprep.readers", "ecgprep.conform", "ecgprep.patients"}
+FOR_PREDICTION = {"ecgprep.readers", "ecgprep.header", "ecgprep.conform", "ecgprep.patients"}
 XML_PARSERS = {"xml", "lxml", "defusedxml", "xmltodict", "html"}
 SOURCES = sorted(p for package in ("ecgprep", "ecgfit") for p in (ROOT / package).rglob("*.py"))
 

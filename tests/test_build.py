@@ -311,7 +311,7 @@ def test_ensure_store_keeps_a_store_of_merged_patients(tmp_path):
     manifest = write_recordings(tmp_path / "c", 30)
     store = manifest.with_suffix(".zarr")
     build(manifest, store, dataclasses.replace(SMALL, merge_lookalikes=True))
-    with pytest.raises(TargetExists, match=r"cannot be given here \(merge_lookalikes\)"):
+    with pytest.raises(TargetExists, match=r"are not given here \(merge_lookalikes\)"):
         ensure_store(manifest, store, SMALL)
 
 
@@ -319,7 +319,7 @@ def test_ensure_store_keeps_what_was_built_by_other_means(tmp_path):
     manifest = write_recordings(tmp_path / "c", 30)
     store = manifest.with_suffix(".zarr")
     build(manifest, store, replace_settings(exclude_quality=("flat",), duplicates="exact"))
-    with pytest.raises(TargetExists, match=r"cannot be given here \(duplicates, exclude_quality\)"):
+    with pytest.raises(TargetExists, match=r"are not given here \(duplicates, exclude_quality\)"):
         ensure_store(manifest, store, SMALL)
     shutil.rmtree(store)
     default_registry(manifest).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +10,14 @@ from ecgprep.building.plan import BuildSettings, Plan, Progress, default_registr
 from ecgprep.building.record import NO_RECORD, OTHER_RECORD, OTHER_REGISTRY, stale_reason
 from ecgprep.building.run import build_store, recover
 from ecgprep.errors import TargetExists
-from ecgprep.patients.manifest import read_manifest
+from ecgprep.patients.manifest import Manifest, read_manifest
 from ecgprep.patients.manifest_columns import DEFAULT_COLUMNS, ManifestColumns
+from ecgprep.store.format import sex_codes_of
 from ecgprep.store.reader import Store
 
-_REPLACEABLE = {"sample_rate_hz", "n_samples", "resampler", "split_seed", "covariates"}
+_REPLACEABLE = frozenset(
+    "sample_rate_hz n_samples resampler split_seed covariates allow_covariate sex_code".split()
+)
 """Settings whose change lets `ensure_store` replace a store.
 
 A store that differs in others was made on purpose, by other means.
@@ -39,12 +43,12 @@ def ensure_store(
 ) -> EnsuredStore:
     """Return the store of a manifest, built if it is absent or stale.
 
-    The covariates that a store has are kept beside those that are asked for. `columns` are the
-    names that the manifest has for patient, path and label.
+    The covariates that a store has, and those allowed by name, are kept beside those that are asked
+    for. `columns` are the names that the manifest has for patient, path and label.
 
     Raises:
         TargetExists: for a store that this function must not replace: it was built with options
-            that cannot be given here, such as exclusions or a split by column, or with another
+            that are not given here, such as exclusions or a split by column, or with another
             registry, or from files that are not known.
     """
     recover(store)
@@ -52,9 +56,19 @@ def ensure_store(
     if existed:
         recorded = Store(store).attributes["settings"]
         covariates = tuple(dict.fromkeys([*recorded["covariates"], *covariates]))
-        _check_settings(store, recorded, settings.recorded(covariates))
-    rows = read_manifest(manifest, covariates=covariates, columns=columns)
+        allowed = {*recorded.get("allow_covariate", ()), *settings.allow_covariate}
+        settings = replace(settings, allow_covariate=tuple(sorted(allowed)))
+        _check_settings(store, recorded, settings.recorded(covariates, {}))
+    rows = read_manifest(
+        manifest,
+        covariates=covariates,
+        allow_covariate=settings.allow_covariate,
+        sex_codes=settings.sex_codes,
+        columns=columns,
+    )
     plan = Plan(rows, store, settings, default_registry(manifest), replace=True)
+    if existed:
+        _check_sex_codes(store, recorded, rows)
     reason = stale_reason(plan) if existed else _ABSENT
     if reason is None:
         return EnsuredStore(Store(store), f"{store} is up to date")
@@ -75,10 +89,22 @@ def _check_settings(store: Path, recorded: dict[str, Any], wanted: dict[str, Any
     """Refuse a store that differs in what cannot be asked for here. Raises TargetExists."""
     fixed = (recorded.keys() | wanted.keys()) - _REPLACEABLE
     differing = sorted(key for key in fixed if recorded.get(key) != wanted.get(key))
-    if differing:
+    _refuse_differing(store, differing)
+
+
+def _check_sex_codes(store: Path, recorded: dict[str, Any], rows: Manifest) -> None:
+    """Refuse a store in which the code of a column of sexes is another. Raises TargetExists."""
+    before, now = sex_codes_of(recorded), rows.sex_codes
+    if any(before.get(name) != now.get(name) for name in recorded["covariates"]):
+        _refuse_differing(store, ["sex_code"])
+
+
+def _refuse_differing(store: Path, settings: list[str]) -> None:
+    """Refuse a store that differs in these settings, if there are any. Raises TargetExists."""
+    if settings:
         raise TargetExists(
-            f"{store} was built with options of `ecgprep build` that cannot be given here "
-            f"({', '.join(differing)}). {_keep(store)}"
+            f"{store} was built with options of `ecgprep build` that are not given here "
+            f"({', '.join(settings)}). {_keep(store)}"
         )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from ecgprep.patients.manifest import Manifest, read_manifest
 from ecgprep.patients.manifest_columns import ManifestColumns
 from ecgprep.patients.registry import SplitPlan, load_registry
 from ecgprep.quality import FLAGS
-from ecgprep.store.format import CHUNK_RECORDS, Layout
+from ecgprep.sex_code import SexCode
+from ecgprep.store.format import CHUNK_RECORDS, Layout, sex_codes_of
 
 Progress = Callable[[int, int, int], None]
 """Called with the rows done, all rows, and the rows rejected so far."""
@@ -58,6 +59,9 @@ class BuildSettings:
     duplicates: str = "near"
     merge_lookalikes: bool = False
     follow_symlinks: bool = False
+    allow_covariate: tuple[str, ...] = ()
+    sex_codes: Mapping[str, SexCode] = field(default_factory=dict)
+    """The code that the user states for a column of sexes."""
 
     def __post_init__(self) -> None:
         check_options(duplicates=self.duplicates, label_level=self.label_level)
@@ -68,14 +72,21 @@ class BuildSettings:
                 f"there are {', '.join(FLAGS)}"
             )
 
-    def recorded(self, covariates: Sequence[str]) -> dict[str, Any]:
-        """Return the `settings` attribute of the store, which `plan.json` holds too."""
+    def recorded(
+        self, covariates: Sequence[str], sex_codes: Mapping[str, SexCode]
+    ) -> dict[str, Any]:
+        """Return the `settings` attribute of the store, which `plan.json` holds too.
+
+        `sex_codes` are those that are known, from the manifest or stated.
+        """
         # Later settings are recorded where they are used, so that other stores keep their bytes.
         later = {
             "merge_lookalikes": self.merge_lookalikes,
             "follow_symlinks": self.follow_symlinks,
+            "allow_covariate": sorted(self.allow_covariate),
+            "sex_code": {name: str(code) for name, code in sex_codes.items()},
         }
-        return {name: True for name, is_used in later.items() if is_used} | {
+        return {name: value for name, value in later.items() if value} | {
             "sample_rate_hz": self.target.rate_hz,
             "n_samples": self.target.n_samples,
             "min_seconds": self.target.min_seconds,
@@ -123,6 +134,8 @@ class BuildSettings:
             duplicates=recorded["duplicates"],
             merge_lookalikes=recorded.get("merge_lookalikes", False),
             follow_symlinks=recorded.get("follow_symlinks", False),
+            allow_covariate=tuple(recorded.get("allow_covariate", ())),
+            sex_codes=sex_codes_of(recorded),
         )
 
 
@@ -162,7 +175,7 @@ class Plan:
     @property
     def recorded_settings(self) -> dict[str, Any]:
         """The `settings` attribute of the store to be."""
-        return self.settings.recorded(self.manifest.covariate_names)
+        return self.settings.recorded(self.manifest.covariate_names, self.manifest.sex_codes)
 
     @property
     def work(self) -> Path:
@@ -245,6 +258,8 @@ def read_plan(store: Path) -> Plan:
         covariates,
         settings.unlabelled,
         settings.plan.by_column,
+        allow_covariate=settings.allow_covariate,
+        sex_codes=settings.sex_codes,
         columns=columns,
         merge_with=load_registry(registry_path, settings.plan)
         if settings.merge_lookalikes

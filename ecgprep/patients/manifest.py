@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import re
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +25,11 @@ from ecgprep.files.atomic import PRIVATE, write_file
 from ecgprep.files.csv_header import check_header
 from ecgprep.patients.covariates import (
     NAME_RULE,
+    CovariateColumn,
     check_not_identifying,
-    covariate_value,
     is_allowed_name,
+    known_sex_codes,
+    name_faults,
 )
 from ecgprep.patients.identifiers import clean_id, holds_invisible, is_rounded
 from ecgprep.patients.lookalikes import lookalike_warning, one_spelling
@@ -36,6 +37,7 @@ from ecgprep.patients.manifest_columns import DEFAULT_COLUMNS, ManifestColumns
 from ecgprep.patients.private_csv import Faults, counted, listed_lines, read_rows, read_text
 from ecgprep.patients.registry import Registry
 from ecgprep.patients.vendor_paths import with_slashes
+from ecgprep.sex_code import SexCode
 from ecgprep.store.format import LABEL_UNKNOWN
 
 if TYPE_CHECKING:
@@ -53,8 +55,9 @@ class Manifest:
     """The rows of a manifest, in order.
 
     Row i stands on line `line[i]` of the file. `covariates` is (N, K) with NaN for a missing
-    value. `group` holds the column that splits go by, if there is one. `columns` are the names that
-    the file has for patient, path and label.
+    value. `sex_codes` has the code of each column of sexes where it is known. `group` holds the
+    column that splits go by, if there is one. `columns` are the names that the file has for
+    patient, path and label.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class Manifest:
     covariates: NDArray[np.float32]
     warnings: tuple[str, ...]
     sha256: str
+    sex_codes: Mapping[str, SexCode] = field(default_factory=dict)
     group: list[str] | None = None
     columns: ManifestColumns = DEFAULT_COLUMNS
 
@@ -81,6 +85,8 @@ def read_manifest(
     unlabelled: bool = False,
     group_by: str | None = None,
     *,
+    allow_covariate: Collection[str] = (),
+    sex_codes: Mapping[str, SexCode] | None = None,
     columns: ManifestColumns = DEFAULT_COLUMNS,
     merge_with: Registry | None = None,
 ) -> Manifest:
@@ -88,10 +94,11 @@ def read_manifest(
 
     Paths are relative to `root`, by default the manifest's folder, and must stay inside it.
     `covariates` names columns of numbers to keep. With `unlabelled`, the label column may be
-    missing or empty. `group_by` names a column of any text. `columns` are the names that the file
-    has for its three columns. With `merge_with`, a registry, ids that look alike are one patient:
-    the one that the registry knows, or else the first of the file. Raises InputError listing every
-    fault by line and column.
+    missing or empty. `group_by` names a column of any text. Covariates in `allow_covariate` may
+    look as if they identified patients. `sex_codes` states which numbers are F and M in a column.
+    `columns` are the names that the file has for its three columns. With `merge_with`, a registry,
+    ids that look alike are one patient: the one that the registry knows, or else the first of the
+    file. Raises InputError listing every fault by line and column.
     """
     columns = columns.checked()
     required = [name for name in columns if name != columns.label or not unlabelled]
@@ -101,10 +108,25 @@ def read_manifest(
     faults = Faults()
     rows = read_rows(source, path, faults)
     _, header = next(rows)
-    _check_columns(header, columns, required, names, path, group_by)
-    table = _Table(header, columns, root, names, unlabelled, group_by, source.decimal_comma, faults)
+    _check_columns(header, columns, required, names, path, group_by, allow_covariate)
+    codes = sex_codes or {}
+    covariate_columns = [
+        CovariateColumn(name, codes.get(name), decimal_comma=source.decimal_comma) for name in names
+    ]
+    table = _Table(
+        header,
+        columns,
+        root,
+        covariate_columns,
+        unlabelled,
+        group_by,
+        source.decimal_comma,
+        faults,
+    )
     for line, fields in rows:
         table.append(line, fields)
+    for column in covariate_columns:
+        faults.found += [f"{column.name}: {fault}" for fault in column.faults()]
     if not table.line and not faults.found:
         faults.found.append("line 2: no data rows; a manifest needs a header and at least one row")
     faults.raise_any(path)
@@ -113,7 +135,7 @@ def read_manifest(
     if merge_with is not None:
         patient_id = one_spelling(patient_id, table.line, merge_with)
     values = np.array(table.covariates, np.float32).reshape(len(table.line), len(names))
-    check_not_identifying(path, names, values, len(set(patient_id)))
+    check_not_identifying(path, names, values, len(set(patient_id)), allow_covariate)
     return Manifest(
         path=path,
         root=root,
@@ -125,6 +147,7 @@ def read_manifest(
         covariates=values,
         warnings=tuple(warnings),
         sha256=source.sha256,
+        sex_codes=known_sex_codes(covariate_columns),
         group=table.group if group_by else None,
         columns=columns,
     )
@@ -141,7 +164,7 @@ class _Table:
         header: list[str],
         columns: ManifestColumns,
         root: Path,
-        covariates: tuple[str, ...],
+        covariates: Sequence[CovariateColumn],
         unlabelled: bool,
         group_by: str | None,
         decimal_comma: bool,
@@ -156,7 +179,7 @@ class _Table:
         self._position = {name: k for k, name in enumerate(header)}
         self._columns = columns
         self._root = root
-        self._covariate_names = covariates
+        self._covariate_columns = covariates
         self._unlabelled = unlabelled
         self._group_by = group_by
         self._label_of = _LABEL_DECIMAL_COMMA if decimal_comma else _LABEL
@@ -177,8 +200,8 @@ class _Table:
         self.path_xml.append(self._inner_path(fields[position[names.path]], line))
         label = fields[position[names.label]] if names.label in position else ""
         self.label.append(self._label(label, line))
-        for name in self._covariate_names:
-            self.covariates.append(self._covariate(fields[position[name]], line, name))
+        for column in self._covariate_columns:
+            self.covariates.append(self._covariate(fields[position[column.name]], line, column))
         if self._group_by:
             self.group.append(self._text(fields[position[self._group_by]], line, self._group_by))
 
@@ -249,12 +272,12 @@ class _Table:
             self._faults.add(line, self._columns.label, message)
         return LABEL_UNKNOWN
 
-    def _covariate(self, text: str, line: int, name: str) -> float:
+    def _covariate(self, text: str, line: int, column: CovariateColumn) -> float:
         try:
-            return covariate_value(text, name)
-        except ValueError:
-            self._faults.add(line, name, f"must be a number or empty; found {describe(text)}")
-            return math.nan
+            return column.value(text)
+        except ValueError as error:
+            self._faults.add(line, column.name, str(error))
+            return np.nan
 
 
 def checked_text(text: str, line: int, column: str, faults: Faults) -> str:
@@ -273,15 +296,12 @@ def _check_columns(
     covariates: tuple[str, ...],
     path: Path,
     group_by: str | None,
+    allow_covariate: Collection[str],
 ) -> None:
     """Check that the header has the required columns and those asked for. Raises InputError."""
     groups = [group_by] if group_by else []
     needed = list(dict.fromkeys([*required, *covariates, *groups]))
-    faults = [
-        f"--covariates {name}: {NAME_RULE}"
-        for name in covariates
-        if name in columns or not is_allowed_name(name)
-    ]
+    faults = name_faults(covariates, allow_covariate, columns)
     if group_by and (group_by in columns or not is_allowed_name(group_by)):
         faults.append(f"--split-by-column: {NAME_RULE}")
     check_header(header, needed, f"Manifest {path.name}: line 1", faults, columns.naming)

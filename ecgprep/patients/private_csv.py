@@ -21,6 +21,9 @@ MAX_SHOWN = 20
 
 _MAX_LINES = 5
 
+MANIFEST = "Manifest"
+"""What a file is called in messages, unless the caller says otherwise."""
+
 _SEPARATORS = (",", ";", "\t")
 
 _HEADER_CHARACTERS = 65536
@@ -32,6 +35,7 @@ class Faults:
     """Collects the faults of one file so that they can be reported together."""
 
     found: list[str] = field(default_factory=list)
+    what: str = MANIFEST
 
     def add(self, line: int, column: str, message: str) -> None:
         """Note one fault."""
@@ -47,8 +51,8 @@ class Faults:
             shown.append(f"and {n_faults - MAX_SHOWN:,} more")
         listed = "\n  ".join(shown)
         raise InputError(
-            f"Manifest {path.name}: {counted(n_faults, 'fault')}; no vendor file was read. "
-            f"Correct the manifest and run again.\n  {listed}"
+            f"{self.what} {path.name}: {counted(n_faults, 'fault')}; no vendor file was read. "
+            f"Correct the {self.what.lower()} and run again.\n  {listed}"
         )
 
 
@@ -59,6 +63,7 @@ class CsvText:
     text: str
     sha256: str
     separator: str = ","
+    what: str = MANIFEST
 
     @property
     def decimal_comma(self) -> bool:
@@ -79,29 +84,30 @@ def listed_lines(lines: Sequence[int]) -> str:
     return f"{noun} {shown}{more}"
 
 
-def read_text(path: Path, columns: Sequence[str]) -> CsvText:
+def read_text(path: Path, columns: Sequence[str], what: str = MANIFEST) -> CsvText:
     """Read a CSV file in UTF-8, or in UTF-16 with a byte-order mark.
 
     Fields are separated by commas, or by semicolons or tabs where only that gives the header all of
-    `columns`. They are also named in the message if there is no such file. Raises InputError.
+    `columns`. They are also named in the message if there is no such file. `what` is the kind of
+    file, for messages. Raises InputError.
     """
     try:
         if not path.is_file():
             found = "is not a regular file" if path.exists() else "does not exist"
             raise InputError(
-                f"Manifest {path} {found}. Give a CSV file with the columns {', '.join(columns)}."
+                f"{what} {path} {found}. Give a CSV file with the columns {', '.join(columns)}."
             )
         data = path.read_bytes()
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise InputError(
-            f"Manifest {path.name} cannot be read ({reason}). Check its permissions and run again."
+            f"{what} {path.name} cannot be read ({reason}). Check its permissions and run again."
         ) from None
-    text = _decode(data, path)
-    return CsvText(text, hashlib.sha256(data).hexdigest(), _separator(text, columns))
+    text = _decode(data, f"{what} {path.name}")
+    return CsvText(text, hashlib.sha256(data).hexdigest(), _separator(text, columns), what)
 
 
-def _decode(data: bytes, path: Path) -> str:
+def _decode(data: bytes, where: str) -> str:
     """Decode the bytes of a file by its byte-order mark, UTF-8 without one. Raises InputError."""
     is_utf16 = data.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     encoding = "utf-16" if is_utf16 else "utf-8-sig"
@@ -111,12 +117,11 @@ def _decode(data: bytes, path: Path) -> str:
         line = data[: error.start].decode(encoding, "replace").count("\n") + 1
         name = "UTF-16, as its first bytes say" if is_utf16 else "UTF-8"
         raise InputError(
-            f"Manifest {path.name}: line {line} is not {name}. "
-            "Save the file as `CSV UTF-8` and run again."
+            f"{where}: line {line} is not {name}. Save the file as `CSV UTF-8` and run again."
         ) from None
     if "\0" in text.partition("\n")[0]:
         raise InputError(
-            f"Manifest {path.name}: line 1 holds NUL characters, so it may be UTF-16 without a "
+            f"{where}: line 1 holds NUL characters, so it may be UTF-16 without a "
             "byte-order mark. Save the file as `CSV UTF-8` and run again."
         )
     return text
@@ -169,6 +174,6 @@ def read_rows(source: CsvText, path: Path, faults: Faults) -> Iterator[tuple[int
             yield 0, []
     except csv.Error as error:
         raise InputError(
-            f"Manifest {path.name}: line {reader.line_num} is not valid CSV ({error}). "
+            f"{source.what} {path.name}: line {reader.line_num} is not valid CSV ({error}). "
             "Correct the quotes and run again."
         ) from None

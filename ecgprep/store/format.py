@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from ecgprep.errors import STATUSES
 from ecgprep.files.atomic import canonical_json
 from ecgprep.leads import LEADS
+from ecgprep.sex_code import SexCode
 
 FORMAT_VERSION = 1
 
@@ -64,9 +65,17 @@ No path, date, device or free text.
 SETTINGS = frozenset(
     "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed "
     "allow_missing_class unlabelled covariates split_by_column fixed_test label_level "
-    "exclude_quality duplicates merge_lookalikes follow_symlinks".split()
+    "exclude_quality duplicates merge_lookalikes follow_symlinks allow_covariate sex_code".split()
 )
-"""All that `settings` may hold. The last two are there only where they were asked for."""
+"""All that `settings` may hold. The last four are there only where they say something."""
+
+
+def sex_codes_of(settings: Mapping[str, Any]) -> dict[str, SexCode]:
+    """Return {covariate: code} of the covariates that hold sexes of a known code.
+
+    Raises InputError for what is no code.
+    """
+    return {name: SexCode.parse(code) for name, code in settings.get("sex_code", {}).items()}
 
 
 QUALITY_FLAGS = (

@@ -12,8 +12,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ecgprep.errors import StoreError
+from ecgprep.errors import InputError, StoreError
 from ecgprep.leads import LEADS
+from ecgprep.sex_code import SexCode
 from ecgprep.store.format import (
     ARRAYS,
     ATTRIBUTES,
@@ -137,7 +138,24 @@ def _are_plain(attributes: dict[str, Any]) -> bool:
         return False
     if not isinstance(settings, dict) or not settings.keys() <= SETTINGS:
         return False
+    names = attributes["covariate_names"]
+    if not isinstance(names, list) or not _are_sex_codes(settings.get("sex_code", {}), names):
+        return False
+    allowed = settings.get("allow_covariate", [])
+    if not isinstance(allowed, list) or not all(name in names for name in allowed):
+        return False
     return isinstance(software, dict) and all(map(_is_version, software.values()))
+
+
+def _are_sex_codes(codes: Any, covariate_names: list[Any]) -> bool:
+    """Return whether `codes` is {covariate: code}, each code as `SexCode` writes it."""
+    if not isinstance(codes, dict):
+        return False
+    try:
+        written = {name: str(SexCode.parse(str(code))) for name, code in codes.items()}
+    except InputError:
+        return False
+    return codes == written and all(name in covariate_names for name in codes)
 
 
 def _is_version(value: Any) -> bool:

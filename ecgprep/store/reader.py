@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from ecgprep.errors import EcgError, StoreError, missing_extra
 from ecgprep.leads import LEADS
-from ecgprep.store.format import ARRAYS, CHUNK_RECORDS, QUALITY_FLAGS, content_sha256
+from ecgprep.sex_code import SexCode
+from ecgprep.store.format import (
+    ARRAYS,
+    CHUNK_RECORDS,
+    QUALITY_FLAGS,
+    content_sha256,
+    sex_codes_of,
+)
 from ecgprep.store.mmap import is_cached, map_files, will_need
 from ecgprep.store.opening import (
     check_arrays,
@@ -84,6 +91,11 @@ class Store:
     def covariate_names(self) -> list[str]:
         """Names of the columns of `covariates`."""
         return list(self.attributes["covariate_names"])
+
+    @property
+    def sex_codes(self) -> dict[str, SexCode]:
+        """The code of each covariate that holds sexes, where the manifest or its user said it."""
+        return sex_codes_of(self.attributes["settings"])
 
     @property
     def quality_flags(self) -> tuple[str, ...]:
