@@ -346,8 +346,9 @@ def predict(
         store: A store to predict instead of files; its rows may be labelled or not.
         split: With `store`: train, val, test or all (the default).
         covariates: With vendor files: a CSV with a column `file` and one for each covariate that
-            the run needs.
-        progress: Called with a line of text where lines and files have no partner.
+            the run needs. What it leaves out is taken from the XML, where that holds it.
+        progress: Called with lines of text: which lines and files have no partner, and where the
+            covariates of files came from.
 
     Returns:
         One line a recording, in the order of the files or rows; docs/predict.md lists the columns.

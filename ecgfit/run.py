@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ecgfit.config import TrainConfig
     from ecgfit.data.statistics import NormStats
     from ecgfit.metrics.calibration import Calibration
+    from ecgprep.sex_code import SexCode
     from ecgprep.store.reader import Store
 
 LARGEST_THRESHOLD = math.nextafter(1, 2)
@@ -80,6 +81,7 @@ class RunFolder:
         self.stats = self._read_stats()
         self.threshold = self._read_threshold()
         self.calibration = self._read_calibration()
+        self.sex_codes = self._read_sex_codes()
 
     def _read_members(self) -> list[RunFolder]:
         """Return an ensemble's members, or this run itself where it is a single model."""
@@ -164,6 +166,17 @@ class RunFolder:
             raise StoreError(f"{self.path}/{name} is missing or damaged. {remedy_for(name)}")
         return value
 
+    def _read_sex_codes(self) -> dict[str, SexCode]:
+        """Return {covariate: code} of the run's covariates that hold sexes of a known code."""
+        from ecgprep.store.format import sex_codes_of
+
+        try:
+            return sex_codes_of(self.recorded["store"])
+        except (AttributeError, InputError, TypeError):
+            raise StoreError(
+                f"{self.path}: damaged: {CONFIG} has no readable sex_code. {remedy_for(CONFIG)}"
+            ) from None
+
     def shown_settings(self) -> dict[str, Any]:
         """Return the settings as others may see them.
 
@@ -215,6 +228,13 @@ class RunFolder:
                     f"({expected}). Build the store with the same settings."
                 )
         covariate_columns(store, self.config.tabular)
+        for name, code in self.sex_codes.items():
+            found_code = store.sex_codes.get(name, code)
+            if found_code != code:
+                raise StoreError(
+                    f"{store.path}: the code of {name} (={found_code}) is not that of the run's "
+                    f"store ({code}). Build the store with --sex-code {code}."
+                )
 
 
 def remedy_for(name: str) -> str:

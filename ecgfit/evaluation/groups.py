@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgfit.inference.predictions import Predictions
+from ecgprep.sex_code import SexCode
 from ecgprep.store.reader import Store
 
 AGE_BANDS = (50, 65, 75)
 """Lower bounds of the age groups after the first, in years."""
+
+_AGES = ("age", "age_years")
 
 MOST_CATEGORIES = 5
 """A covariate with at most this many values is grouped by value, any other at its median."""
@@ -35,7 +38,7 @@ def patient_groups(
     }
     for column, name in enumerate(store.covariate_names):
         values = store.array("covariates")[first_rows, column]
-        groups[name] = covariate_groups(name, values)
+        groups[name] = covariate_groups(name, values, store.sex_codes.get(name))
     return groups
 
 
@@ -50,24 +53,30 @@ def _rate_groups(rates_hz: NDArray[np.float32]) -> NDArray[np.str_]:
     return np.array([f"{rate:g} Hz" for rate in rates_hz])
 
 
-def covariate_groups(name: str, values: NDArray[np.float32]) -> NDArray[np.str_]:
+def covariate_groups(
+    name: str, values: NDArray[np.float32], sex_code: SexCode | None = None
+) -> NDArray[np.str_]:
     """Return the group of each value (n,); NaN is `missing`.
 
-    A covariate of few values is grouped by value. Otherwise `age` is cut into bands, and any other
-    covariate at its median.
+    A covariate of few values is grouped by value, or by the sex that `sex_code` gives it. Otherwise
+    `age` and `age_years` are cut into bands, and any other covariate at its median.
     """
     known = values[~np.isnan(values)]
     if len(np.unique(known)) <= MOST_CATEGORIES:
-        return np.array([_value_name(value) for value in values.tolist()])
-    bounds: Sequence[float] = AGE_BANDS if name.lower() == "age" else (float(np.median(known)),)
+        return np.array([value_name(value, sex_code) for value in values.tolist()])
+    is_age = name.lower() in _AGES
+    bounds: Sequence[float] = AGE_BANDS if is_age else (float(np.median(known)),)
     bands = np.array([*_band_names(bounds), MISSING])
     band = np.searchsorted(bounds, values, side="right")
     band[np.isnan(values)] = len(bands) - 1
     return np.asarray(bands[band])
 
 
-def _value_name(value: float) -> str:
-    return MISSING if np.isnan(value) else f"{value:g}"
+def value_name(value: float, sex_code: SexCode | None = None) -> str:
+    """Name a value of a covariate: `missing`, the sex that it stands for, or the number."""
+    if np.isnan(value):
+        return MISSING
+    return (sex_code and sex_code.word(value)) or f"{value:g}"
 
 
 def _band_names(bounds: Sequence[float]) -> list[str]:

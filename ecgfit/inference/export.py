@@ -257,6 +257,7 @@ def describe(run: RunFolder) -> dict[str, str]:
         "aggregation": str(threshold.get("aggregation", config.aggregate)),
         "calibration": _json(run.calibration.to_json()),
         "covariates": ",".join(config.tabular),
+        **({"sex_code": _json(store["sex_code"])} if run.sex_codes else {}),
         "model": config.model,
         "missing_leads": config.missing,
         "members": _json(member_names(run)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ecgfit.data.loader import Batch
 from ecgfit.data.rows import covariate_columns, select_rows
 from ecgfit.data.statistics import lead_deviation
-from ecgfit.inference.covariates import covariates_of_files
+from ecgfit.inference.covariates import HeaderCovariates, covariates_of_files
 from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.scorer import BATCH, Ensemble, load_run, predict_rows, score_batch
 from ecgfit.inference.training_range import TrainingRange
@@ -27,7 +27,7 @@ from ecgfit.run import RunFolder
 from ecgprep.conform import Conformity, Row, conform
 from ecgprep.errors import InputError, RecordError
 from ecgprep.leads import LEADS
-from ecgprep.readers import read_recording
+from ecgprep.readers import open_file
 from ecgprep.store.reader import Store
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def predict_files(
 
     The `status` of a file that cannot be used is the reason. `covariates` is a CSV with a column
     `file` (the path as given, or the bare name if no other file has it) and one column for each
-    covariate of the run; what it does not hold counts as missing.
+    covariate of the run. What it does not hold comes from the headers of the files, where they have
+    it, or counts as missing; `say` gets the counts.
 
     Raises InputError for a CSV that is anything else and for no files, and StoreError for a damaged
     run.
@@ -153,11 +154,13 @@ def predict_files(
     if covariates is None:
         values = np.full((len(files), len(names)), np.nan, np.float32)
     else:
-        values = covariates_of_files(covariates, files, names, say)
+        values = covariates_of_files(covariates, files, names, say, run.sex_codes)
+    headers = HeaderCovariates(names, run.sex_codes)
     entries: list[Entry] = []
     for start in range(0, len(files), BATCH):
         batch = slice(start, start + BATCH)
-        entries += _predict_batch(loaded, files[batch], values[batch])
+        entries += _predict_batch(loaded, files[batch], values[batch], headers)
+    headers.say_sources(say)
     return _table(entries)
 
 
@@ -166,38 +169,56 @@ def count_refused(table: pd.DataFrame) -> int:
     return int((table["status"] != "ok").sum()) if "status" in table else 0
 
 
+class _UsableFile(NamedTuple):
+    """A file as a store's row, and its covariates (K,)."""
+
+    row: Row
+    values: NDArray[np.float32]
+
+
 def _predict_batch(
-    loaded: LoadedRun, files: Sequence[Path], values: NDArray[np.float32]
+    loaded: LoadedRun,
+    files: Sequence[Path],
+    values: NDArray[np.float32],
+    headers: HeaderCovariates,
 ) -> list[Entry]:
-    """Predict at most `BATCH` files with covariates (files, K)."""
+    """Predict at most `BATCH` files, for which covariates (files, K) were given."""
     recorded = loaded.run.recorded["store"]
     target = Conformity(int(recorded["sample_rate_hz"]), int(recorded["n_samples"]))
-    rows = [_read(file, target) for file in files]
-    usable = [i for i, row in enumerate(rows) if isinstance(row, Row)]
-    differences = _score(loaded, [row for row in rows if isinstance(row, Row)], values[usable])
-    difference_of = dict(zip(usable, differences, strict=True))
+    outcomes = [
+        _read(file, target, given, headers) for file, given in zip(files, values, strict=True)
+    ]
+    usable = [outcome for outcome in outcomes if isinstance(outcome, _UsableFile)]
+    differences = iter(_score(loaded, usable))
     entries = []
-    for i, (file, row) in enumerate(zip(files, rows, strict=True)):
-        if isinstance(row, RecordError):
-            entries.append(_refused(file, row))
+    for file, outcome in zip(files, outcomes, strict=True):
+        if isinstance(outcome, RecordError):
+            entries.append(_refused(file, outcome))
             continue
         entry = {"file": str(file), "status": "ok", "message": ""}
-        entry |= loaded.call(difference_of[i])
-        entries.append(entry | _remarks(row.lead_mask, _warnings_of_file(loaded, row, values[i])))
+        entry |= loaded.call(next(differences))
+        warnings = _warnings_of_file(loaded, outcome)
+        entries.append(entry | _remarks(outcome.row.lead_mask, warnings))
     return entries
 
 
-def _read(path: Path, target: Conformity) -> Row | RecordError:
+def _read(
+    path: Path, target: Conformity, given: NDArray[np.float32], headers: HeaderCovariates
+) -> _UsableFile | RecordError:
     try:
-        return conform(read_recording(path), target)
+        file = open_file(path)
+        row = conform(file.recording(), target)
     except RecordError as error:
         return error
+    return _UsableFile(row, headers.complete(given, file))
 
 
-def _score(loaded: LoadedRun, rows: Sequence[Row], values: NDArray[np.float32]) -> list[float]:
-    """Return the difference of logits of each row, all in one batch."""
-    if not rows:
+def _score(loaded: LoadedRun, usable: Sequence[_UsableFile]) -> list[float]:
+    """Return the difference of logits of each file, all in one batch."""
+    if not usable:
         return []
+    rows = [file.row for file in usable]
+    values = np.stack([file.values for file in usable])
     no_rows = np.empty(0, np.int64)
     batch = Batch(
         waveforms=torch.from_numpy(np.stack([row.waveform for row in rows])),
@@ -215,7 +236,8 @@ def _score(loaded: LoadedRun, rows: Sequence[Row], values: NDArray[np.float32]) 
     return differences
 
 
-def _warnings_of_file(loaded: LoadedRun, row: Row, values: NDArray[np.float32]) -> list[str]:
+def _warnings_of_file(loaded: LoadedRun, file: _UsableFile) -> list[str]:
+    row, values = file
     length = np.array([row.valid_span[1] - row.valid_span[0]])
     deviation = lead_deviation(row.moments[None], length)[0]
     return loaded.training_range.warnings(

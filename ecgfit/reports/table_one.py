@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ecgfit.data.rows import usable_rows
-from ecgfit.evaluation.groups import MOST_CATEGORIES
+from ecgfit.evaluation.groups import MOST_CATEGORIES, value_name
 from ecgfit.reports.wording import split_name
 from ecgfit.run import RunFolder
 from ecgprep.reports.disclosure import HIDDEN, CountFormatter
+from ecgprep.sex_code import SexCode
 from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
 
@@ -40,7 +41,8 @@ def table_one(store: Store, run: RunFolder, show: CountFormatter) -> dict[str, A
     lines = [_line("Patients", [show(len(part)) for part in patients])]
     lines += _classes(recordings, patients, show)
     for name in store.covariate_names:
-        lines += _covariate(name, [part[f"covariate {name}"] for part in patients], show)
+        columns = [part[f"covariate {name}"] for part in patients]
+        lines += _covariate(name, columns, show, store.sex_codes.get(name))
     if run.config.missing == "mask":
         lines += _leads(recordings, show)
     lines += _rates(recordings, show)
@@ -110,10 +112,15 @@ def _with_share(text: str, share: str) -> str:
     return text if HIDDEN in (text, share) else f"{text} ({share})"
 
 
-def _covariate(name: str, values: Sequence[Series[float]], show: CountFormatter) -> list[Line]:
+def _covariate(
+    name: str,
+    values: Sequence[Series[float]],
+    show: CountFormatter,
+    sex_code: SexCode | None = None,
+) -> list[Line]:
     """Describe a covariate by value where it has few, else by its median and quartiles.
 
-    A line says how many patients lack it, where any do.
+    Values of a sex code are named. A line says how many patients lack the covariate, where any do.
     """
     import pandas as pd
 
@@ -121,8 +128,8 @@ def _covariate(name: str, values: Sequence[Series[float]], show: CountFormatter)
     levels = sorted(every.dropna().unique().tolist())
     missing_line = [_MISSING] if every.isna().any() else []
     if len(levels) <= MOST_CATEGORIES:
-        names = [f"{level:g}" for level in levels]
-        counts = [_by_level(own, levels) for own in values]
+        names = [value_name(level, sex_code) for level in levels]
+        counts = [_by_level(own, dict(zip(names, levels, strict=True))) for own in values]
         heading = _line(f"{name}, n (%)", [""] * len(values))
         return [heading, *_count_lines([*names, *missing_line], counts, show)]
     quartiles = [_quartiles(own.dropna(), show) for own in values]
@@ -135,9 +142,9 @@ def _covariate(name: str, values: Sequence[Series[float]], show: CountFormatter)
     ]
 
 
-def _by_level(values: Series[float], levels: Iterable[float]) -> dict[str, int]:
-    """Count patients by value, and those who lack it."""
-    counts = {f"{level:g}": int((values == level).sum()) for level in levels}
+def _by_level(values: Series[float], levels: Mapping[str, float]) -> dict[str, int]:
+    """Count patients by value, under its name, and those who lack it."""
+    counts = {name: int((values == level).sum()) for name, level in levels.items()}
     return counts | {_MISSING: int(values.isna().sum())}
 
 

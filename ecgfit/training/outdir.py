@@ -164,6 +164,9 @@ def recorded_facts(trainer: Trainer, loaded: list[str] | None) -> dict[str, Any]
     from importlib.metadata import version
 
     store, weights = trainer.store, trainer.class_weights
+    sex_codes = {
+        name: str(code) for name, code in store.sex_codes.items() if name in trainer.config.tabular
+    }
     versions = {name: version(name) for name in ("torch", "numpy", "zarr")}
     folds_dealt_by = {"folds_dealt_by": FOLDS_DEALT_BY} if trainer.config.folds else {}
     return {
@@ -173,6 +176,7 @@ def recorded_facts(trainer: Trainer, loaded: list[str] | None) -> dict[str, Any]
             "content_sha256": store.content_sha256,
             "sample_rate_hz": store.sample_rate_hz,
             "n_samples": store.n_samples,
+            **({"sex_code": sex_codes} if sex_codes else {}),
         },
         "device": _describe_device(trainer.device),
         "amp": trainer.amp,
