@@ -40,6 +40,14 @@ _MAX_TAIL_S = 1.5
 _QUIET_S = 0.05
 """The least time at 0 µV that is asked for on each side of the pulse; carts leave 0.1 s."""
 
+_MAX_OVERSHOOT = 2.5
+"""The resampler multiplies a peak by less: the taps of one branch add up to 2.3 at most."""
+_MIDDLE_S = 0.2
+"""Length of the middle piece in which a lead that is not flat is seen to change."""
+
+_EVERY = 5
+"""Every so many samples of that piece are looked at."""
+
 _STOPBAND_DB = 86.0
 """Attenuation of the Kaiser design; at least 80 dB remain after rounding, in every branch."""
 _MAX_DENOMINATOR = 1000
@@ -110,6 +118,71 @@ def conform(recording: Recording, target: Conformity) -> Row:
                 beyond[lead] = usable.pop(lead)
         _require_leads(recording, usable, beyond, target)
     return _to_row(uv, list(usable), frozenset(beyond), recording, target)
+
+
+def count_kept_leads(recording: Recording, target: Conformity) -> int:
+    """Return how many leads `conform` would keep; raise RecordError where it would.
+
+    A recording that plainly loses nothing, as most do, need not be resampled for that. Whatever is
+    less clear is conformed.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # an absurd gain is found, not computed with
+        if _is_plainly_whole(without_calibration_pulse(recording), target):
+            return len(LEADS)
+        return int(conform(recording, target).lead_mask.sum())
+
+
+def _is_plainly_whole(recording: Recording, target: Conformity) -> bool:
+    """Say whether all eight leads are stored, far inside the limit and not flat."""
+    if recording.duration_s < target.min_seconds or not recording.leads_uv.keys() >= set(LEADS):
+        return False
+    leads = [recording.leads_uv[lead] for lead in LEADS]
+    is_resampled = recording.rate_hz != target.rate_hz
+    limit_uv = MAX_ABS_UV / _MAX_OVERSHOOT if is_resampled else MAX_ABS_UV
+    if not all(_stays_below(limit_uv, samples) for samples in leads):
+        return False
+    return _all_move_in_the_middle(leads, recording, target)
+
+
+def _stays_below(limit_uv: float, samples: NDArray[np.float64]) -> bool:
+    """Say whether a lead is finite and its peak is below a limit.
+
+    No sample is larger than the root of the sum of squares, which is found in a third of the time.
+    """
+    if samples @ samples < limit_uv**2:
+        return True
+    low, high = float(samples.min()), float(samples.max())
+    return -limit_uv < low and high < limit_uv  # never true of NaN
+
+
+def _all_move_in_the_middle(
+    leads: list[NDArray[np.float64]], recording: Recording, target: Conformity
+) -> bool:
+    """Say whether every lead changes by 1 µV in the middle of what a row keeps."""
+    middle = _middle_sampler(recording.rate_hz, target.rate_hz)
+    n_needed, n_seen = middle.shape
+    first = (recording.n_samples - n_needed) // 2
+    first -= first % _up_and_down(recording.rate_hz, target.rate_hz)[1]  # a sample of both rates
+    if first < 0 or n_seen * _EVERY > target.n_samples:
+        return False
+    pieces = np.array([samples[first : first + n_needed] for samples in leads])
+    whole_uv = np.rint(pieces @ middle)
+    return bool((np.maximum.reduce(whole_uv, 1) > np.minimum.reduce(whole_uv, 1)).all())
+
+
+@functools.lru_cache(maxsize=32)
+def _middle_sampler(rate_hz: float, to_hz: float) -> NDArray[np.float64]:
+    """Return the matrix that turns samples of the middle into samples at another rate.
+
+    Resampling is linear, so that of unit pulses says all. The outer columns, where the filter would
+    reach beyond the piece, are left out, and of the rest most are: a few show a change.
+    """
+    up, down = _up_and_down(rate_hz, to_hz)
+    margin_s = 0.0 if up == down else low_pass(up, down)[1] / (up * rate_hz)
+    pulses = np.eye(math.ceil((_MIDDLE_S + 2 * margin_s) * rate_hz))
+    margin = math.ceil(margin_s * to_hz)
+    sampler = resample(pulses, rate_hz, to_hz)
+    return np.ascontiguousarray(sampler[:, margin : sampler.shape[1] - margin : _EVERY])
 
 
 def without_calibration_pulse(recording: Recording) -> Recording:
@@ -289,17 +362,22 @@ def resample(signal: NDArray[np.float64], rate_hz: float, to_hz: float) -> NDArr
     samples exactly between two whole µV, where those bits decide the rounding: 81 of 1,800,000
     samples at 100 -> 500 Hz.
     """
-    ratio = Fraction(to_hz / rate_hz).limit_denominator(_MAX_DENOMINATOR)
-    if ratio == 1:
+    up, down = _up_and_down(rate_hz, to_hz)
+    if up == down:
         return signal
     from scipy.signal import upfirdn  # 0.2 s, and only needed for recordings at other rates
 
-    up, down = ratio.numerator, ratio.denominator
     taps, delay = low_pass(up, down)
     filtered = upfirdn(taps, signal, up, down, axis=1, mode="edge")
     first = delay // down
     n_out = round(signal.shape[1] * to_hz / rate_hz)
     return np.asarray(filtered[:, first : first + n_out])
+
+
+@functools.lru_cache(maxsize=256)
+def _up_and_down(rate_hz: float, to_hz: float) -> tuple[int, int]:
+    ratio = Fraction(to_hz / rate_hz).limit_denominator(_MAX_DENOMINATOR)
+    return ratio.numerator, ratio.denominator
 
 
 @functools.lru_cache(maxsize=32)
