@@ -12,7 +12,7 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,17 @@ def write_file(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
 
     Raises NoSpace when the disk is full.
     """
+    write_chunks(path, [data], mode)
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o666) -> None:
+    """Write as `write_file` does what need not be in memory at once."""
     # The process id is not enough: two machines may share the folder.
     name = f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PARTIAL}"
     temporary = path.with_name(name)
     with naming_full_disk(path.parent):
         try:
-            _write_durably(temporary, data, mode)
+            _write_durably(temporary, chunks, mode)
             os.replace(temporary, path)
         except BaseException as error:  # Ctrl-C included
             with contextlib.suppress(OSError):
@@ -71,10 +76,11 @@ def write_file(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
         fsync_dir(path.parent)
 
 
-def _write_durably(path: Path, data: bytes | memoryview, mode: int) -> None:
+def _write_durably(path: Path, chunks: Iterable[bytes | memoryview], mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     with open(fd, "wb") as file:
-        file.write(data)
+        for chunk in chunks:
+            file.write(chunk)
         file.flush()
         os.fsync(fd)
 
