@@ -45,6 +45,9 @@ STATUSES = (
 A status code is a position in this list and part of the store format, so the list only grows.
 """
 
+RETRIED = ("file_unreadable", "reader_crashed")
+"""Statuses that may be the machine's fault: a file with one is read again by the next run."""
+
 STATUS_CODE = {name: code for code, name in enumerate(STATUSES)}
 """Status -> its code in a store."""
 

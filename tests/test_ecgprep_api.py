@@ -256,7 +256,7 @@ def test_a_script_that_guards_nothing_is_told_how(corpus, tmp_path):
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert 'call ecgprep.build below `if __name__ == "__main__":`' in done.stderr
+    assert 'call ecgprep below `if __name__ == "__main__":`' in done.stderr
     assert not (tmp_path / "s.zarr").exists()
 
 

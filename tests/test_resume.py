@@ -408,7 +408,7 @@ def test_other_settings_use_nothing_of_a_stopped_build(folder):
 
 def test_memory_limit_is_a_memory_error_and_not_a_dead_machine():
     code = (
-        "from ecgprep.building.executors import limit_memory; limit_memory(200_000_000); "
+        "from ecgprep.workers import limit_memory; limit_memory(200_000_000); "
         "bytearray(100_000_000); print('fits'); bytearray(400_000_000)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.conform import Conformity, Row, conform
-from ecgprep.errors import STATUS_CODE, RecordError
+from ecgprep.errors import RETRIED, STATUS_CODE, RecordError
 from ecgprep.files.atomic import PRIVATE, canonical_json, write_file
 from ecgprep.leads import LEADS
 from ecgprep.patients.duplicates import FINGERPRINT_SIZE, fingerprint
@@ -29,15 +29,13 @@ from ecgprep.quality import bins_per_hz, quality_flags, spectrum
 from ecgprep.readers import read_bytes
 from ecgprep.readers.xml import read_regular
 from ecgprep.store.format import ARRAYS, CHUNK_RECORDS, Layout
+from ecgprep.workers import READER_OUT_OF_MEMORY
 
 Stamp = tuple[int, int] | None
 """Size and modification time (ns) of a source file when it was read; None for a missing file."""
 
 ROW_ARRAYS = ("lead_mask", "valid_span", "moments", "status", "rate_hz", "crc32c", "quality")
 """Arrays of the store, other than the waveforms, that reading decides."""
-
-RETRIED = ("file_unreadable", "reader_crashed")
-"""Statuses that may be the machine's fault: a resumed build reads a part with one again."""
 
 _DIGEST_BYTES = 32
 """Length of the SHA-256 at the head of a result file."""
@@ -145,8 +143,7 @@ def read_one(root: Path, path: str, target: Conformity, follow_symlinks: bool = 
     except RecordError as error:
         return Outcome(stamp, status=error.reason, message=error.message)
     except MemoryError:
-        message = "the reader ran out of memory on this file"
-        return Outcome(stamp, status="reader_crashed", message=message)
+        return Outcome(stamp, status="reader_crashed", message=READER_OUT_OF_MEMORY)
     bins = spectrum(row.waveform, row.valid_span, row.lead_mask, target.rate_hz)
     return Outcome(
         stamp=stamp,
