@@ -23,6 +23,7 @@ __all__ = [
     "build_part",
     "describe_machine",
     "finalise",
+    "index",
     "inspect",
     "open_store",
     "pack",
@@ -33,6 +34,7 @@ __all__ = [
     "simulate",
     "unpack",
     "verify",
+    "write_index",
 ]
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         build_part,
         describe_machine,
         finalise,
+        index,
         inspect,
         open_store,
         pack,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         simulate,
         unpack,
         verify,
+        write_index,
     )
     from ecgprep.errors import (
         EcgError,

@@ -8,6 +8,7 @@ Failures are the exceptions of `ecgprep.errors`; `EcgError` is the base of all t
 from __future__ import annotations
 
 import inspect as inspection
+import io
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from ecgprep.building.plan import Plan, Progress
     from ecgprep.building.run import BuiltParts
+    from ecgprep.indexing.run import Search
+    from ecgprep.indexing.summary import IndexSummary
     from ecgprep.patients.manifest import Manifest
     from ecgprep.patients.manifest_columns import ManifestColumns
     from ecgprep.reports.preview import FilePreview
@@ -237,6 +240,96 @@ def finalise(store: str | Path) -> Store:
     built = finalise_store(read_plan(Path(store)))
     _log_warnings(built)
     return built
+
+
+def index(
+    exports: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    glob: str = "*.xml",
+    follow_symlinks: bool = False,
+    jobs: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """List the vendor files below folders, with what each says of patient, time and measurements.
+
+    The table has a line a file, sorted by path: who and when, age and sex, the cart's own
+    measurements, and the status that a default build would give. It becomes a manifest as soon as
+    it has a column `label`. It identifies patients, so only its owner can read it; what is known
+    of each file is kept beside it, as private, in OUT.known, so that a later run reads only what
+    is new or has changed.
+
+    Example:
+        >>> table = ecgprep.index("export", "ecg.csv", jobs=4)
+
+    Args:
+        exports: Folders, or single vendor files.
+        out: CSV file to write. Without it, nothing is written, and nothing is known next time.
+        root: Folder that paths are relative to. Without it, the folder of the table where every
+            export lies inside it; else paths are absolute.
+        glob: What the names of files must match; upper and lower case are the same.
+        follow_symlinks: Also enter folders behind symlinks, if they lie inside the root.
+        jobs: Processes that read files. From 2 on, a file that kills one costs only its row.
+        overwrite: Replace a file even if it is not such a table, or has columns of your own.
+        progress: Called as `progress(done, total, rejected)`, in files.
+
+    Returns:
+        The table. Numbers are float64, NaN where the file says nothing; all else is text. What
+        `write_index` returns is in its `attrs`, as "summary".
+
+    Raises:
+        InputError: if an export does not exist, lies outside `root` or holds no file that matches.
+        TargetExists: if `out` is something else, lies in a store, or is being written.
+        NoSpace: if the disk is full.
+    """
+    from ecgprep.indexing.frame import read_frame
+    from ecgprep.indexing.run import index_in_memory
+
+    options = {"root": root, "glob": glob, "follow_symlinks": follow_symlinks}
+    if out is not None:
+        summary = write_index(
+            exports, out, **options, jobs=jobs, overwrite=overwrite, progress=progress
+        )
+        return read_frame(Path(out), summary)
+    check_options(jobs=jobs)
+    summary, table = index_in_memory(_search(exports, options), jobs=jobs, progress=progress)
+    return read_frame(io.BytesIO(table), summary)
+
+
+def write_index(
+    exports: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> IndexSummary:
+    """Write the table of `index` without loading it: a million files need no memory.
+
+    Args:
+        exports: Folders, or single vendor files.
+        out: CSV file to write.
+        jobs: Processes that read files.
+        overwrite: Replace a file even if it is not such a table, or has columns of your own.
+        progress: Called as `progress(done, total, rejected)`, in files.
+        options: `root`, `glob` and `follow_symlinks`, as for `index`.
+
+    Returns:
+        Files by status and dialect, patients, months, how many files have which value, what was
+        left out, and the `root` that a build needs; ready for JSON.
+
+    Raises:
+        TypeError: for an option that `index` does not have.
+        InputError: as `index`, which has the other exceptions, too.
+    """
+    from ecgprep.indexing.run import write_index as write_table
+
+    check_options(jobs=jobs)
+    search = _search(exports, options)
+    return write_table(search, Path(out), jobs=jobs, overwrite=overwrite, progress=progress)
 
 
 def open_store(path: str | Path) -> Store:
@@ -614,6 +707,16 @@ def _names(given: str | Sequence[str]) -> tuple[str, ...]:
     names = given.split(",") if isinstance(given, str) else given
     stripped = (name.strip() for name in names)
     return tuple(dict.fromkeys(name for name in stripped if name))
+
+
+def _search(exports: str | Path | Sequence[str | Path], options: dict[str, Any]) -> Search:
+    from ecgprep.indexing.run import Search
+
+    given = [exports] if isinstance(exports, (str, Path)) else exports
+    if not given:
+        raise InputError("exports (=[]) must name at least one folder or file.")
+    root = options.pop("root", None)
+    return Search([Path(path) for path in given], None if root is None else Path(root), **options)
 
 
 def _path_of(store: str | Path | Store) -> Path:

@@ -47,6 +47,41 @@ def cli() -> None:
 
 
 @cli.command()
+@click.argument("exports", nargs=-1, required=True, type=click.Path(path_type=Path))
+@output_option("CSV file to write.", required=True)
+@overwrite_option
+@api_options(api.index, "root", "glob", "follow_symlinks", "jobs")
+@json_option
+@verbosity_options
+def index(
+    exports: tuple[Path, ...], output: Path, overwrite: bool, as_json: bool, **options: Any
+) -> None:
+    """List the vendor files below EXPORTS in one private table.
+
+    EXPORTS are folders or files. The table has a line a file: patient id, time of
+    acquisition, age, sex, the cart's own measurements, and the status that a build
+    would give. Add a column `label`, and it is a manifest.
+
+    A run that was stopped continues where it was, and a later one reads only what
+    is new or has changed: that is kept in OUTPUT.known, which is private, too. The
+    exit code is 3 if no file can be used or a folder cannot be read.
+
+    Example: ecgprep index export -o ecg.csv --jobs 4
+    """
+    from ecgprep.indexing.summary import check_index, describe_index
+
+    with progress_bar("Reading") as progress:
+        summary = api.write_index(
+            exports, output, overwrite=overwrite, progress=progress, **options
+        )
+    if as_json:
+        click.echo(json.dumps({"table": str(output), **summary}, indent=2))
+    else:
+        click.echo(describe_index(output, summary))
+    check_index(summary)
+
+
+@cli.command()
 @manifest_argument
 @store_argument
 @plan_options

@@ -263,11 +263,12 @@ overwrite_option = click.option(
 )
 
 
-def output_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def output_option(
+    help_text: str, required: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option `-o`: the file that a command writes, to be checked by `check_output`."""
-    return click.option(
-        "--output", "--out", "-o", type=click.Path(path_type=Path, readable=False), help=help_text
-    )
+    path = click.Path(path_type=Path, readable=False)
+    return click.option("--output", "--out", "-o", type=path, required=required, help=help_text)
 
 
 def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
@@ -293,8 +294,8 @@ def run_command(command: click.Command, *args: Any, **kwargs: Any) -> NoReturn:
         _fail_for_system_error(error)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "Interrupted. No half-written file is left. To continue a build, run it again; "
-            "to continue a training run, add --resume.",
+            "Interrupted. No half-written file is left. To continue a build or an index, run it "
+            "again; to continue a training run, add --resume.",
             err=True,
         )
         sys.exit(EXIT_INTERRUPTED)

@@ -20,6 +20,7 @@ FLOORS = (
     "ecgprep.conform ecgprep.machine ecgprep.patients",
     "ecgprep.quality",
     "ecgprep.reports",
+    "ecgprep.indexing",
     "ecgprep.building",
     "ecgprep.api",
     "ecgprep.console ecgprep.cli",

@@ -24,7 +24,7 @@ from ecgprep.simulation.vendors import VENDORS
 from ecgprep.store.archive import pack
 
 TOKEN = "ZQ{:05d}QZ"  # noqa: S105 - a mark to search for
-PRIVATE = ("m.csv", "m.registry.csv")
+PRIVATE = ("m.csv", "m.registry.csv", "ecg.csv", "ecg.csv.known")
 
 
 def poison(data: bytes, first: int) -> bytes:
@@ -107,8 +107,12 @@ def test_no_token_is_in_anything_that_is_written(run, cohort):
         run("verify", "s.zarr"),
         run("report", "s.zarr", "--exact-counts"),
         run("doctor"),
+        run("index", ".", "-o", "ecg.csv", "--jobs", "2", "--verbose"),
+        run("index", ".", "-o", "ecg.csv", "--json"),
+        run("index", TOKEN.format(1), "-o", "other.csv"),
+        run("index", ".", "-o", "other.csv", "--glob", f"*.{TOKEN.format(100)}"),
     ]
-    assert [done.returncode for done in outputs] == [0, 5, 3, 0, 0, 0, 0]
+    assert [done.returncode for done in outputs] == [0, 5, 3, 0, 0, 0, 0, 0, 0, 3, 3]
     pack(cohort / "s.zarr", cohort / "p.zarr")
     for done in outputs:
         assert_clean((done.stdout + done.stderr).encode(), "what a command printed")

@@ -1,0 +1,115 @@
+"""What the table says of one file, as text.
+
+A file that a default build would refuse has the status and the message that it would get there.
+What its header says is kept wherever the XML can be parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+from ecgprep.conform import Conformity, count_kept_leads
+from ecgprep.errors import RecordError
+from ecgprep.header import MEASUREMENTS, Header
+from ecgprep.readers import open_file
+from ecgprep.workers import READER_DIED, READER_OUT_OF_MEMORY
+
+COLUMNS = (
+    "path_xml",
+    "patient_id",
+    "acquired_at",
+    "age_years",
+    "sex",
+    "dialect",
+    "rate_hz",
+    "n_leads",
+    "leads_usable",
+    "seconds",
+    *MEASUREMENTS,
+    "status",
+    "message",
+)
+"""The columns of the table, in order."""
+
+NUMBERS = ("age_years", "rate_hz", "n_leads", "leads_usable", "seconds", *MEASUREMENTS)
+"""The columns that hold numbers. All others hold text."""
+
+TARGET = Conformity()
+"""What a build asks of a recording, unless it is told otherwise."""
+
+_OF_HEADER = tuple(field.name for field in fields(Header))
+
+FileFields = tuple[str, ...]
+"""The columns of one file from patient_id on."""
+
+
+class Batch(NamedTuple):
+    """Files to read in one go: `paths` as the table has them, relative to `base`."""
+
+    base: str
+    paths: Sequence[str]
+
+
+@dataclass
+class _Line:
+    """The columns of a file as they become known."""
+
+    values: dict[str, str]
+
+    def set(self, name: str, value: str | float | None) -> None:
+        """Keep a value; whole numbers have no decimals, and -0 is 0."""
+        if value is not None:
+            self.values[name] = value if isinstance(value, str) else f"{value + 0.0:.10g}"
+
+    def result(self, status: str, message: str = "") -> FileFields:
+        self.values |= {"status": status, "message": message}
+        return tuple(self.values.get(name, "") for name in COLUMNS[1:])
+
+
+def read_batch(batch: Batch) -> list[FileFields]:
+    """Read every file of a batch. Raises only what is our bug."""
+    return [read_fields(Path(batch.base, path)) for path in batch.paths]
+
+
+def read_fields(path: Path) -> FileFields:
+    """Read one file; whatever is wrong with it is in its status and message."""
+    line = _Line({})
+    try:
+        notes = _fill(line, path)
+    except RecordError as error:
+        return line.result(error.reason, error.message)
+    except MemoryError:
+        return line.result("reader_crashed", READER_OUT_OF_MEMORY)
+    except Exception as error:  # our bug: say which file without naming it
+        error.add_note(f"while reading a file of {path.lstat().st_size:,} bytes")
+        raise
+    return line.result("ok", "; ".join(notes))
+
+
+def _fill(line: _Line, path: Path) -> list[str]:
+    """Fill in what the file says, and return what a user should know of it.
+
+    Raises RecordError as a default build would.
+    """
+    file = open_file(path)
+    line.set("dialect", file.dialect.name)
+    header = file.header()
+    for name in _OF_HEADER:
+        line.set(name, getattr(header, name))
+    recording = file.recording()
+    line.set("rate_hz", recording.rate_hz)
+    line.set("n_leads", len(recording.leads_uv))
+    line.set("seconds", recording.duration_s)
+    line.set("leads_usable", count_kept_leads(recording, TARGET))
+    notes = list(recording.notes)
+    if recording.unknown_leads:
+        notes.append(f"leads that are not read: {', '.join(recording.unknown_leads)}")
+    return notes
+
+
+def died() -> FileFields:
+    """Return the fields of a file that killed the process that read it."""
+    return _Line({}).result("reader_crashed", READER_DIED)
