@@ -16,7 +16,12 @@ from ecgprep.patients.identifiers import (
     lookalikes,
 )
 
-INVISIBLE = [chr(code) for code in (0xAD, 0x200B, 0x200D, 0x200E, 0x202E, 0x2060, 0x2067, 0xFEFF)]
+FORMAT = (0xAD, 0x200B, 0x200D, 0x200E, 0x202E, 0x2060, 0x2067, 0xFEFF)
+
+IGNORABLE = (0x34F, 0x115F, 0x17B4, 0x180B, 0x2800, 0x3164, 0xFE0F, 0xFFA0, 0xE0100, 0xE01EF)
+"""Of DerivedCoreProperties.txt (Default_Ignorable_Code_Point), and the empty Braille pattern."""
+
+INVISIBLE = [chr(code) for code in FORMAT + IGNORABLE]
 
 
 @pytest.mark.parametrize("mark", INVISIBLE, ids=lambda mark: f"U+{ord(mark):04X}")
@@ -71,6 +76,7 @@ ALIKE = [
     ("\uff11\uff12", "12", "full-width characters or other digits"),
     ("\u0661\u0662", "12", "full-width characters or other digits"),
     ("P\u20131", "P-1", "full-width characters or other digits"),
+    ("P\u22121", "P-1", "full-width characters or other digits"),
     ("AB1", "ab1", "case"),
     ("943 476 5919", "9434765919", "blanks"),
     ("0042", "42", "leading zeros"),

@@ -62,7 +62,9 @@ def test_byte_order_mark_quotes_crlf_and_other_columns_are_fine(tmp_path):
         ("", r"column missing: patient_id, path_xml, label. .* The file has no line\."),
         ("patient_id,label\nP1,0\n", "path_xml. .* has these columns: patient_id, label."),
         ("patient_id,path_xml,label,label\nP1,a,0,0\n", "column given twice: label\\. "),
-        ("patient_id;path_xml;outcome\nP1;a;0\n", "separated by semicolons"),
+        ("patient_id;path_xml;outcome\nP1;a;0\n", "Did you mean --label-column outcome"),
+        ("P1;a.xml;0\nP2;b.xml;1\n", r"The file has 3 columns\. A column of another name"),
+        ("patient_id|path_xml|label\nP1|a|0\n", "must be separated by commas, semicolons or tabs"),
         (HEADER, "no data rows"),
         (HEADER + "P1,a.xml\n", "line 2, row: 2 fields; the header has 3"),
         (HEADER + "P1,a.xml,0,extra\n", "line 2, row: 4 fields; the header has 3"),
@@ -99,6 +101,24 @@ def test_separators_and_encodings_read_as_pandas_reads_them(tmp_path, separator,
     assert rows.label.tolist() == again["label"].tolist() == [0, 1]
     assert rows.group == again["site"].tolist() == ["A; B", "C"]
     np.testing.assert_array_equal(rows.covariates[:, 0], again["age"])
+
+
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"', "sep=;;;"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_line_that_tells_excel_the_separator_is_no_header(tmp_path, first, encoding):
+    text = f"{first}\r\n{HEADER}P1,a.xml,0\nP2,b.xml,2\n".replace(",", ";")
+    assert "line 4, label: must be 0 or 1" in fault_of(tmp_path, text.encode(encoding))
+    rows = manifest_of(tmp_path, text.replace("2\n", "1\n").encode(encoding))
+    assert (rows.patient_id, list(rows.line)) == (["P1", "P2"], [3, 4])
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\u200b", "\u00ad"])
+def test_invisible_characters_in_names_and_values_change_nothing(tmp_path, mark):
+    content = f"patient_id,{mark}path_xml,label{mark},a{mark}ge,sex\n{mark},,,,\n"
+    content += f"P1,a.xml,{mark}1,4{mark}5,F{mark}\n"
+    rows = manifest_of(tmp_path, content, covariates=["age", "sex"])
+    assert rows.label.tolist() == [1]
+    assert rows.covariates.tolist() == [[45, 1]]
 
 
 @pytest.mark.parametrize("blank", [",,", " , ,\t", "  ", ",,,,,"])

@@ -90,9 +90,6 @@ def _found(header: Sequence[str], needed: Sequence[str]) -> str:
 
 
 def _separator_hint(header: Sequence[str]) -> str:
-    if len(header) == 1 and re.search(r"[;\t]", header[0]):
-        return (
-            " Is it separated by semicolons or tabs? They are understood where the header has the "
-            "needed columns; otherwise the separator must be a comma."
-        )
+    if len(header) == 1 and re.search(r"[;\t|:]", header[0]):
+        return " Fields must be separated by commas, semicolons or tabs."
     return ""

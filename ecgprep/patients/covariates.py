@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ecgprep.errors import InputError, describe
 from ecgprep.header import MEASUREMENTS
+from ecgprep.patients.identifiers import clean_id
 from ecgprep.sex_code import SexCode, sex_of
 
 AGE_LIMIT = 90
@@ -135,7 +136,7 @@ class CovariateColumn:
 
     def value(self, text: str) -> float:
         """Return the number of one field. Raises ValueError saying what it must be."""
-        stripped = text.strip()
+        stripped = clean_id(text)
         value = self._number(stripped)
         if value is None:
             return self._value_of_word(stripped)

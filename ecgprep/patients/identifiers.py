@@ -19,6 +19,16 @@ _VISIBLE_FORMAT = frozenset(
 )
 """Characters of category Cf that are visible (property Prepended_Concatenation_Mark)."""
 
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
+"""Characters that are invisible and not in category Cf.
+
+They are joiners, fillers and variation selectors (Unicode: Default_Ignorable_Code_Point), and the
+Braille pattern without dots.
+"""
+
 _APOSTROPHES = "'`´‘’ʹʼ＇"
 
 _NUMBER = re.compile(r"([0-9]{1,40})(?:\.([0-9]{0,40})|,(00?))?(?:[eE]([+-]?[0-9]{1,2}))?")
@@ -31,8 +41,8 @@ _ROUNDED = re.compile(r"[0-9][.,][0-9]{2,}[eE]\+[0-9]{2,3}")
 def clean_id(text: str) -> str:
     """Return an id without invisible characters and blanks around it, composed (Unicode NFC).
 
-    Invisible are zero-width characters, byte-order marks, soft hyphens and marks of direction
-    (category Cf).
+    Invisible are zero-width characters, byte-order marks, soft hyphens, marks of direction
+    (category Cf), fillers and variation selectors. Other fields and column names need it, too.
     """
     if text.isascii():
         return text.strip()
@@ -56,7 +66,9 @@ def is_rounded(text: str) -> bool:
 
 
 def _is_visible(character: str) -> bool:
-    return unicodedata.category(character) != "Cf" or character in _VISIBLE_FORMAT
+    if unicodedata.category(character) == "Cf":
+        return character in _VISIBLE_FORMAT
+    return not _IGNORABLE.match(character)
 
 
 def _plain_characters(text: str) -> str:
@@ -70,7 +82,8 @@ def _plain_character(character: str) -> str:
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)
-    return "-" if unicodedata.category(character) == "Pd" else character
+    is_dash = unicodedata.category(character) == "Pd" or character == "\N{MINUS SIGN}"
+    return "-" if is_dash else character
 
 
 def _without_blanks(text: str) -> str:

@@ -33,7 +33,7 @@ def lookalike_warning(
     kinds = Counter(kind for group in groups for kind in differences(group))
     listed = "; ".join(places[:_MAX_GROUPS])
     if len(groups) > _MAX_GROUPS:
-        listed += f"; and {len(groups) - _MAX_GROUPS:,} more groups"
+        listed += f"; and {counted(len(groups) - _MAX_GROUPS, 'more group')}"
     done = "each group is one patient (--merge-lookalikes)"
     if merge_with is None:
         done = "they are kept as different patients. If they are not, add --merge-lookalikes"

@@ -256,7 +256,7 @@ class _Table:
         return inner
 
     def _label(self, text: str, line: int) -> int:
-        value = text.strip().casefold()
+        value = clean_id(text).casefold()
         if value in ("true", "false"):
             return int(value == "true")
         if number := self._label_of.fullmatch(value):
@@ -353,7 +353,7 @@ def write_frame(frame: DataFrame, path: Path, columns: ManifestColumns = DEFAULT
     the columns of ids and paths: the original text ("00123", say) cannot be recovered from them.
     Raises InputError for a repeated column name, for such floats and for text that is not Unicode.
     """
-    names = [str(name).strip() for name in frame.columns]
+    names = [clean_id(str(name)) for name in frame.columns]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(

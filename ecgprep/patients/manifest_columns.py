@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ecgprep.errors import InputError
 from ecgprep.files.csv_header import Naming
+from ecgprep.patients.identifiers import clean_id
 
 _LIKELY = (
     frozenset({"patient", "patientnr", "patientno", "pid", "id", "mrn"}),
@@ -24,8 +25,8 @@ class ManifestColumns(NamedTuple):
     label: str = "label"
 
     def checked(self) -> ManifestColumns:
-        """Return names without blanks around them. Raises InputError where two are the same."""
-        names = ManifestColumns(*(name.strip() for name in self))
+        """Return names as `clean_id` gives them. Raises InputError where two are the same."""
+        names = ManifestColumns(*(clean_id(name) for name in self))
         if "" in names or len(set(names)) < len(names):
             raise InputError(
                 f"{', '.join(OPTIONS)} (={', '.join(names)}) must name three different columns."

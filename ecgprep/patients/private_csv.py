@@ -9,12 +9,14 @@ import csv
 import hashlib
 import io
 import os
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecgprep.errors import InputError
+from ecgprep.patients.identifiers import clean_id
 
 MAX_SHOWN = 20
 """Faults listed in one message; the rest are counted."""
@@ -25,6 +27,9 @@ MANIFEST = "Manifest"
 """What a file is called in messages, unless the caller says otherwise."""
 
 _SEPARATORS = (",", ";", "\t")
+
+_EXCEL_LINE = re.compile(r'"?sep=[,;\t]"?[,;\t]*(?=\r|\n)', re.IGNORECASE)
+"""A first line that tells Excel the separator; it is not the header."""
 
 _HEADER_CHARACTERS = 65536
 """Where the header is looked for: it ends long before."""
@@ -104,6 +109,9 @@ def read_text(path: Path, columns: Sequence[str], what: str = MANIFEST) -> CsvTe
             f"{what} {path.name} cannot be read ({reason}). Check its permissions and run again."
         ) from None
     text = _decode(data, f"{what} {path.name}")
+    # The line is emptied and not removed, so that messages count it.
+    excel_line = _EXCEL_LINE.match(text)
+    text = text[excel_line.end() :] if excel_line else text
     return CsvText(text, hashlib.sha256(data).hexdigest(), _separator(text, columns), what)
 
 
@@ -128,9 +136,17 @@ def _decode(data: bytes, where: str) -> str:
 
 
 def _separator(text: str, columns: Sequence[str]) -> str:
-    """Return the separator that gives the header all of `columns`; a comma unless one does."""
-    found = [mark for mark in _SEPARATORS if set(columns) <= set(_header(text, mark))]
-    return found[0] if len(found) == 1 else ","
+    """Return the separator that gives the header all of `columns`.
+
+    If not exactly one does, it is the only one that gives a header of several fields, so that the
+    message about it can name what is missing, or else a comma.
+    """
+    headers = {mark: _header(text, mark) for mark in _SEPARATORS}
+    complete = [mark for mark, header in headers.items() if set(columns) <= set(header)]
+    if len(complete) == 1:
+        return complete[0]
+    splitting = [mark for mark, header in headers.items() if len(header) > 1]
+    return splitting[0] if len(splitting) == 1 else ","
 
 
 def _header(text: str, separator: str) -> list[str]:
@@ -141,15 +157,15 @@ def _header(text: str, separator: str) -> list[str]:
         names = next((fields for fields in reader if not _is_blank(fields)), [])
     except csv.Error:  # reported by `read_rows`
         return []
-    return [name.strip() for name in names]
+    return [clean_id(name) for name in names]
 
 
 def _is_blank(fields: Sequence[str]) -> bool:
-    return not any(field.strip() for field in fields)
+    return not any(clean_id(field) for field in fields)
 
 
 def read_rows(source: CsvText, path: Path, faults: Faults) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) for the header, with names stripped, and for every row.
+    """Yield (line, fields) for the header, its names as `clean_id` gives them, and for every row.
 
     A row that is shorter or longer than the header is a fault. Rows without a field that holds
     anything are skipped, before the header, too. The line is the last one of a row whose fields
@@ -163,7 +179,7 @@ def read_rows(source: CsvText, path: Path, faults: Faults) -> Iterator[tuple[int
             if _is_blank(fields):
                 continue
             if header is None:
-                header = [name.strip() for name in fields]
+                header = [clean_id(name) for name in fields]
                 yield reader.line_num, header
             elif len(fields) == len(header):
                 yield reader.line_num, fields
