@@ -46,6 +46,8 @@ def test_backslashes_do_not_lead_out_of_the_root(tmp_path):
         ("export/Raw", "export/Raw/SECRET/1.xml", "from a parent folder on: use --root {tmp}."),
         ("export", "C:/export/SECRET/1.xml", "begin with a drive of Windows"),
         ("absent", "SECRET/1.xml", "The root folder {tmp}/absent does not exist"),
+        ("export", "file:/export/SECRET/1.xml", "They are URLs: write plain paths"),
+        ("export/Raw", "SECRE%54/1.xml", "They exist once %20 and the like are decoded"),
         ("export", "b/1.xml", "Name the folder that they are relative to with --root"),
     ],
 )
@@ -55,12 +57,15 @@ def test_a_missing_file_says_what_would_help_and_not_its_path(export, root, path
     assert "SECRET" not in message
 
 
-@pytest.mark.parametrize(("n_there", "expected"), [(0, (8, 8)), (3, (5, 8)), (4, None), (8, None)])
-def test_only_many_missing_files_are_spoken_of(tmp_path, n_there, expected):
+@pytest.mark.parametrize(
+    ("n_there", "n", "is_said"),
+    [(0, 8, True), (3, 8, True), (4, 8, False), (45, 50, True), (46, 51, False), (8, 8, False)],
+)
+def test_only_many_missing_files_are_spoken_of(tmp_path, n_there, n, is_said):
     for i in range(n_there):
         (tmp_path / f"{i}.xml").touch()
-    found = MissingFiles.among(tmp_path, [f"{i}.xml" for i in range(8)])
-    assert (found and found[:2]) == expected
+    found = MissingFiles.among(tmp_path, [f"{i}.xml" for i in range(n)])
+    assert (found and found[:2]) == ((n - n_there, n) if is_said else None)
 
 
 def test_a_build_without_any_file_ends_before_it_reads(tmp_path):
@@ -72,13 +77,15 @@ def test_a_build_without_any_file_ends_before_it_reads(tmp_path):
     assert not list(tmp_path.glob("*zarr*"))
 
 
-def test_most_files_missing_is_said_before_and_after(tmp_path, caplog):
-    manifest = write_recordings(tmp_path / "c", 3)
+@pytest.mark.parametrize(("n_there", "n_missing"), [(3, 6), (12, 5)])
+def test_many_files_missing_is_said_before_and_after(tmp_path, caplog, n_there, n_missing):
+    manifest = write_recordings(tmp_path / "c", n_there)
     with manifest.open("a") as file:
-        file.writelines(f"Q{i},no/{i}.xml,0,50,1\n" for i in range(6))
-    with pytest.raises(TooManyRejects, match=r"file_missing 6.*Of the 2 parts of the first"):
+        file.writelines(f"Q{i},no/{i}.xml,0,50,1\n" for i in range(n_missing))
+    expected = rf"file_missing {n_missing}.*Of the 2 parts of the first"
+    with pytest.raises(TooManyRejects, match=expected):
         ecgprep.build(manifest, tmp_path / "s.zarr", hz=100, length=1000)
-    assert "9 files of the manifest were looked for, and 6 of them are missing" in caplog.text
+    assert f"were looked for, and {n_missing} of them are missing" in caplog.text
 
 
 def test_symlinks_inside_the_root_are_followed_if_asked(tmp_path):

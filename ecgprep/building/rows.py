@@ -227,7 +227,7 @@ class Rows:
         rejected = n - counts["ok"] - counts["duplicate"] - counts["quality"]
         by_status = [f"{name} {count:,}" for name, count in counts.most_common() if name != "ok"]
         listed = ", ".join(by_status)
-        hint = self._missing_hint(counts["file_missing"])
+        hint = self._missing_hint(counts["file_missing"], rejected)
         if not rejected <= max_rejected * n:
             raise TooManyRejects(
                 f"{rejected:,} of {n:,} rows ({100 * rejected / n:.1f} %) were rejected; "
@@ -241,9 +241,9 @@ class Rows:
                 f"{rejects_name} lists them by manifest line.{hint}"
             )
 
-    def _missing_hint(self, n_missing: int) -> str:
-        """Say where files were looked for, where most are missing."""
-        if 2 * n_missing <= len(self.stamps):
+    def _missing_hint(self, n_missing: int, n_rejected: int) -> str:
+        """Say where files were looked for, if most of the rejected rows lack theirs."""
+        if not n_missing or 2 * n_missing < n_rejected:
             return ""
         status = self.arrays["status"]
         first = int(np.flatnonzero(status == STATUS_CODE["file_missing"])[0])

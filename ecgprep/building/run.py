@@ -266,7 +266,7 @@ def _warn_of_known_patients(plan: Plan) -> None:
 def _check_files(plan: Plan, first_row: int = 0) -> None:
     """Look for some of the files from `first_row` on: without any, nothing need be read.
 
-    Where only most are missing, say so and go on. Raises InputError.
+    Where only many are missing, say so and go on. Raises InputError.
     """
     root = plan.manifest.root
     missing = MissingFiles.among(root, plan.manifest.path_xml[first_row:])

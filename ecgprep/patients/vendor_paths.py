@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote
 
 _SAMPLE = 100
 """Paths that are looked for, evenly spread over a manifest, before anything is read."""
 
-_ENOUGH = 5
-"""Missing files from which on one message speaks of all."""
+_ENOUGH, _MANY = 5, 0.1
+"""Missing files, and their share, from which on one message speaks of all."""
 
 _MAX_ENTRIES = 100_000
 """Folder entries that are looked through for a hint."""
@@ -41,10 +42,10 @@ class MissingFiles(NamedTuple):
 
     @classmethod
     def among(cls, root: Path, paths: Sequence[str]) -> MissingFiles | None:
-        """Look for a sample of files; None unless most of them, and at least five, are missing."""
+        """Look for a sample of files; None unless a tenth, and at least five, are missing."""
         sample = paths[:: max(1, len(paths) // _SAMPLE)]
         missing = [path for path in sample if not os.path.lexists(root / path)]
-        if len(missing) < _ENOUGH or 2 * len(missing) <= len(sample):
+        if len(missing) < _ENOUGH or len(missing) < _MANY * len(sample):
             return None
         return cls(len(missing), len(sample), missing[0])
 
@@ -83,6 +84,10 @@ def _advice(root: Path, parts: Sequence[str], n_there: int) -> str:
             return f"They exist from a parent folder on: use --root {parent}."
     if any((folder / path).exists() for folder in _folders(root)):
         return "They exist in one of the folders there: name that one with --root."
+    if parts[0].lower() == "file:":
+        return "They are URLs: write plain paths, without `file://`."
+    if (root / unquote(str(path))).exists():
+        return "They exist once %20 and the like are decoded: correct the manifest to that."
     if _DRIVE.match(parts[0]):
         return "They begin with a drive of Windows: remove it, and name the folder with --root."
     if _has_other_spelling(root.joinpath(*parts[:n_there]), parts[n_there]):
