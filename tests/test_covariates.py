@@ -300,6 +300,21 @@ def test_a_store_is_extended_by_rows_of_the_same_code(coded, recordings, tmp_pat
         ecgprep.build(manifest, store, extend=True, **options)
 
 
+def test_a_store_without_any_sex_is_extended_by_rows_that_bring_a_code(recordings, tmp_path):
+    options = {"root": "/", "covariates": ["sex"], **SMALL}
+    manifest = with_column(recordings, tmp_path / "m.csv", {"sex": [""] * 8 + SEXES[8:]})
+    text = manifest.read_text()
+    manifest.write_text("".join(text.splitlines(keepends=True)[:9]))
+    first = ecgprep.build(manifest, tmp_path / "s.zarr", **options)
+    assert "sex_code" not in first.attributes["settings"]
+    manifest.write_text(text)
+    with pytest.raises(TargetExists, match="--extend if it only has new rows"):
+        ecgprep.build(manifest, tmp_path / "s.zarr", **options)
+    extended = ecgprep.build(manifest, tmp_path / "s.zarr", extend=True, **options)
+    assert extended.attributes["settings"]["sex_code"] == {"sex": "0=M,1=F"}
+    assert extended.array("covariates")[8:, 0].tolist() == [1.0, 0.0, 0.0, 1.0]
+
+
 def test_ensure_store_keeps_permissions_and_refuses_another_code(recordings, tmp_path):
     numbers = {"dose_number": ["1", "2", "3"] * 4}
     manifest = with_column(recordings, tmp_path / "m.csv", {"sex": SEXES, **numbers})
@@ -320,5 +335,9 @@ def test_ensure_store_keeps_permissions_and_refuses_another_code(recordings, tmp
     manifest.write_text(text.replace(",F,", ",1,").replace(",M,", ",0,"))
     with pytest.raises(TargetExists, match=r"are not given here \(sex_code\)"):
         ensure_store(manifest, store, settings)
+    manifest.write_text(text.replace(",F,", ",,").replace(",M,", ",,"))
+    with pytest.raises(TargetExists, match=r"are not given here \(sex_code\)"):
+        ensure_store(manifest, store, settings)
+    manifest.write_text(text.replace(",F,", ",1,").replace(",M,", ",0,"))
     stated = replace(settings, sex_codes={"sex": SexCode()})
     assert ensure_store(manifest, store, stated).store.covariate_names == ["dose_number", "sex"]

@@ -124,16 +124,31 @@ def test_a_merged_store_has_one_patient_and_says_so(recordings, tmp_path, caplog
         ecgprep.build(manifest, tmp_path / "m.zarr", **OPTIONS, registry=tmp_path / "m.csv")
 
 
-def test_an_extension_keeps_a_merged_patient_in_its_split(recordings, tmp_path):
+@pytest.mark.parametrize("merged_before", [True, False])
+def test_an_extension_keeps_a_merged_patient_in_its_split(recordings, tmp_path, merged_before):
     ids = ["0007", *(f"P{k}" for k in range(N - 3)), "7", "7.0"]
     manifest = manifest_of(recordings / "longer.csv", ids[:-2])
     options = OPTIONS | {"merge_lookalikes": True, "registry": tmp_path / "m.csv"}
-    ecgprep.build(manifest, tmp_path / "m.zarr", **options)
+    ecgprep.build(manifest, tmp_path / "m.zarr", **options | {"merge_lookalikes": merged_before})
     manifest_of(manifest, ids)
     longer = ecgprep.build(manifest, tmp_path / "m.zarr", extend=True, **options)
+    assert longer.attributes["settings"]["merge_lookalikes"] is True
+    again = ecgprep.build(manifest, tmp_path / "m.zarr", **options)
+    assert again.content_sha256 == longer.content_sha256
     patient = longer.array("patient")[:]
     assert patient[0] == patient[-1] == patient[-2]
     assert len(np.unique(longer.array("split")[:][[0, -1, -2]])) == 1
+
+
+def test_an_extension_does_not_merge_patients_that_the_store_has_apart(recordings, tmp_path):
+    ids = ["0007", "7", *(f"P{k}" for k in range(N - 3)), "7.0"]
+    manifest = manifest_of(recordings / "apart.csv", ids[:-1])
+    options = OPTIONS | {"registry": tmp_path / "m.csv"}
+    built = ecgprep.build(manifest, tmp_path / "m.zarr", **options)
+    manifest_of(manifest, ids)
+    with pytest.raises(InputError):
+        ecgprep.build(manifest, tmp_path / "m.zarr", extend=True, merge_lookalikes=True, **options)
+    assert ecgprep.open_store(built.path).content_sha256 == built.content_sha256
 
 
 def test_a_registry_that_knows_another_spelling_is_warned_of(recordings, tmp_path, caplog):

@@ -93,9 +93,8 @@ def _check_settings(store: Path, recorded: dict[str, Any], wanted: dict[str, Any
 
 
 def _check_sex_codes(store: Path, recorded: dict[str, Any], rows: Manifest) -> None:
-    """Refuse a store in which the code of a column of sexes is another. Raises TargetExists."""
-    before, now = sex_codes_of(recorded), rows.sex_codes
-    if any(before.get(name) != now.get(name) for name in recorded["covariates"]):
+    """Refuse a store with a code of sexes that is not the manifest's. Raises TargetExists."""
+    if any(rows.sex_codes.get(name) != code for name, code in sex_codes_of(recorded).items()):
         _refuse_differing(store, ["sex_code"])
 
 

@@ -173,7 +173,7 @@ class ExistingRows:
 
 def _why_not(store: Store, record: dict[str, Any], plan: Plan) -> str | None:
     """Say why a plan does not extend a store, or None if it does."""
-    reason = difference_of_origin(store, record, plan)
+    reason = difference_of_origin(store, record, plan, may_have_new_rows=True)
     if reason is None and not has_first_rows(store, record, plan.manifest):
         return (
             f"the first {len(store):,} rows of the manifest are not the ones it was built from; "

@@ -42,10 +42,11 @@ def stale_reason(plan: Plan) -> str | None:
     store, record = Store(plan.store), read_build_record(plan.store)
     if record is None:
         return NO_RECORD
-    reason = difference_of_origin(store, record, plan)
+    is_other_manifest = record["manifest_sha256"] != plan.manifest.sha256
+    reason = difference_of_origin(store, record, plan, may_have_new_rows=is_other_manifest)
     if reason is not None:
         return reason
-    if record["manifest_sha256"] != plan.manifest.sha256:
+    if is_other_manifest:
         return OTHER_MANIFEST
     if record["rows_sha256"] != _rows_sha256(plan.manifest, len(plan.manifest)):
         return OTHER_COLUMNS
@@ -58,16 +59,38 @@ def stale_reason(plan: Plan) -> str | None:
     return _changed_files(record, plan)
 
 
-def difference_of_origin(store: Store, record: dict[str, Any], plan: Plan) -> str | None:
+def difference_of_origin(
+    store: Store, record: dict[str, Any], plan: Plan, *, may_have_new_rows: bool
+) -> str | None:
     """Say whether the record is another store's, or the settings or software are not the plan's."""
     if record["content_sha256"] != store.content_sha256:
         return OTHER_RECORD
-    changed = _changed_settings(store.attributes["settings"], plan.recorded_settings)
+    recorded, wanted = store.attributes["settings"], plan.recorded_settings
+    if may_have_new_rows:
+        recorded = _with_what_rows_add(store, wanted)
+    changed = _changed_settings(recorded, wanted)
     if changed:
         return f"{OTHER_SETTINGS} ({changed})"
     if store.attributes["software"] != software_versions():
         return OTHER_SOFTWARE
     return None
+
+
+def _with_what_rows_add(store: Store, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return a store's settings, and those wanted that need not change a row that it has.
+
+    They are the codes of columns of sexes in which it has no value, and the merging of look-alikes:
+    `has_first_rows` finds out if that gives one of its rows another patient.
+    """
+    settings = dict(store.attributes["settings"])
+    if wanted.get("merge_lookalikes"):
+        settings["merge_lookalikes"] = True
+    codes = dict(settings.get("sex_code", {}))
+    for name, code in wanted.get("sex_code", {}).items():
+        if name not in codes and name in settings["covariates"]:
+            column = store.array("covariates")[:, settings["covariates"].index(name)]
+            codes |= {name: code} if np.isnan(column).all() else {}
+    return settings | ({"sex_code": codes} if codes else {})
 
 
 def _changed_settings(recorded: dict[str, Any], wanted: dict[str, Any]) -> str:
