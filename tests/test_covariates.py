@@ -319,7 +319,7 @@ def test_ensure_store_keeps_permissions_and_refuses_another_code(recordings, tmp
     numbers = {"dose_number": ["1", "2", "3"] * 4}
     manifest = with_column(recordings, tmp_path / "m.csv", {"sex": SEXES, **numbers})
     text = manifest.read_text().replace(f"{recordings}/", "")
-    manifest.write_text(text)
+    manifest.write_text(text.replace(",F,", ",1,").replace(",M,", ",0,"))
     (tmp_path / "xml").mkdir()
     for path in (recordings / "xml").iterdir():
         (tmp_path / "xml" / path.name).hardlink_to(path)
@@ -327,7 +327,8 @@ def test_ensure_store_keeps_permissions_and_refuses_another_code(recordings, tmp
     settings = BuildSettings(target, plan=replace(BuildSettings().plan, allow_missing_class=True))
     allowed = replace(settings, allow_covariate=("dose_number",))
     store = tmp_path / "m.zarr"
-    ensure_store(manifest, store, allowed, ("dose_number",))
+    assert not ensure_store(manifest, store, allowed, ("dose_number", "sex")).store.sex_codes
+    manifest.write_text(text)
     opened = ensure_store(manifest, store, settings, ("sex",)).store
     assert opened.covariate_names == ["dose_number", "sex"]
     assert opened.attributes["settings"]["allow_covariate"] == ["dose_number"]
