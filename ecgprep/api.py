@@ -270,7 +270,8 @@ def index(
         root: Folder that paths are relative to. Without it, the folder of the table where every
             export lies inside it; else paths are absolute.
         glob: What the names of files must match; upper and lower case are the same.
-        follow_symlinks: Also enter folders behind symlinks, if they lie inside the root.
+        follow_symlinks: Also enter folders and read files behind symlinks, if they lie inside the
+            root. A build needs the same option to read such files.
         jobs: Processes that read files. From 2 on, a file that kills one costs only its row.
         overwrite: Replace a file even if it is not such a table, or has columns of your own.
         progress: Called as `progress(done, total, rejected)`, in files.
@@ -670,7 +671,9 @@ def _test_patients(
     if listed is None:
         return frozenset()
     name = Path(listed).name
-    tested = read_patients(Path(listed), manifest.columns.patient)
+    tested, warnings = read_patients(Path(listed), manifest.columns.patient)
+    for warning in warnings:
+        log.warning("%s: %s", name, warning)
     known = set(manifest.patient_id)
     spelled = as_spelled_in(tested - known, manifest.patient_id)
     if merge_lookalikes:

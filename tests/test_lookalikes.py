@@ -181,6 +181,18 @@ def test_a_test_list_in_another_spelling_is_warned_of_or_merged(
     assert ("1 patient of t.csv: the manifest has this id only in another" in caplog.text) != merge
 
 
+def test_invisible_characters_in_a_test_list_are_removed_and_said(recordings, tmp_path, caplog):
+    manifest = manifest_of(recordings / "hidden.csv", [f"P{k}" for k in range(N)])
+    (tmp_path / "t.csv").write_text("patient_id\nP4\nP\u200b5\nP6\u00a0\n", encoding="utf-8")
+    options = OPTIONS | {"registry": tmp_path / "r.csv", "test_manifest": tmp_path / "t.csv"}
+    store = ecgprep.build(manifest, tmp_path / "s.zarr", **options)
+    assert np.flatnonzero(store.array("split")[:] == 2).tolist() == [4, 5, 6]
+    assert (
+        "t.csv: lines 3, 4: invisible characters in the patient id, or unusual blanks around it, "
+        "were removed (2 rows)" in caplog.text
+    )
+
+
 def test_a_planned_build_merges_and_reads_the_named_columns_as_well(recordings, tmp_path):
     table = pd.DataFrame(
         {

@@ -71,7 +71,7 @@ def test_byte_order_mark_quotes_crlf_and_other_columns_are_fine(tmp_path):
         (HEADER + "P1,a.xml,2\n", "line 2, label: must be 0 or 1; found 1 digits"),
         (HEADER + "P1,a.xml,\n", "line 2, label: must be 0 or 1; found an empty value"),
         (HEADER + "P1,a.xml,yes\n", "line 2, label: must be 0 or 1; found 3 letters"),
-        (HEADER + " ,a.xml,0\n", "line 2, patient_id"),
+        (HEADER + " ,a.xml,0\n", "line 2, patient_id: is empty. Fill it in, or leave out the row"),
         (HEADER + "P1,,0\n", "line 2, path_xml"),
         (HEADER + "P1,../a.xml,0\n", "line 2, path_xml: leads out of the root"),
         (HEADER + "P1,x/../../a.xml,0\n", "line 2, path_xml: leads out of the root"),
@@ -130,7 +130,7 @@ def test_blank_rows_are_skipped_and_counted_as_lines(tmp_path, blank):
 
 def test_a_comma_stays_the_separator_where_the_header_allows_two(tmp_path):
     (tmp_path / "t.csv").write_text("patient_id\nP1;x\n")
-    assert read_patients(tmp_path / "t.csv") == {"P1;x"}
+    assert read_patients(tmp_path / "t.csv") == ({"P1;x"}, ())
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_faults_of_a_dataframe_are_named_by_line_and_column(tmp_path):
     with pytest.raises(InputError) as caught:
         round_trip(tmp_path, columns)
     assert "line 2, label: must be 0 or 1" in str(caught.value)
-    assert "line 3, patient_id: must be text" in str(caught.value)
+    assert "line 3, patient_id: is empty" in str(caught.value)
 
 
 @pytest.mark.parametrize("ids", [[7.0, np.nan], ["P1", 8.0]], ids=["float column", "one float"])

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,11 +209,7 @@ class _Table:
         """Say what was read otherwise than it is written, and which ids cannot be trusted."""
         found = []
         if self._cleaned_lines:
-            found.append(
-                f"{listed_lines(self._cleaned_lines)}: invisible characters in the patient id, or "
-                "unusual blanks around it, were removed "
-                f"({counted(len(self._cleaned_lines), 'row')})"
-            )
+            found.append(_cleaned(self._cleaned_lines))
         ids = zip(self.line, self.patient_id, strict=True)
         rounded = [line for line, patient in ids if is_rounded(patient)]
         if rounded:
@@ -280,10 +276,19 @@ class _Table:
             return np.nan
 
 
+def _cleaned(lines: Sequence[int]) -> str:
+    return (
+        f"{listed_lines(lines)}: invisible characters in the patient id, or unusual blanks around "
+        f"it, were removed ({counted(len(lines), 'row')})"
+    )
+
+
 def checked_text(text: str, line: int, column: str, faults: Faults) -> str:
     """Return an id as `clean_id` gives it; a fault if empty or with control codes."""
     value = clean_id(text)
-    if not value or _CONTROL.search(value):
+    if not value:
+        faults.add(line, column, "is empty. Fill it in, or leave out the row")
+    elif _CONTROL.search(value):
         message = f"must be text without control characters; found {describe(text)}"
         faults.add(line, column, message)
     return value
@@ -307,7 +312,14 @@ def _check_columns(
     check_header(header, needed, f"Manifest {path.name}: line 1", faults, columns.naming)
 
 
-def read_patients(path: Path, column: str = "patient_id") -> frozenset[str]:
+class PatientList(NamedTuple):
+    """Ids of patients, and what was read otherwise than it is written."""
+
+    patients: frozenset[str]
+    warnings: tuple[str, ...] = ()
+
+
+def read_patients(path: Path, column: str = "patient_id") -> PatientList:
     """Read the patients' ids of a CSV file with a header, such as another manifest.
 
     `column` holds them. Raises InputError.
@@ -318,13 +330,17 @@ def read_patients(path: Path, column: str = "patient_id") -> frozenset[str]:
     _, header = next(rows)
     check_header(header, [column], f"Manifest {path.name}: line 1", naming=columns.naming)
     position = header.index(column)
-    patients = {checked_text(fields[position], line, column, faults) for line, fields in rows}
+    patients, cleaned = set(), []
+    for line, fields in rows:
+        patients.add(checked_text(fields[position], line, column, faults))
+        if holds_invisible(fields[position]):
+            cleaned.append(line)
     faults.raise_any(path)
     if not patients:
         raise InputError(
             f"Manifest {path.name} lists no patient. Give a file with at least one row."
         )
-    return frozenset(patients)
+    return PatientList(frozenset(patients), (_cleaned(cleaned),) if cleaned else ())
 
 
 def check_one_label_per_patient(manifest: Manifest) -> None:
