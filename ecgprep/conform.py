@@ -15,6 +15,7 @@ import functools
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -120,16 +121,25 @@ def conform(recording: Recording, target: Conformity) -> Row:
     return _to_row(uv, list(usable), frozenset(beyond), recording, target)
 
 
-def count_kept_leads(recording: Recording, target: Conformity) -> int:
-    """Return how many leads `conform` would keep; raise RecordError where it would.
+class KeptLeads(NamedTuple):
+    """How many leads a row keeps, and which of the eight are masked as they leave ±32.767 mV."""
+
+    n: int
+    out_of_range: tuple[str, ...] = ()
+
+
+def kept_leads(recording: Recording, target: Conformity) -> KeptLeads:
+    """Return which leads `conform` would keep; raise RecordError where it would.
 
     A recording that plainly loses nothing, as most do, need not be resampled for that. Whatever is
     less clear is conformed.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # an absurd gain is found, not computed with
         if _is_plainly_whole(without_calibration_pulse(recording), target):
-            return len(LEADS)
-        return int(conform(recording, target).lead_mask.sum())
+            return KeptLeads(len(LEADS))
+        row = conform(recording, target)
+    out_of_range = tuple(lead for lead in LEADS if lead in row.out_of_range)
+    return KeptLeads(int(row.lead_mask.sum()), out_of_range)
 
 
 def _is_plainly_whole(recording: Recording, target: Conformity) -> bool:

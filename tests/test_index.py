@@ -6,6 +6,8 @@ import csv
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -138,7 +140,22 @@ def test_repairs_and_unknown_leads_of_a_good_file_are_said(folder, monkeypatch):
     (row,) = rows(folder / "ecg.csv")
     assert row["status"] == "ok"
     assert row["message"].startswith("repaired this; and that; ")
-    assert "V9, X" in row["message"]
+    assert row["message"].endswith("2 leads with unknown names are left out: V9, X")
+
+
+def test_a_lead_that_is_masked_as_out_of_range_is_said(folder, monkeypatch):
+    def read(root):
+        recording = muse.read(root)
+        recording.leads_uv["V2"][100] = 39_000.0
+        return recording
+
+    monkeypatch.setitem(
+        ecgprep.readers.DIALECTS, "RestingECG", Dialect("muse", read, muse.read_header)
+    )
+    ecgprep.write_index("export/a.xml", "ecg.csv")
+    (row,) = rows(folder / "ecg.csv")
+    assert (row["status"], row["leads_usable"]) == ("ok", "7")
+    assert row["message"] == "masked for samples beyond ±32.767 mV: V2"
 
 
 def test_a_frame_keeps_ids_as_text_and_numbers_as_numbers(folder, monkeypatch):
@@ -292,6 +309,21 @@ def test_real_files_have_the_status_of_a_build(samples, tmp_path):
         )
 
 
+def test_a_linked_file_is_read_as_in_a_build(folder):
+    (folder / "stock").mkdir()
+    shutil.move("export/a.xml", "stock/a.xml")
+    (folder / "export/a.xml").symlink_to("../stock/a.xml")
+    left = ecgprep.write_index("export", "ecg.csv")
+    assert (left["files"], left["linked_files"], left["left_out"]["links"]) == (N_FILES - 1, 0, 1)
+    followed = ecgprep.write_index("export", "ecg.csv", follow_symlinks=True)
+    assert (followed["files"], followed["linked_files"], followed["read_now"]) == (N_FILES, 1, 1)
+    statuses = {row["path_xml"]: row["status"] for row in rows(folder / "ecg.csv")}
+    built = read_one(folder, "export/a.xml", Conformity(), follow_symlinks=True)
+    assert statuses["export/a.xml"] == built.status == "ok"
+    (folder / "stock/a.xml").write_bytes(ecg(20))  # the link itself is as it was
+    assert ecgprep.write_index("export", "ecg.csv", follow_symlinks=True)["read_now"] == 1
+
+
 # --- What is known ---------------------------------------------------------------------------
 
 
@@ -300,9 +332,9 @@ def read_files(monkeypatch) -> list[str]:
     """The names of the files that are read from now on."""
     read: list[str] = []
 
-    def noted(path):
+    def noted(path, root):
         read.append(path.name)
-        return read_fields(path)
+        return read_fields(path, root)
 
     monkeypatch.setattr(ecgprep.indexing.fields, "read_fields", noted)
     return read
@@ -413,7 +445,7 @@ def test_a_file_that_kills_its_reader_costs_its_row(folder):
 
 
 def test_memory_that_runs_out_costs_the_row(folder, monkeypatch):
-    def hungry(path):
+    def hungry(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr(ecgprep.indexing.fields, "open_file", hungry)
@@ -425,7 +457,7 @@ def test_a_bug_keeps_what_was_read_and_names_no_file(folder, monkeypatch):
     def broken(recording, target):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(ecgprep.indexing.fields, "count_kept_leads", broken)
+    monkeypatch.setattr(ecgprep.indexing.fields, "kept_leads", broken)
     with pytest.raises(ZeroDivisionError) as caught:
         ecgprep.write_index("export/a.xml", "ecg.csv")
     (note,) = caught.value.__notes__
@@ -539,7 +571,44 @@ def test_the_command_says_what_it_found_and_how_to_go_on(folder):
     assert done.stdout.startswith(f"ecg.csv: {N_FILES} files, {N_FILES} of them read now (private")
     assert f"status: ok {N_FILES - 2}, not_xml 2" in done.stdout
     assert "not in the table: files that do not match --glob 2" in done.stdout
-    assert done.stdout.endswith("\n  ecgprep build cohort.csv cohort.zarr\n")
+    assert done.stdout.endswith(
+        "\nnext: add a column `label`, leave out the rows without a patient id (2), save as "
+        "cohort.csv, then run\n  ecgprep build cohort.csv cohort.zarr "
+        "--covariates age_years,sex,heart_rate_bpm,qrs_ms,qtc_ms\n"
+    )
+    counts = done.stdout.split("next:")[0]
+    assert not re.search(r"(_bpm|_ms|_deg|sex)$", counts, re.MULTILINE)  # the count follows
+
+
+def test_the_next_command_is_one_that_works(folder):
+    """The table elsewhere, a name with a blank, a linked file, and covariates that few have."""
+    import pandas as pd
+
+    (folder / "my tables").mkdir()
+    (folder / "stock").mkdir()
+    shutil.move("export/a.xml", "stock/a.xml")
+    (folder / "export/a.xml").symlink_to("../stock/a.xml")
+    for i in range(20):  # files without measurements
+        path = folder / f"export/{i}.xml"
+        path.write_bytes(ecg(100 + i).replace(b"QRSDuration", b"Other").replace(b"VentricularRate", b"O"))
+    done = command("index", "export", "-o", "my tables/ecg.csv", "--root", ".", "--follow-symlinks")
+    frame = pd.read_csv("my tables/ecg.csv", dtype={"patient_id": str})
+    frame = frame[frame["patient_id"].notna()]
+    frame["patient_id"] = [f"P{i}" for i in range(len(frame))]
+    frame["label"] = [i % 2 for i in range(len(frame))]
+    frame.to_csv("my tables/cohort.csv", index=False)
+    program, *arguments = shlex.split(done.stdout.splitlines()[-1])
+    assert program == "ecgprep"
+    assert "qrs_ms" not in " ".join(arguments)
+    built = command(*arguments)
+    assert built.returncode == 0, built.stderr
+    assert f"status: ok {len(frame)}\n" in built.stdout
+
+
+def test_a_table_named_cohort_is_not_what_the_next_step_overwrites(folder):
+    done = command("index", "export/a.xml", "-o", "cohort.csv")
+    assert "cohort.csv: 1 file, 1 of them read now" in done.stdout
+    assert "save as cohort-labelled.csv, then run" in done.stdout
 
 
 def test_the_command_gives_json(folder):

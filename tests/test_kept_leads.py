@@ -1,4 +1,4 @@
-"""`count_kept_leads` says what `conform` says, mostly without resampling."""
+"""`kept_leads` says what `conform` says, mostly without resampling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_mutations import FILES, mutated
 
 import ecgprep.conform
-from ecgprep.conform import _MAX_OVERSHOOT, Conformity, conform, count_kept_leads, low_pass
+from ecgprep.conform import _MAX_OVERSHOOT, Conformity, conform, kept_leads, low_pass
 from ecgprep.errors import RecordError
 from ecgprep.leads import LEADS
 from ecgprep.readers import read_bytes
@@ -33,7 +33,7 @@ def conformed(recording: Recording, target: Conformity) -> object:
 
 def counted(recording: Recording, target: Conformity) -> object:
     try:
-        return count_kept_leads(recording, target)
+        return kept_leads(recording, target).n
     except RecordError as error:
         return error.reason, error.message
 
@@ -145,13 +145,13 @@ def test_a_healthy_recording_is_not_resampled(rate_hz, monkeypatch):
     uv = simulate(Heart.draw(generator, 0), round(rate_hz), generator)
     names = ("I", "II", "III", "aVR", "aVL", "aVF", *LEADS[2:])
     recording = Recording(dict(zip(names, uv.astype(float), strict=True)), rate_hz, "aecg")
-    count_kept_leads(recording, Conformity())  # the filter and its matrix are made
+    kept_leads(recording, Conformity())  # the filter and its matrix are made
 
     def fail(*_):
         raise AssertionError("it was conformed")
 
     monkeypatch.setattr(ecgprep.conform, "resample", fail)
-    assert count_kept_leads(recording, Conformity()) == 8
+    assert kept_leads(recording, Conformity()) == (8, ())
 
 
 @pytest.mark.parametrize("rate_hz", [100, 125, 200, 240, 256, 300, 400, 977, 1000, 1024, 10_000])

@@ -37,9 +37,28 @@ def test_links_are_counted_and_not_followed(root):
 
 def test_a_link_to_a_folder_inside_the_root_is_followed(root):
     (root / "x" / "link").symlink_to(root / "y")
-    (root / "x" / "link.xml").symlink_to(root / "y" / "3.xml")
+    (root / "x" / "a.xml").symlink_to(root / "y" / "3.xml")
     paths, left_out = found(root, "x")
     assert (paths, left_out.links) == (["x/1.xml", "x/link/3.xml", "x/sub/2.xml"], 1)
+
+
+def test_a_link_to_a_file_inside_the_root_is_followed_once(root):
+    (root / "y" / "blob").touch()
+    (root / "x" / "a.xml").symlink_to(root / "y" / "3.xml")
+    (root / "x" / "b.xml").symlink_to("a.xml")
+    (root / "x" / "c.XML").symlink_to(root / "y" / "blob")
+    (root / "x" / "d.txt").symlink_to(root / "y" / "blob")
+    paths, left_out = found(root, "x")
+    assert (paths, left_out.links) == (["x/1.xml", "x/a.xml", "x/c.XML", "x/sub/2.xml"], 2)
+    paths, left_out = found(root, "x", "y")
+    assert (paths, left_out.links) == (["x/1.xml", "x/c.XML", "x/sub/2.xml", "y/3.xml"], 3)
+
+
+@pytest.mark.parametrize("target", ["../outside/4.xml", "nowhere", "x/link.xml", "x/1.xml"])
+def test_a_link_to_a_file_elsewhere_or_to_one_that_is_found_is_counted(root, target):
+    (root / "x" / "link.xml").symlink_to(root / target)
+    paths, left_out = found(root, "x")
+    assert (paths, left_out.links) == (["x/1.xml", "x/sub/2.xml"], 1)
 
 
 @pytest.mark.parametrize("target", ["../outside", "nowhere", "x", ".", "x/sub", "x/link"])

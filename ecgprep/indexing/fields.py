@@ -11,10 +11,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from ecgprep.conform import Conformity, count_kept_leads
+from ecgprep.conform import Conformity, kept_leads
 from ecgprep.errors import RecordError
 from ecgprep.header import MEASUREMENTS, Header
+from ecgprep.leads import unknown_leads_note
 from ecgprep.readers import open_file
+from ecgprep.store.format import MAX_ABS_UV
 from ecgprep.workers import READER_DIED, READER_OUT_OF_MEMORY
 
 COLUMNS = (
@@ -47,10 +49,14 @@ FileFields = tuple[str, ...]
 
 
 class Batch(NamedTuple):
-    """Files to read in one go: `paths` as the table has them, relative to `base`."""
+    """Files to read in one go: `paths` as the table has them, relative to `base`.
+
+    With `follow_symlinks`, those to files inside `base` are read.
+    """
 
     base: str
     paths: Sequence[str]
+    follow_symlinks: bool = False
 
 
 @dataclass
@@ -71,14 +77,18 @@ class _Line:
 
 def read_batch(batch: Batch) -> list[FileFields]:
     """Read every file of a batch. Raises only what is our bug."""
-    return [read_fields(Path(batch.base, path)) for path in batch.paths]
+    root = Path(batch.base) if batch.follow_symlinks else None
+    return [read_fields(Path(batch.base, path), root) for path in batch.paths]
 
 
-def read_fields(path: Path) -> FileFields:
-    """Read one file; whatever is wrong with it is in its status and message."""
+def read_fields(path: Path, root: Path | None = None) -> FileFields:
+    """Read one file; whatever is wrong with it is in its status and message.
+
+    With `root`, a symlink to a file inside it is read, as a build does with --follow-symlinks.
+    """
     line = _Line({})
     try:
-        notes = _fill(line, path)
+        notes = _fill(line, path, root)
     except RecordError as error:
         return line.result(error.reason, error.message)
     except MemoryError:
@@ -89,12 +99,12 @@ def read_fields(path: Path) -> FileFields:
     return line.result("ok", "; ".join(notes))
 
 
-def _fill(line: _Line, path: Path) -> list[str]:
+def _fill(line: _Line, path: Path, root: Path | None) -> list[str]:
     """Fill in what the file says, and return what a user should know of it.
 
     Raises RecordError as a default build would.
     """
-    file = open_file(path)
+    file = open_file(path, root, follow_symlinks=root is not None)
     line.set("dialect", file.dialect.name)
     header = file.header()
     for name in _OF_HEADER:
@@ -103,10 +113,14 @@ def _fill(line: _Line, path: Path) -> list[str]:
     line.set("rate_hz", recording.rate_hz)
     line.set("n_leads", len(recording.leads_uv))
     line.set("seconds", recording.duration_s)
-    line.set("leads_usable", count_kept_leads(recording, TARGET))
+    kept = kept_leads(recording, TARGET)
+    line.set("leads_usable", kept.n)
     notes = list(recording.notes)
     if recording.unknown_leads:
-        notes.append(f"leads that are not read: {', '.join(recording.unknown_leads)}")
+        notes.append(unknown_leads_note(recording.unknown_leads))
+    if kept.out_of_range:
+        leads = ", ".join(kept.out_of_range)
+        notes.append(f"masked for samples beyond ±{MAX_ABS_UV / 1000} mV: {leads}")
     return notes
 
 

@@ -115,8 +115,9 @@ def _index(
         raise InputError(_nothing_found(walk.left_out))
     known.forget_others()
     n_unread = known.n_unread()
-    _read(known, places.base, n_files, n_unread, jobs, progress)
-    return summarise(known, n_files, n_unread, walk.left_out, places.needed_root)
+    batch = Batch(places.base, (), search.follow_symlinks)
+    _read(known, batch, n_files, n_unread, jobs, progress)
+    return summarise(known, n_files, n_unread, walk, places.needed_root)
 
 
 def _own_files(table: Path) -> list[str]:
@@ -134,14 +135,20 @@ def _counted(found: Iterable[FoundFile], progress: Progress | None) -> Iterator[
 
 
 def _read(
-    known: KnownFiles, base: str, n_files: int, n_unread: int, jobs: int, progress: Progress | None
+    known: KnownFiles,
+    batch: Batch,
+    n_files: int,
+    n_unread: int,
+    jobs: int,
+    progress: Progress | None,
 ) -> None:
-    """Read the files that are not known, and keep what they say as it comes in."""
+    """Read the files that are not known, in batches like `batch`, and keep what they say."""
     done, refused = n_files - n_unread, known.n_refused()
     if progress:
         progress(done, n_files, refused)
     committed = time.monotonic()
-    batches = (Batch(base, paths) for paths in _some_at_a_time(known.unread(), _BATCH))
+    some = _some_at_a_time(known.unread(), _BATCH)
+    batches = (batch._replace(paths=paths) for paths in some)
     with contextlib.closing(run_tasks(_read_batch, batches, jobs, _read_isolated)) as results:
         for paths, rows in results:
             known.put(paths, rows)
@@ -170,9 +177,9 @@ def _read_batch(batch: Batch) -> _Read:
 def _read_isolated(batches: Sequence[Batch]) -> Iterator[_Read]:
     """Read files one at a time in a process that may die."""
     with contextlib.closing(IsolatedProcess()) as process:
-        for base, paths in batches:
-            for path in paths:
-                rows = process.run(read_batch, Batch(base, [path]))
+        for batch in batches:
+            for path in batch.paths:
+                rows = process.run(read_batch, batch._replace(paths=[path]))
                 yield [path], rows or [died()]
 
 
@@ -200,7 +207,7 @@ def _nothing_found(left_out: LeftOut) -> str:
     """Say what is there instead of files that match."""
     endings = [f"{n:,} {name}" for name, n in left_out.endings.most_common()]
     others = [
-        (left_out.links, "symlinks (--follow-symlinks enters folders inside the root)"),
+        (left_out.links, "symlinks (--follow-symlinks follows those that stay inside the root)"),
         (left_out.stores, "stores"),
         (left_out.folders, "folders that cannot be read"),
         (left_out.names, "files with names that a manifest cannot hold"),

@@ -10,7 +10,7 @@ from typing import TypedDict
 from ecgprep.errors import InputError
 from ecgprep.header import COVARIATES
 from ecgprep.indexing.known import KnownFiles
-from ecgprep.indexing.walk import LeftOut
+from ecgprep.indexing.walk import Walk
 
 _LEFT_OUT = {
     "not_matched": "files that do not match --glob",
@@ -20,17 +20,26 @@ _LEFT_OUT = {
     "unreadable_folders": "folders that cannot be read",
 }
 
+_COHORT = "cohort"
+
+_SUGGESTED = ("age_years", "sex", "heart_rate_bpm", "qrs_ms", "qtc_ms")
+"""Covariates that the next command has, where most files have a value. The rest say much the same.
+"""
+
+_NO_BREAK = "\u00a0"
+
 
 class IndexSummary(TypedDict):
     """What an index found, ready for JSON.
 
-    `read_now` counts the files that were not known from an earlier run. `patients` are distinct
-    ids. `months` are the first and the last in which a file was acquired. `filled` says how many
-    files have a value, by column. `left_out` counts what was met and is not in the table. `root` is
-    the `--root` that a build needs.
+    `linked_files` are those of the files that are symlinks. `read_now` counts the files that were
+    not known from an earlier run. `patients` are distinct ids. `months` are the first and the last
+    in which a file was acquired. `filled` says how many files have a value, by column. `left_out`
+    counts what was met and is not in the table. `root` is the `--root` that a build needs.
     """
 
     files: int
+    linked_files: int
     read_now: int
     status: dict[str, int]
     dialects: dict[str, int]
@@ -42,11 +51,13 @@ class IndexSummary(TypedDict):
 
 
 def summarise(
-    known: KnownFiles, n_files: int, read_now: int, left_out: LeftOut, root: str | None
+    known: KnownFiles, n_files: int, read_now: int, walk: Walk, root: str | None
 ) -> IndexSummary:
     """Count what is in the table, and what is not."""
+    left_out = walk.left_out
     return IndexSummary(
         files=n_files,
+        linked_files=walk.n_linked,
         read_now=read_now,
         status=known.count("status"),
         dialects=known.count("dialect"),
@@ -68,30 +79,52 @@ def describe_index(table: Path, summary: IndexSummary) -> str:
     """Put a summary into words, and say how to go on."""
     filled, months = summary["filled"], summary["months"]
     lines = [
-        f"{table}: {summary['files']:,} files, {summary['read_now']:,} of them read now "
+        f"{table}: {_n_files(summary['files'])}, {summary['read_now']:,} of them read now "
         "(private: it identifies patients)",
-        f"status: {_listed(summary['status'])}",
-        f"dialects: {_listed(summary['dialects']) or 'none'}",
+        _wrapped(f"status: {_listed(summary['status'])}"),
+        _wrapped(f"dialects: {_listed(summary['dialects']) or 'none'}"),
         f"patients: {summary['patients']:,}; acquired: {' to '.join(months or ('not said',))}",
         _wrapped(f"files with a value: {_listed(filled)}"),
     ]
     left_out = {_LEFT_OUT[name]: n for name, n in summary["left_out"].items() if n}
     if left_out:
-        lines.append(f"not in the table: {_listed(left_out)}")
-    root = f" --root {shlex.quote(summary['root'])}" if summary["root"] else ""
-    lines.append(
-        "next: add a column `label`, save the table as cohort.csv beside this one, then run\n"
-        f"  ecgprep build cohort.csv cohort.zarr{root}"
-    )
+        lines.append(_wrapped(f"not in the table: {_listed(left_out)}"))
+    lines.append(_next_step(table, summary))
     return "\n".join(lines)
 
 
+def _next_step(table: Path, summary: IndexSummary) -> str:
+    """Say what to do with the table, and which command then builds a store of it."""
+    name = _COHORT if table.name != f"{_COHORT}.csv" else f"{_COHORT}-labelled"
+    manifest, store = table.with_name(f"{name}.csv"), table.with_name(f"{name}.zarr")
+    n_nameless = summary["files"] - summary["filled"]["patient_id"]
+    nameless = f" leave out the rows without a patient id ({n_nameless:,})," if n_nameless else ""
+    command = ["ecgprep", "build", str(manifest), str(store)]
+    covariates = [name for name in _SUGGESTED if 2 * summary["filled"][name] > summary["files"]]
+    if covariates:
+        command += ["--covariates", ",".join(covariates)]
+    if summary["root"]:
+        command += ["--root", summary["root"]]
+    if summary["linked_files"]:
+        command.append("--follow-symlinks")
+    return (
+        f"next: add a column `label`,{nameless} save as {manifest}, then run\n"
+        f"  {shlex.join(command)}"
+    )
+
+
+def _n_files(n: int) -> str:
+    return "1 file" if n == 1 else f"{n:,} files"
+
+
 def _wrapped(line: str) -> str:
-    return textwrap.fill(line, 90, subsequent_indent="  ", break_on_hyphens=False)
+    """Break a line at blanks, but not between a name and its count."""
+    wrapped = textwrap.fill(line, 90, subsequent_indent="  ", break_on_hyphens=False)
+    return wrapped.replace(_NO_BREAK, " ")
 
 
 def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+    return ", ".join(f"{name}{_NO_BREAK}{n:,}" for name, n in counts.items())
 
 
 def check_index(summary: IndexSummary) -> None:

@@ -10,7 +10,7 @@ import fnmatch
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -122,9 +122,10 @@ def is_inside(path: str, folder: str) -> bool:
 class Walk:
     """Find files below `places` whose name matches `glob`; upper and lower case are the same.
 
-    Iterate once; then `left_out` says what was met besides. Symlinks are counted, and with
-    `follow_symlinks` those to folders inside the base are entered, each real folder once. Stores
-    are not entered. `ignored` names files to pass over in silence, such as the table itself.
+    Iterate once; then `left_out` says what was met besides, and `n_linked` how many of the files
+    are symlinks. Symlinks are counted, and with `follow_symlinks` those to folders and files inside
+    the base are followed, so that each real folder and file is found once. Stores are not entered.
+    `ignored` names files to pass over in silence, such as the table itself.
     """
 
     def __init__(
@@ -135,23 +136,27 @@ class Walk:
         ignored: Collection[str] = (),
     ) -> None:
         self.left_out = LeftOut()
+        self.n_linked = 0
         self._places = places
         self._matches = re.compile(fnmatch.translate(glob.lower())).match
         self._follow_symlinks = follow_symlinks
         self._passed_over = {*places.files, *ignored}
         self._links: list[str] = []
+        self._file_links: list[str] = []
         self._walked = set(places.folders)
 
     def __iter__(self) -> Iterator[FoundFile]:
         """Yield the files, in no particular order."""
         for path in self._places.files:
-            yield from self._found(path, None)
+            yield from self._found(path)
         for folder in self._places.folders:
             yield from self._walk(folder, folder)
         while self._links:  # after all else, and in order: what is found is always the same
             links, self._links = sorted(self._links), []
             for link in links:
                 yield from self._follow(link)
+        for link in sorted(self._file_links):
+            yield from self._follow_to_file(link)
 
     def _follow(self, link: str) -> Iterator[FoundFile]:
         """Walk the folder behind a link, unless it was walked or lies outside the base."""
@@ -163,6 +168,23 @@ class Walk:
         walked_before = self._walked.copy()
         self._walked.add(real)
         yield from self._walk(link, real, walked_before)
+
+    def _follow_to_file(self, link: str) -> Iterator[FoundFile]:
+        """Yield the file behind a link, unless it is found otherwise or lies outside the base."""
+        real = os.path.realpath(link)
+        is_there = Path(real).is_file() and is_inside(real, self._places.base)
+        is_walked = any(is_inside(real, folder) for folder in self._walked)
+        is_known = is_walked and self._is_wanted(PurePath(real).name)
+        if not is_there or is_known or real in self._passed_over:
+            self.left_out.links += 1
+            return
+        self._passed_over.add(real)
+        self.n_linked += 1
+        yield from self._found(link, os.stat)
+
+    def _is_wanted(self, name: str) -> bool:
+        """Say whether a file of this name is one to read; `._x.xml` is what macOS leaves."""
+        return not name.startswith("._") and self._matches(name.lower()) is not None
 
     def _walk(self, top: str, real_top: str, walked: Collection[str] = ()) -> Iterator[FoundFile]:
         """Walk a folder, and none of `walked` again; `real_top` is its path without links."""
@@ -189,24 +211,29 @@ class Walk:
         if entry.path in self._passed_over:
             return
         if entry.is_symlink():
-            if self._follow_symlinks:
+            is_folder = os.path.isdir(entry.path)  # noqa: PTH112 - never raises
+            if self._follow_symlinks and is_folder:
                 self._links.append(entry.path)
+            elif self._follow_symlinks and self._is_wanted(entry.name):
+                self._file_links.append(entry.path)
             else:
                 self.left_out.links += 1
-        elif entry.name.startswith("._") or not self._matches(entry.name.lower()):
+        elif not self._is_wanted(entry.name):
             ending = PurePath(entry.name.lower()).suffix
             self.left_out.endings[ending if ending in _KNOWN_ENDINGS else "other"] += 1
         else:
-            yield from self._found(entry.path, entry)
+            yield from self._found(entry.path, lambda _: entry.stat(follow_symlinks=False))
 
-    def _found(self, path: str, entry: os.DirEntry[str] | None) -> Iterator[FoundFile]:
+    def _found(
+        self, path: str, stat_of: Callable[[str], os.stat_result] = os.lstat
+    ) -> Iterator[FoundFile]:
         """Yield a file with its stamp; one that is gone already has none."""
         shown = self._places.shown(path)
         if not _fits_a_manifest(shown):
             self.left_out.names += 1
             return
         try:
-            status = entry.stat(follow_symlinks=False) if entry else os.lstat(path)
+            status = stat_of(path)
         except OSError:
             yield FoundFile(shown, -1, -1)
         else:

@@ -104,12 +104,16 @@ def parse_file(data: bytes) -> VendorFile:
     return VendorFile(root, DIALECTS[name], notes)
 
 
-def open_file(path: str | os.PathLike[str], root: Path | None = None) -> VendorFile:
+def open_file(
+    path: str | os.PathLike[str], root: Path | None = None, follow_symlinks: bool = False
+) -> VendorFile:
     """Read and parse one vendor file. With `root`, its folder must lie inside that one.
+
+    With `follow_symlinks` as well, a symlink to a file inside the root is read.
 
     Raises RecordError when the file is missing, not regular, not XML or of an unknown format.
     """
-    return parse_file(read_regular(Path(path), root))
+    return parse_file(read_regular(Path(path), root, follow_symlinks))
 
 
 def read_bytes(data: bytes) -> Recording:
