@@ -590,7 +590,9 @@ def test_the_next_command_is_one_that_works(folder):
     (folder / "export/a.xml").symlink_to("../stock/a.xml")
     for i in range(20):  # files without measurements
         path = folder / f"export/{i}.xml"
-        path.write_bytes(ecg(100 + i).replace(b"QRSDuration", b"Other").replace(b"VentricularRate", b"O"))
+        path.write_bytes(
+            ecg(100 + i).replace(b"QRSDuration", b"Other").replace(b"VentricularRate", b"O")
+        )
     done = command("index", "export", "-o", "my tables/ecg.csv", "--root", ".", "--follow-symlinks")
     frame = pd.read_csv("my tables/ecg.csv", dtype={"patient_id": str})
     frame = frame[frame["patient_id"].notna()]
