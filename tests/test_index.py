@@ -471,6 +471,7 @@ def test_a_bug_keeps_what_was_read_and_names_no_file(folder, monkeypatch):
         ({"exports": "absent"}, "EXPORT number 1 of 1 does not exist"),
         ({"exports": ["export", "absent", "lost"]}, "EXPORT number 2, 3 of 3 does not exist"),
         ({"exports": "export", "root": "export/a"}, "EXPORT number 1 of 1 lies outside --root"),
+        ({"exports": "export", "root": "absent"}, "The folder that --root names does not exist"),
         ({"exports": "export", "glob": "*.dcm"}, f"Found: {N_FILES + 1} .xml, 1 .pdf."),
         ({"exports": []}, "must name at least one folder or file"),
         ({"exports": "export", "jobs": 0}, "jobs"),

@@ -76,8 +76,8 @@ def locate(exports: Sequence[Path], root: Path | None, table: Path | None) -> Pl
     That is `root`; else the folder of the table, if it holds every export; else nothing.
 
     Raises:
-        InputError: for an export that does not exist or lies outside `root`. It is named by its
-            position, as its name may be a patient's.
+        InputError: for a `root` that does not exist, and for an export that does not or lies
+            outside it. It is named by its position, as its name may be a patient's.
     """
     real = [os.path.realpath(export) for export in exports]
     missing = [str(i) for i, path in enumerate(real, 1) if not os.path.lexists(path)]
@@ -90,6 +90,8 @@ def locate(exports: Sequence[Path], root: Path | None, table: Path | None) -> Pl
     common = _common_folder(real)
     if root is not None:
         base = os.path.realpath(root)
+        if not Path(base).is_dir():
+            raise InputError("The folder that --root names does not exist. Correct it.")
         outside = [str(i) for i, path in enumerate(real, 1) if not is_inside(path, base)]
         if outside:
             raise InputError(
