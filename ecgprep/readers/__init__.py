@@ -113,7 +113,7 @@ def open_file(
 
     Raises RecordError when the file is missing, not regular, not XML or of an unknown format.
     """
-    return parse_file(read_regular(Path(path), root, follow_symlinks))
+    return parse_file(read_regular(path, root, follow_symlinks))
 
 
 def read_bytes(data: bytes) -> Recording:

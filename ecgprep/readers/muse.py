@@ -156,11 +156,11 @@ def _lead_uv(part: dict[str, str], name: str, start: dict[str, str | None]) -> N
     uv_per_count = _uv_per_count(part, name)
     baseline_text = part.get("FirstSampleBaseline", "").strip() or "0"
     baseline = number(baseline_text, f"lead {name}: FirstSampleBaseline", "bad_waveform")
-    counts = np.frombuffer(data, "<i2").astype(np.float64)
+    counts = np.frombuffer(data, "<i2")
     if baseline:
-        counts -= baseline
-    counts *= uv_per_count
-    return counts
+        counts = np.subtract(counts, baseline, dtype=np.float64)
+    uv: NDArray[np.float64] = np.multiply(counts, uv_per_count, dtype=np.float64)
+    return uv
 
 
 def _decode(part: dict[str, str], name: str) -> bytes:

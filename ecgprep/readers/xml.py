@@ -63,7 +63,9 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _NOT_REGULAR = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
-def read_regular(path: Path, root: Path | None = None, follow_symlinks: bool = False) -> bytes:
+def read_regular(
+    path: str | os.PathLike[str], root: Path | None = None, follow_symlinks: bool = False
+) -> bytes:
     """Return the bytes of a regular file of at most MAX_FILE_BYTES.
 
     It never blocks. With `root`, the folder that holds the file must lie inside it once symlinks
@@ -75,7 +77,7 @@ def read_regular(path: Path, root: Path | None = None, follow_symlinks: bool = F
     """
     try:
         if root is not None and follow_symlinks:
-            path = Path(os.path.realpath(path))
+            path = os.path.realpath(path)
         if root is not None and not _leads_inside(os.path.dirname(path), str(root)):
             raise RecordError(
                 "not_regular",
