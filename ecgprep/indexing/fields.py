@@ -7,14 +7,12 @@ What its header says is kept wherever the XML can be parsed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 from ecgprep.conform import Conformity, kept_leads
 from ecgprep.errors import RecordError
-from ecgprep.header import MEASUREMENTS, Header
-from ecgprep.leads import unknown_leads_note
+from ecgprep.header import MEASUREMENTS
 from ecgprep.readers import open_file
 from ecgprep.store.format import MAX_ABS_UV
 from ecgprep.workers import READER_DIED, READER_OUT_OF_MEMORY
@@ -42,8 +40,6 @@ NUMBERS = ("age_years", "rate_hz", "n_leads", "leads_usable", "seconds", *MEASUR
 TARGET = Conformity()
 """What a build asks of a recording, unless it is told otherwise."""
 
-_OF_HEADER = tuple(field.name for field in fields(Header))
-
 FileFields = tuple[str, ...]
 """The columns of one file from patient_id on."""
 
@@ -59,20 +55,8 @@ class Batch(NamedTuple):
     follow_symlinks: bool = False
 
 
-@dataclass
-class _Line:
-    """The columns of a file as they become known."""
-
-    values: dict[str, str]
-
-    def set(self, name: str, value: str | float | None) -> None:
-        """Keep a value; whole numbers have no decimals, and -0 is 0."""
-        if value is not None:
-            self.values[name] = value if isinstance(value, str) else f"{value + 0.0:.10g}"
-
-    def result(self, status: str, message: str = "") -> FileFields:
-        self.values |= {"status": status, "message": message}
-        return tuple(self.values.get(name, "") for name in COLUMNS[1:])
+Values = dict[str, str | float | None]
+"""Column -> what is known of a file so far."""
 
 
 def read_batch(batch: Batch) -> list[FileFields]:
@@ -86,38 +70,34 @@ def read_fields(path: Path, root: Path | None = None) -> FileFields:
 
     With `root`, a symlink to a file inside it is read, as a build does with --follow-symlinks.
     """
-    line = _Line({})
+    values: Values = {}
     try:
-        notes = _fill(line, path, root)
+        notes = _fill(values, path, root)
     except RecordError as error:
-        return line.result(error.reason, error.message)
+        return _as_text(values, error.reason, error.message)
     except MemoryError:
-        return line.result("reader_crashed", READER_OUT_OF_MEMORY)
+        return _as_text(values, "reader_crashed", READER_OUT_OF_MEMORY)
     except Exception as error:  # our bug: say which file without naming it
         error.add_note(f"while reading a file of {path.lstat().st_size:,} bytes")
         raise
-    return line.result("ok", "; ".join(notes))
+    return _as_text(values, "ok", "; ".join(notes))
 
 
-def _fill(line: _Line, path: Path, root: Path | None) -> list[str]:
+def _fill(values: Values, path: Path, root: Path | None) -> list[str]:
     """Fill in what the file says, and return what a user should know of it.
 
     Raises RecordError as a default build would.
     """
     file = open_file(path, root, follow_symlinks=root is not None)
-    line.set("dialect", file.dialect.name)
-    header = file.header()
-    for name in _OF_HEADER:
-        line.set(name, getattr(header, name))
+    values["dialect"] = file.dialect.name
+    values |= vars(file.header())  # its fields have the names of columns
     recording = file.recording()
-    line.set("rate_hz", recording.rate_hz)
-    line.set("n_leads", len(recording.leads_uv))
-    line.set("seconds", recording.duration_s)
+    values["rate_hz"] = recording.rate_hz
+    values["n_leads"] = len(recording.leads_uv)
+    values["seconds"] = recording.duration_s
     kept = kept_leads(recording, TARGET)
-    line.set("leads_usable", kept.n)
+    values["leads_usable"] = kept.n
     notes = list(recording.notes)
-    if recording.unknown_leads:
-        notes.append(unknown_leads_note(recording.unknown_leads))
     if kept.out_of_range:
         leads = ", ".join(kept.out_of_range)
         notes.append(f"masked for samples beyond ±{MAX_ABS_UV / 1000} mV: {leads}")
@@ -126,4 +106,17 @@ def _fill(line: _Line, path: Path, root: Path | None) -> list[str]:
 
 def died() -> FileFields:
     """Return the fields of a file that killed the process that read it."""
-    return _Line({}).result("reader_crashed", READER_DIED)
+    return _as_text({}, "reader_crashed", READER_DIED)
+
+
+def _as_text(values: Values, status: str, message: str = "") -> FileFields:
+    """Return the columns from patient_id on; what is not known is empty."""
+    of_file = [_text(values.get(name)) for name in COLUMNS[1:-2]]
+    return (*of_file, status, message)
+
+
+def _text(value: str | float | None) -> str:
+    """Write a number without needless decimals; -0 is 0, and None is empty."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value + 0.0:.10g}"
