@@ -127,20 +127,15 @@ def test_values_are_those_of_the_header_also_of_a_refused_recording(folder, monk
     assert row["acquired_at"] == HEADER.acquired_at
 
 
-def test_repairs_and_unknown_leads_of_a_good_file_are_said(folder, monkeypatch):
-    def read(root):
-        recording = muse.read(root)
-        changes = {"notes": ("repaired this", "and that"), "unknown_leads": ("V9", "X")}
-        return type(recording)(**(vars(recording) | changes))
-
-    monkeypatch.setitem(
-        ecgprep.readers.DIALECTS, "RestingECG", Dialect("muse", read, muse.read_header)
-    )
+def test_repairs_and_unknown_leads_of_a_good_file_are_said_once(folder):
+    data = ecg(10).replace(b"<LeadID>V6<", b"<LeadID>XYZ<")
+    Path("export", "a.xml").write_bytes(data.replace(b"<PatientID>", b"<PatientID>\0"))
     ecgprep.write_index("export/a.xml", "ecg.csv")
     (row,) = rows(folder / "ecg.csv")
-    assert row["status"] == "ok"
-    assert row["message"].startswith("repaired this; and that; ")
-    assert row["message"].endswith("2 leads with unknown names are left out: V9, X")
+    assert (row["status"], row["n_leads"], row["leads_usable"]) == ("ok", "7", "7")
+    repair, unknown = row["message"].split("; ")
+    assert "control" in repair or "NUL" in repair
+    assert unknown == "1 lead with an unknown name is left out: XYZ"
 
 
 def test_a_lead_that_is_masked_as_out_of_range_is_said(folder, monkeypatch):
