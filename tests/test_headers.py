@@ -188,6 +188,10 @@ def test_units_are_converted_or_refused(name, text, unit, expected):
         ("13-04-2019", ""),  # a day cannot be first
         ("02-30-2019", ""),
         ("03/04/2019", ""),  # written in either order
+        ("04-MAR-2019", "2019-03-04"),
+        ("4-mar-2019", "2019-03-04"),
+        ("31-FEB-2019", ""),
+        ("04-MÄR-2019", ""),
         ("03-04-19", ""),
         ("XX-XX-XXXX", ""),
         ("03-04-1899", "1899-03-04"),  # a birth
@@ -214,6 +218,8 @@ def test_dates_of_muse(text, expected):
         ("2019-03-04T08:15:00.00", "2019-03-04T08:15:00"),
         ("2019-03-04T08:15:00+01:00", "2019-03-04T08:15:00+01:00"),
         ("2019-03-04T08:15:00Z", "2019-03-04T08:15:00Z"),
+        ("2019-03-04T08:15:00-03", "2019-03-04T08:15:00-03:00"),
+        ("20190304081500+05", "2019-03-04T08:15:00+05:00"),
         ("2019-03-04 08:15:00 +0100", "2019-03-04T08:15:00+01:00"),
         ("2019-03-04T08:15:00+1500", "2019-03-04"),  # no such zone
         ("20190304", "2019-03-04"),
@@ -291,6 +297,8 @@ def test_an_age_is_stated_or_from_birth(stated, birth, acquired, expected):
 def test_ids_and_sexes_are_those_of_the_file():
     ids = [" 007 ", "\ufeff12 ", "\u00a0A-1\u200b", "---", "?", "UNK", "n/a", "", None, "Ä 1"]
     assert [identifier(text) for text in ids] == ["007", "12", "A-1", *[""] * 6, "Ä 1"]
+    on_two_lines = ["7\n8", "7 \r\n\t8", "\t7\x7f8\n", "7  8"]
+    assert [identifier(text) for text in on_two_lines] == ["7 8", "7 8", "7 8", "7  8"]
     sexes = ["F", "female", "FEMALE", "M", " Male ", "UN", "U", "1", "", None]
     assert [sex_of(text) for text in sexes] == [*"FFFMM", *[""] * 5]
 

@@ -67,6 +67,9 @@ OLDEST_YEARS = 130
 CHILD_YEARS = 2
 """Below this age decimals count; from it on, carts state completed years, and so do we."""
 
+_BREAK = re.compile(r"[\x00-\x1f\x7f]")
+"""A line break, tab or DEL: a manifest refuses an id that holds one."""
+_BLANKS = re.compile(r"[\x00-\x20\x7f]+")
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 _NOT_IDS = {"UNK", "NA", "N/A"}
 _SEXES = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M"}
@@ -76,7 +79,9 @@ _COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)", re.ASCII)
 _MDY = re.compile(r"(\d{1,2})-(\d{1,2})-(\d{4})", re.ASCII)
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?", re.ASCII)
 _COMPACT_CLOCK = re.compile(r"(\d\d)(\d\d)(?:(\d\d)(?:\.(\d{1,9}))?)?", re.ASCII)
-_ZONE = re.compile(r"(Z|[+-](?:0\d|1[0-4]):?[0-5]\d)$", re.ASCII)
+_DMY = re.compile(r"(\d{1,2})-([a-z]{3})-(\d{4})", re.ASCII | re.IGNORECASE)
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_ZONE = re.compile(r"(Z|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?)$", re.ASCII)
 
 
 def child(parent: Element | None, name: str) -> Element | None:
@@ -118,9 +123,11 @@ def _in_any_namespace(names: tuple[str, ...]) -> tuple[str, ...]:
 def identifier(text: str | None) -> str:
     """Return an id as the file has it, without white space and invisible marks around it.
 
-    What holds no letter or digit (`---`, `?`), or says that there is none, is no id.
+    What stands on two lines, which no manifest can hold, is put on one. What holds no letter or digit (`---`, `?`), or says that there is none, is no id.
     """
     stripped = _trim(text)
+    if _BREAK.search(stripped):
+        stripped = _trim(_BLANKS.sub(" ", stripped))
     is_id = any(map(str.isalnum, stripped)) and stripped.upper() not in _NOT_IDS
     return stripped if is_id else ""
 
@@ -236,12 +243,18 @@ def iso_date(text: str | None) -> str:
 
 
 def us_date(text: str | None) -> str:
-    """Return the ISO date of `MM-DD-YYYY` or `YYYY-MM-DD`; "" for anything else.
+    """Return the ISO date of `MM-DD-YYYY`, `DD-MMM-YYYY` or `YYYY-MM-DD`; "" for anything else.
 
-    The day is never first: where the month is above 12, the date is not understood.
+    The day is only first where the month is a name: where the month is above 12, the date is not
+    understood.
     """
-    match = _MDY.fullmatch((text or "").strip())
-    return _iso(match[3], match[1], match[2]) if match else iso_date(text)
+    stripped = (text or "").strip()
+    if match := _MDY.fullmatch(stripped):
+        return _iso(match[3], match[1], match[2])
+    match = _DMY.fullmatch(stripped)
+    if match and (month := match[2].lower()) in _MONTHS:
+        return _iso(match[3], str(_MONTHS.index(month) + 1), match[1])
+    return iso_date(stripped)
 
 
 def clock_time(text: str | None) -> str:
@@ -272,15 +285,15 @@ def moment(on: str, at: str) -> str:
 
 
 def timestamp(text: str | None) -> str:
-    """Return ISO 8601 for `YYYYMMDD[HHMM[SS[.f]]][+ZZZZ]` (HL7) or ISO 8601 itself.
+    """Return ISO 8601 for `YYYYMMDD[HHMM[SS[.f]]][+ZZ[ZZ]]` (HL7) or ISO 8601 itself.
 
     A zone stays where there is a time. A time that is not understood leaves the date, and a date
     that is not understood leaves nothing.
     """
     on, at, zone = _split(text)
     time = clock_time(at)
-    if time and len(zone) == 5:
-        zone = f"{zone[:3]}:{zone[3:]}"
+    if time and zone != "Z":
+        zone = f"{zone[:3]}:{zone[3:].lstrip(':') or '00'}" if zone else ""
     return moment(iso_date(on), f"{time}{zone}" if time else "")
 
 

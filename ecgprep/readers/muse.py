@@ -236,9 +236,9 @@ def read_header(root: Element) -> Header:
         element                           meaning             unit, or accepted
         PatientDemographics/PatientID     patient
           PatientAge, AgeUnits            age                 YEARS, MONTHS, WEEKS, DAYS, HOURS
-          DateofBirth                     age, if not above   MM-DD-YYYY
+          DateofBirth                     age, if not above   MM-DD-YYYY, DD-MMM-YYYY
           Gender                          sex                 MALE, FEMALE
-        TestDemographics/AcquisitionDate  day                 MM-DD-YYYY; `XX-XX-XXXX` is masked
+        TestDemographics/AcquisitionDate  day                 the same; `XX-XX-XXXX` is masked
           AcquisitionTime                 time                HH:MM:SS
         RestingECGMeasurements            as confirmed
           VentricularRate                 rate                bpm
