@@ -340,7 +340,7 @@ def test_mortara_equals_ecgdatakit_and_ecg2dcm(uv, tmp_path):
         ('(<CHANNEL [^>]*)SAMPLE_FREQ="500"', r"\1", "bad_rate"),
         ('(<CHANNEL [^>]*)BITS="16"', r'\1BITS="32"', "bad_waveform"),
         ('(<CHANNEL [^>]*)FORMAT="SIGNED"', r'\1FORMAT="UNSIGNED"', "bad_waveform"),
-        ('(<CHANNEL [^>]*)ENCODING="BASE64"', r"\1", "bad_waveform"),
+        ('(<CHANNEL [^>]*)ENCODING="BASE64"', r'\1ENCODING="HEX"', "bad_waveform"),
         ('(<CHANNEL [^>]*)DURATION="5000"', r'\1DURATION="4999"', "bad_waveform"),
         ('(<CHANNEL [^>]*)DATA="....', r'\1DATA="', "bad_waveform"),
         ('(<CHANNEL [^>]*)NAME="II"', r'\1NAME="I"', "bad_waveform"),
@@ -358,13 +358,15 @@ def test_other_file_whose_root_is_ecg_is_of_an_unknown_format():
 
 
 def test_mortara_variants_are_read(uv):
-    """DURATION in milliseconds or absent, no OFFSET, data as text instead of an attribute."""
+    """Without what other readers take for granted, in milliseconds, as text, in a namespace."""
     data = mortara(uv, 500, "X")
     expected = read_bytes(data).leads_uv
     for old, new in (
         ('DURATION="5000"', 'DURATION="10000"'),
         ('DURATION="5000"', ""),
         ('OFFSET="0"', ""),
+        ('(<CHANNEL [^>]*)BITS="16" FORMAT="SIGNED" ([^>]*)ENCODING="BASE64"', r"\1\2"),
+        ("<ECG ", '<ECG xmlns="urn:eli-link" '),
         ('(<CHANNEL [^>]*) DATA="([^"]*)"/>', r"\1>\2</CHANNEL>"),
         ("</ECG>", '<CHANNEL NAME="RESP" SAMPLE_FREQ="50" DATA="?"/></ECG>'),
     ):
@@ -386,6 +388,20 @@ def test_mortara_header_from_demographic_fields():
     assert (header.patient_id, header.acquired_at) == ("B8", "2001-02-03T04:05:06")
     assert (header.age_years, header.sex) == (1.5, "M")
     assert [getattr(header, name) for name in MEASUREMENTS] == [None] * 8
+
+
+@pytest.mark.parametrize(
+    ("attributes", "qtc_ms"),
+    [
+        ('QTB="469" QTF="464" QTC="463"', 469),
+        ('QTF="464" QTC="463"', 463),
+        ('QTF="464"', None),
+        ('QTB="0" QTC="463"', 463),
+    ],
+)
+def test_mortara_qtc_is_bazetts_or_the_one_without_a_formula(attributes, qtc_ms):
+    header = parse_file(f"<ECG><TYPICAL_CYCLE {attributes}/></ECG>".encode()).header()
+    assert header.qtc_ms == qtc_ms
 
 
 @pytest.mark.parametrize(

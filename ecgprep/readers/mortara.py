@@ -8,14 +8,14 @@ on, which were written for real exports.
       @NAME                  name                         yes       standard names, any case
       @UNITS_PER_MV          counts of 1 mV               yes       above 0
       @SAMPLE_FREQ           rate, Hz                     yes       the same for all leads
-      @BITS                  bits of a sample             yes       16
-      @FORMAT                kind of number               yes       SIGNED
-      @ENCODING              how DATA is written          yes       BASE64
+      @BITS                  bits of a sample             no        16
+      @FORMAT                kind of number               no        SIGNED
+      @ENCODING              how DATA is written          no        BASE64
       @DURATION              samples, or milliseconds     no        what was found
       @OFFSET                unknown                      no        0
       @DATA, or the text     samples                      no        little-endian signed 16-bit
 
-µV = count x 1000 / UNITS_PER_MV. A lead without samples is a missing lead.
+µV = count x 1000 / UNITS_PER_MV. A lead without samples is a missing lead. Any namespace will do.
 An OFFSET other than 0 is refused: BRAVEHEART adds it to the counts, the others ignore it, and no
 known export has one. TYPICAL_CYCLE holds mean beats and is never read.
 """
@@ -43,6 +43,7 @@ from ecgprep.readers.header_fields import (
     child,
     identifier,
     iso_date,
+    measurement,
     measurements,
     sex_of,
     stated_age,
@@ -57,8 +58,8 @@ FORMAT = {"BITS": "16", "FORMAT": "SIGNED", "ENCODING": "BASE64"}
 
 def read(root: Element) -> Recording:
     """Read the rhythm. Raises RecordError for anything that the table above does not allow."""
-    channels = root.findall("CHANNEL")
-    if not channels and root.find("TYPICAL_CYCLE") is None:
+    channels = root.findall("{*}CHANNEL")
+    if not channels and root.find("{*}TYPICAL_CYCLE") is None:
         raise RecordError(
             "unknown_format",
             "the root element is ECG, but without CHANNEL it is no Mortara ELI Link file",
@@ -104,8 +105,8 @@ def _lead_uv(channel: Element, name: str) -> Microvolts:
 
 def _check_format(channel: Element, name: str) -> None:
     for attribute, only in FORMAT.items():
-        found = channel.get(attribute)
-        if (found or "").strip().upper() != only:
+        found = (channel.get(attribute) or "").strip()
+        if found and found.upper() != only:
             raise RecordError(
                 "bad_waveform", f"lead {name}: {attribute} must be {only}; found {describe(found)}"
             )
@@ -147,10 +148,13 @@ def read_header(root: Element) -> Header:
       @VALUE, @UNITS                         its value
     TYPICAL_CYCLE                            of the mean beat
       @PR_DURATION, @QRS_DURATION, @QT       intervals         ms
-      @QTC                                   QTc               ms; the correction is unknown
+      @QTB                                   QTc (Bazett)      ms
+      @QTC                                   QTc, if not above ms; the correction is unknown
       @P_AXIS, @QRS_AXIS, @T_AXIS            axes              degrees
     """
     cycle = _attributes(child(root, "TYPICAL_CYCLE"))
+    if measurement("qtc_ms", cycle.get("QTB")) is not None:
+        cycle["QTC"] = cycle["QTB"]  # how the QTC itself was corrected is unknown
     subject = _attributes(child(root, "SUBJECT"))
     fields = _demographic_fields(root)
     acquired_at = timestamp(root.get("ACQUISITION_TIME_XML"))
