@@ -56,6 +56,11 @@ REPAIRED = {
     "Ctrl-Z at the end": (b"<r>x</r>\r\n\x1a", "x", "1 NUL or Ctrl-Z"),
     "NUL after UTF-16": ("<r>x</r>\0\0".encode("utf-16"), "x", "2 NUL or Ctrl-Z"),
     "Ctrl-Z after UTF-16": ("<r>xx</r>".encode("utf-16") + b"\x1a", "xx", ""),
+    "half a pair in UTF-16": (
+        "<r>M\ud83dx</r>".encode("utf-16", "surrogatepass"),
+        "M\ufffdx",
+        "1 half character",
+    ),
     "control character": (b"<r>a\x0bb\x00</r>", "a\ufffdb\ufffd", "2 control characters"),
     "not a character": ("<r>\ufffe\uffff</r>".encode(), "\ufffd\ufffd", "2 control"),
     "reference": (b"<r>&#11;&#x0B;&#0;&#x1f;</r>", "\ufffd" * 4, "4 references to a"),

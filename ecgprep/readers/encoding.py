@@ -40,7 +40,6 @@ _SUPERSETS = {
 
 _OTHER_NAMES = {
     "windows-31j": "cp932",
-    "x-sjis": "cp932",
     "iso-8859-8-i": "iso8859-8",
     "unicode": "utf-16",
 }
@@ -192,8 +191,8 @@ def codec_of(name: str) -> Codec:
 
 
 def _lookup(name: str) -> str | None:
-    """Return Python's name of a codec; `windows-874` and its like are there as `cp874`."""
-    lower = name.lower()
+    """Return Python's name of a codec; `x-windows-874` and its like are there as `cp874`."""
+    lower = name.lower().removeprefix("x-")
     for spelling in (_OTHER_NAMES.get(lower, lower), lower.replace("windows-", "cp")):
         try:
             return codecs.lookup(spelling).name.replace("_", "-")

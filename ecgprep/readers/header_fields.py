@@ -123,7 +123,8 @@ def _in_any_namespace(names: tuple[str, ...]) -> tuple[str, ...]:
 def identifier(text: str | None) -> str:
     """Return an id as the file has it, without white space and invisible marks around it.
 
-    What stands on two lines, which no manifest can hold, is put on one. What holds no letter or digit (`---`, `?`), or says that there is none, is no id.
+    What stands on two lines, which no manifest can hold, is put on one. What holds no letter or
+    digit (`---`, `?`), or says that there is none, is no id.
     """
     stripped = _trim(text)
     if _BREAK.search(stripped):

@@ -8,6 +8,7 @@ people typed:
     an encoding name that Python does not know        UTF-8
     NUL or Ctrl-Z after the end of the document       nothing
     characters that XML forbids, also as `&#11;`      U+FFFD, the replacement character
+    half of a pair of surrogates in UTF-16            the same
     an ampersand that begins no reference, `&nbsp;`   the text that it is
 
 A repair never makes a number or a waveform of damaged ones. Whatever is put in is a character that
@@ -39,6 +40,7 @@ It also limits the comments, sections and instructions of a document with ampers
 _REPLACEMENT = "\ufffd"
 _AFTER_THE_END = b"\0\x1a \t\r\n"
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """What `surrogateescape` makes of a byte that cannot be decoded."""
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
@@ -85,7 +87,7 @@ def _decoded(data: bytes, notes: list[str]) -> bytes:
         whole = _without_odd_end(document, codec)
         if whole != document:
             notes.append("1 byte after the end left out")
-        return encoded(whole.decode(codec.name))
+        return encoded(_wide_text(whole, codec.name, notes))
     text = document.decode(codec.name, "surrogateescape")
     text, n = _UNDECODED.subn(_windows_1252, text, count=MAX_REPAIRS + 1)
     if n:
@@ -93,6 +95,19 @@ def _decoded(data: bytes, notes: list[str]) -> bytes:
         name = codec.name.upper()
         notes.append(f"{_limited(n):,} {noun} not {name} read as Windows-1252")
     return encoded(text)
+
+
+def _wide_text(document: bytes, codec: str, notes: list[str]) -> str:
+    """Decode a document; half of a pair that stands alone in UTF-16 is no character."""
+    if not codec.startswith("utf-16"):
+        return document.decode(codec)
+    text, n = _LONE_SURROGATE.subn(
+        _REPLACEMENT, document.decode(codec, "surrogatepass"), count=MAX_REPAIRS + 1
+    )
+    if n:
+        noun = "half character" if n == 1 else "half characters"
+        notes.append(f"{_limited(n):,} {noun} of UTF-16 read as U+FFFD")
+    return text
 
 
 def _without_odd_end(document: bytes, codec: Codec) -> bytes:
