@@ -17,14 +17,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ecgfit.models.arguments import ModelName, check_model_args
 from ecgprep.errors import InputError
+from ecgprep.files.strict_yaml import StrictLoader, read_yaml
 
 RECORDED = "recorded"
 """Key of config.yaml under which a run notes its store, versions and device.
 
 It is ignored when the file is used again.
 """
-
-MAX_CONFIG_BYTES = 100_000
 
 
 def usable_cores() -> int:
@@ -275,53 +274,13 @@ class TrainConfig(BaseModel):
         return self.model_copy(update=changes)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a repeated key, where the last would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        repeated = {str(key) for key in keys if keys.count(key) > 1}
-        if repeated:
-            names = ", ".join(sorted(repeated))
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key given twice: {names}", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
 def read_settings(path: Path) -> dict[str, Any]:
     """Read the settings that a YAML file gives, unchecked. Raises InputError."""
-    values = _parse_yaml(_read_file(path), path.name)
+    values = read_yaml(path, "Config")
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"Config {path.name} must be a mapping of settings, such as `lr: 0.001`.")
     values.pop(RECORDED, None)
     return values
-
-
-def _read_file(path: Path) -> bytes:
-    too_large = f"Config {path.name} is larger than {MAX_CONFIG_BYTES:,} bytes."
-    try:
-        if path.exists() and not path.is_file():  # reading a FIFO would wait for ever
-            raise InputError(f"Config {path.name} is not a regular file.")
-        if path.exists() and path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError(too_large)
-        data = path.read_bytes()
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise InputError(f"Config {path.name} cannot be read ({reason}).") from None
-    if len(data) > MAX_CONFIG_BYTES:
-        raise InputError(too_large)
-    return data
-
-
-def _parse_yaml(data: bytes, name: str) -> Any:
-    try:
-        return yaml.load(data, _StrictLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        detail = getattr(error, "problem", None) or type(error).__name__
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"Config {name}{line} is not valid YAML: {detail}.") from None
 
 
 def parse_settings(items: Sequence[str]) -> dict[str, Any]:
@@ -334,7 +293,7 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
                 "--set takes key=value, each key once, such as --set label_smoothing=0.1."
             )
         try:
-            value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+            value = yaml.load(text, StrictLoader)  # noqa: S506 - a SafeLoader
         except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"--set {key[:40]}: the value is not valid YAML.") from None
         # YAML reads 1e-4 as text; the fields' own types decide.
