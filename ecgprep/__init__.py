@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "build",
     "build_part",
+    "cohort",
     "describe_machine",
     "finalise",
     "index",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ecgprep.api import (
         build,
         build_part,
+        cohort,
         describe_machine,
         finalise,
         index,

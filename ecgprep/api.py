@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect as inspection
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -187,6 +188,78 @@ def plan(manifest: str | Path | pd.DataFrame, store: str | Path, **options: Any)
     planned = _make_plan(manifest, store, defaults | options)
     plan_store(planned)
     return planned
+
+
+def cohort(
+    task: str | Path | Mapping[str, Any],
+    *,
+    ecg: str | Path | pd.DataFrame,
+    echo: str | Path | pd.DataFrame,
+    therapy: str | Path | pd.DataFrame | None = None,
+    followup: str | Path | pd.DataFrame | None = None,
+    labs: str | Path | pd.DataFrame | None = None,
+    patients: str | Path | pd.DataFrame | None = None,
+    out: str | Path | None = None,
+    keep_dates: bool = False,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Turn tables of therapy, echocardiograms and follow-up into a labelled manifest.
+
+    The task says when the clock starts, which ECG counts and what an event is; docs/cohort.md has
+    the rules. Tables are CSV or Parquet files, or DataFrames.
+
+    Example:
+        >>> rows = ecgprep.cohort("task.yaml", ecg="ecg.csv", echo="echo.csv",
+        ...     therapy="therapy.csv", out="cohort.csv")
+
+    Args:
+        task: YAML file, or a mapping, with the task.
+        ecg: Table of ECGs, as `ecgprep index` writes it: patient_id, path_xml, acquired_at.
+        echo: Table of echocardiograms: patient_id, date, lvef, and gls if there is one.
+        therapy: Table of doses: patient_id, date, drug, and dose_mg_m2 if it is known.
+        followup: Table of follow-up: patient_id, last_seen, and died, the date of death.
+        labs: Table of biomarkers: patient_id, date, name, value, and upper_limit if it is known.
+        patients: Table of further columns of a patient, carried into the manifest.
+        out: CSV file to write, such as cohort.csv. The status of every patient and the task go
+            beside it, to cohort.status.csv and cohort.task.yaml.
+        keep_dates: Add the dates of index and ECG to the manifest.
+        overwrite: Replace files even if they are not such results.
+
+    Returns:
+        The manifest: one row for each kept ECG, sorted by patient. Its `attrs` hold `counts`, the
+        patients by status, and `task_file`, from which `build` takes the task.
+
+    Raises:
+        InputError: for what is wrong with the task or the tables, all faults together, and where
+            no ECG has a label. Nothing is written.
+        TargetExists: if a file exists and is not such a result.
+        NoSpace: if the disk is full.
+    """
+    tables = {
+        "ecg": ecg,
+        "echo": echo,
+        "therapy": therapy,
+        "followup": followup,
+        "labs": labs,
+        "patients": patients,
+    }
+    from ecgprep.cohorts.carried import task_file
+    from ecgprep.cohorts.outputs import output_paths, write_cohort
+    from ecgprep.cohorts.run import make_cohort
+    from ecgprep.cohorts.task import read_task
+
+    given = read_task(task)
+    inputs = [Path(path) for path in (task, *tables.values()) if isinstance(path, str | Path)]
+    paths = None if out is None else output_paths(Path(out), inputs, overwrite)
+    result = make_cohort(given, tables, keep_dates)
+    for note in result.notes:
+        log.warning(note)
+    if paths is not None:
+        write_cohort(result, paths)
+    rows = result.manifest
+    rows.attrs["counts"] = result.counts
+    rows.attrs["task_file"] = task_file(given, result.rows_sha256).decode()
+    return rows
 
 
 def build_part(
@@ -576,6 +649,7 @@ def _make_plan(
     """Read the manifest, and check the options; what a user should know is logged."""
     from ecgprep.building.plan import BuildSettings, Plan, default_registry
     from ecgprep.building.record import recorded_registry
+    from ecgprep.cohorts.carried import carried_task
     from ecgprep.conform import Conformity
     from ecgprep.patients.covariates import stated_sex_codes
     from ecgprep.patients.manifest import read_manifest
@@ -626,6 +700,7 @@ def _make_plan(
     )
     for warning in rows.warnings:
         log.warning(warning)
+    settings = replace(settings, task=carried_task(rows))
     return Plan(
         manifest=rows,
         store=target,
@@ -650,6 +725,7 @@ def _manifest_file(
         return Path(manifest), given_root
 
     from ecgprep.building.run import check_store_name
+    from ecgprep.cohorts.carried import keep_task_of
     from ecgprep.patients.manifest import write_frame
     from ecgprep.store.record import private_path
 
@@ -657,6 +733,7 @@ def _manifest_file(
     path = private_path(store, "manifest.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_frame(manifest, path, columns)
+    keep_task_of(manifest, path)
     return path, given_root or Path.cwd()
 
 

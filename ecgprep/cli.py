@@ -212,6 +212,79 @@ def finalise(store: Path, as_json: bool) -> None:
     _print_build(api.finalise(store), as_json, unchanged=False)
 
 
+def _print_example(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
+    if is_given:
+        from ecgprep.cohorts.task import EXAMPLE
+
+        click.echo(EXAMPLE.read_text(), nl=False)
+        ctx.exit()
+
+
+def _print_definitions(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
+    if is_given:
+        from ecgprep.cohorts.definitions import describe_definitions
+
+        click.echo(describe_definitions())
+        ctx.exit()
+
+
+@cli.command()
+@click.argument("task", type=click.Path(path_type=Path))
+@api_options(api.cohort, "ecg", "echo", "therapy", "followup", "labs", "patients")
+@output_option("CSV file to write, such as cohort.csv; the other files are named after it.")
+@api_option(api.cohort, "keep_dates")
+@click.option(
+    "--example",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_example,
+    help="Print a task with every default, to begin with.",
+)
+@click.option(
+    "--definitions",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_definitions,
+    help="Print the built-in definitions of an event.",
+)
+@overwrite_option
+@json_option
+@verbosity_options
+def cohort(task: Path, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Turn tables of therapy, echo and follow-up into a labelled manifest.
+
+    TASK is a YAML file that says when the clock starts, which ECG counts, and what
+    fall of LVEF is an event. Tables are CSV or Parquet files. `-o cohort.csv` also
+    writes cohort.status.csv, the status of every patient, and cohort.task.yaml, the
+    task with every default, which `ecgprep build` notes in the store. All are private.
+
+    Example: ecgprep cohort task.yaml --ecg ecg.csv --echo echo.csv --therapy t.csv -o cohort.csv
+    """
+    if output is None:
+        raise click.UsageError("Missing option '-o': the CSV file to write, such as cohort.csv.")
+    rows = api.cohort(task, out=output, **options)
+    n_positive = int((rows["label"] == 1).sum())
+    counts = rows.attrs["counts"]
+    if as_json:
+        found = {"rows": len(rows), "positive": n_positive, "patients": counts}
+        click.echo(json.dumps({"manifest": str(output), **found}, indent=2))
+        return
+    n_patients = rows["patient_id"].nunique()
+    click.echo(f"{output}: {len(rows):,} ECGs of {n_patients:,} patients, {n_positive:,} positive")
+    click.echo(f"patients by status: {_counts(counts)}")
+    root = _root_for_build(options["ecg"], output, rows["path_xml"])
+    click.echo(f"next: ecgprep build {output} {output.with_suffix('.zarr')}{root}")
+
+
+def _root_for_build(ecg: Path, output: Path, paths: Any) -> str:
+    """Return the option that a build needs where the ECG table lies in another folder."""
+    is_elsewhere = ecg.resolve().parent != output.resolve().parent
+    is_relative = any(not Path(path).is_absolute() for path in paths)
+    return f" --root {ecg.parent}" if is_elsewhere and is_relative else ""
+
+
 @cli.command()
 @store_argument
 @json_option

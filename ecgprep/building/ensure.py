@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ecgprep.building.plan import BuildSettings, Plan, Progress, default_registry
 from ecgprep.building.record import NO_RECORD, OTHER_RECORD, OTHER_REGISTRY, stale_reason
 from ecgprep.building.run import build_store, recover
+from ecgprep.cohorts.carried import carried_task
 from ecgprep.errors import TargetExists
 from ecgprep.patients.manifest import Manifest, read_manifest
 from ecgprep.patients.manifest_columns import DEFAULT_COLUMNS, ManifestColumns
@@ -16,7 +17,7 @@ from ecgprep.store.format import sex_codes_of
 from ecgprep.store.reader import Store
 
 _REPLACEABLE = frozenset(
-    "sample_rate_hz n_samples resampler split_seed covariates allow_covariate sex_code".split()
+    "sample_rate_hz n_samples resampler split_seed covariates allow_covariate sex_code task".split()
 )
 """Settings whose change lets `ensure_store` replace a store.
 
@@ -66,6 +67,7 @@ def ensure_store(
         sex_codes=settings.sex_codes,
         columns=columns,
     )
+    settings = replace(settings, task=carried_task(rows))
     plan = Plan(rows, store, settings, default_registry(manifest), replace=True)
     if existed:
         _check_sex_codes(store, recorded, rows)

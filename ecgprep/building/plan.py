@@ -62,6 +62,8 @@ class BuildSettings:
     allow_covariate: tuple[str, ...] = ()
     sex_codes: Mapping[str, SexCode] = field(default_factory=dict)
     """The code that the user states for a column of sexes."""
+    task: str | None = None
+    """The canonical text of the task that made the manifest, if it carries one."""
 
     def __post_init__(self) -> None:
         check_options(duplicates=self.duplicates, label_level=self.label_level)
@@ -85,6 +87,7 @@ class BuildSettings:
             "follow_symlinks": self.follow_symlinks,
             "allow_covariate": sorted(self.allow_covariate),
             "sex_code": {name: str(code) for name, code in sex_codes.items()},
+            "task": self.task,
         }
         return {name: value for name, value in later.items() if value} | {
             "sample_rate_hz": self.target.rate_hz,
@@ -136,6 +139,7 @@ class BuildSettings:
             follow_symlinks=recorded.get("follow_symlinks", False),
             allow_covariate=tuple(recorded.get("allow_covariate", ())),
             sex_codes=sex_codes_of(recorded),
+            task=recorded.get("task"),
         )
 
 

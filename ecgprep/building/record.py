@@ -99,7 +99,8 @@ def _changed_settings(recorded: dict[str, Any], wanted: dict[str, Any]) -> str:
     for name in sorted(recorded.keys() | wanted.keys()):
         before, now = recorded.get(name), wanted.get(name)
         if before != now:
-            changed.append(f"{name}: {before}, now {now}")
+            values = f": {before}, now {now}" if name != "task" else ""  # a task is long
+            changed.append(name + values)
     return ", ".join(changed)
 
 

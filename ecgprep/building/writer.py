@@ -23,11 +23,11 @@ from ecgprep.leads import LEADS
 from ecgprep.patients.registry import Registry
 from ecgprep.store.format import (
     ARRAYS,
-    FORMAT_VERSION,
     PATIENT_NONE,
     SPLIT_NONE,
     Layout,
     content_sha256,
+    format_version,
 )
 
 
@@ -76,7 +76,7 @@ def _write_array(built: Path, layout: Layout, name: str, values: NDArray[Any]) -
 def _root_metadata(plan: Plan) -> dict[str, Any]:
     """Return the content of the store's zarr.json, with the hash of all its other files."""
     attributes: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": format_version(plan.recorded_settings),
         "lead_names": list(LEADS),
         "sample_rate_hz": plan.settings.target.rate_hz,
         "n_samples": plan.layout.n_samples,

@@ -132,3 +132,13 @@ def find_definition(text: str) -> Definition:
     except ValueError as error:
         built_in = ", ".join(DEFINITIONS)
         raise ValueError(f"must be one of {built_in}, or an expression, which {error}") from None
+
+
+def describe_definitions() -> str:
+    """Return the built-in definitions and the names that an expression may use, as plain text."""
+    blocks = [
+        f"{one.name}\n  {one.criterion.text}\n  {one.clause}.\n  {one.source}."
+        for one in DEFINITIONS.values()
+    ]
+    names = [f"  {name}: {meaning}" for name, meaning in (NUMBERS | FLAGS).items()]
+    return "\n\n".join([*blocks, "Names that an expression may use\n" + "\n".join(names)])

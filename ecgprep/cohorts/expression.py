@@ -153,11 +153,10 @@ class _Evaluation:
         match node:
             case ast.BoolOp():
                 parts = [self.truth(part) for part in node.values]
-                holds = np.stack([part.holds for part in parts])
-                fails = np.stack([part.fails for part in parts])
+                holds, fails = [part.holds for part in parts], [part.fails for part in parts]
                 if isinstance(node.op, ast.And):
-                    return Truth(holds.all(axis=0), fails.any(axis=0))
-                return Truth(holds.any(axis=0), fails.all(axis=0))
+                    return Truth(np.logical_and.reduce(holds), np.logical_or.reduce(fails))
+                return Truth(np.logical_or.reduce(holds), np.logical_and.reduce(fails))
             case ast.UnaryOp():
                 inner = self.truth(node.operand)
                 return Truth(inner.fails, inner.holds)

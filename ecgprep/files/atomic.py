@@ -12,7 +12,7 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,7 @@ def write_file(path: Path, data: bytes | memoryview, mode: int = 0o666) -> None:
 
 def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o666) -> None:
     """Write as `write_file` does what need not be in memory at once."""
-    # The process id is not enough: two machines may share the folder.
-    name = f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PARTIAL}"
-    temporary = path.with_name(name)
+    temporary = _temporary_name(path)
     with naming_full_disk(path.parent):
         try:
             _write_durably(temporary, chunks, mode)
@@ -74,6 +72,33 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0
                 error.filename, error.filename2 = str(path), None
             raise
         fsync_dir(path.parent)
+
+
+def write_together(contents: Mapping[Path, bytes], mode: int = 0o666) -> None:
+    """Write several files of one folder, all of them or none.
+
+    All are written beside their targets before the first is renamed, so that a full disk leaves
+    every target as it was. Raises NoSpace when the disk is full.
+    """
+    temporary = {path: _temporary_name(path) for path in contents}
+    folders = {path.parent for path in contents}
+    with naming_full_disk(next(iter(folders))):
+        try:
+            for path, data in contents.items():
+                _write_durably(temporary[path], [data], mode)
+            for path, written in temporary.items():
+                os.replace(written, path)
+        finally:  # what is left was not renamed: a failure, or Ctrl-C
+            for written in temporary.values():
+                with contextlib.suppress(OSError):
+                    written.unlink(missing_ok=True)
+        for folder in folders:
+            fsync_dir(folder)
+
+
+def _temporary_name(path: Path) -> Path:
+    """Return a new name beside a file; the process id is not enough: machines share folders."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PARTIAL}")
 
 
 def _write_durably(path: Path, chunks: Iterable[bytes | memoryview], mode: int) -> None:

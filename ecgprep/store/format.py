@@ -1,4 +1,4 @@
-"""The contract between ecgprep and ecgfit: the layout of a store, format version 1.
+"""The contract between ecgprep and ecgfit: the layout of a store, format versions 1 and 2.
 
 A store is a Zarr v3 group that any Zarr reader opens, laid out so that no reader is needed: every
 chunk file is uncompressed, little-endian and C-ordered, so it *is* the array. A chunk of 256
@@ -26,6 +26,9 @@ from ecgprep.leads import LEADS
 from ecgprep.sex_code import SexCode
 
 FORMAT_VERSION = 1
+
+VERSION_WITH_TASK = 2
+"""The version of a store whose settings hold a task; in all else it is version 1."""
 
 CHUNK_RECORDS = 256
 
@@ -65,9 +68,18 @@ No path, date, device or free text.
 SETTINGS = frozenset(
     "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed "
     "allow_missing_class unlabelled covariates split_by_column fixed_test label_level "
-    "exclude_quality duplicates merge_lookalikes follow_symlinks allow_covariate sex_code".split()
+    "exclude_quality duplicates merge_lookalikes follow_symlinks allow_covariate sex_code "
+    "task".split()
 )
-"""All that `settings` may hold. The last four are there only where they say something."""
+"""All that `settings` may hold. The last five are there only where they say something.
+
+`task`, the canonical text of the task that made the manifest, is there in version 2 only.
+"""
+
+
+def format_version(settings: Mapping[str, Any]) -> int:
+    """Return the version of a store with these settings."""
+    return VERSION_WITH_TASK if "task" in settings else FORMAT_VERSION
 
 
 def sex_codes_of(settings: Mapping[str, Any]) -> dict[str, SexCode]:

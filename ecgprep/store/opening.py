@@ -1,7 +1,7 @@
 """What is checked when a store is opened. Opening trusts nothing.
 
-Metadata must be exactly what format version 1 writes, and every file must have exactly its size,
-before anything is mapped: reading past the end of a mapped file kills the process with SIGBUS.
+Metadata must be exactly what format version 1 or 2 writes, and every file must have exactly its
+size, before anything is mapped: reading past the end of a mapped file kills the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgprep.errors import InputError, StoreError
+from ecgprep.files.atomic import canonical_json
 from ecgprep.leads import LEADS
 from ecgprep.sex_code import SexCode
 from ecgprep.store.format import (
@@ -21,7 +22,9 @@ from ecgprep.store.format import (
     FORMAT_VERSION,
     QUALITY_FLAGS,
     SETTINGS,
+    VERSION_WITH_TASK,
     Layout,
+    format_version,
     quality_attributes,
 )
 
@@ -32,6 +35,11 @@ _MAX_SIZE = 2**28
 
 _MAX_SHOWN = 3
 """Bad files named in a message; the rest are counted."""
+
+_MAX_TASK = 20_000
+
+_TASK = re.compile(r"(?:[ -.0-\[\]-~]| / )*")
+"""Printable ASCII, slashes only for division: no path, and no character that JSON must escape."""
 
 _VERSION = re.compile(r"[0-9A-Za-z.+_-]{1,40}")
 
@@ -120,13 +128,13 @@ def _describe_missing(store: Path) -> str:
 
 
 def _check_version(store: Path, version: Any) -> None:
-    if version == FORMAT_VERSION:
+    if type(version) is int and version in (FORMAT_VERSION, VERSION_WITH_TASK):
         return
-    is_newer = isinstance(version, int) and version > FORMAT_VERSION
+    is_newer = isinstance(version, int) and version > VERSION_WITH_TASK
     advice = "Update ecgprep." if is_newer else "Build the store again with this ecgprep."
     raise StoreError(
-        f"{store}: the store's format version is {version!r:.20}; this ecgprep reads version "
-        f"{FORMAT_VERSION}. {advice}"
+        f"{store}: the store's format version is {version!r:.20}; this ecgprep reads versions "
+        f"{FORMAT_VERSION} and {VERSION_WITH_TASK}. {advice}"
     )
 
 
@@ -137,6 +145,8 @@ def _are_plain(attributes: dict[str, Any]) -> bool:
     if type(rate) not in (int, float) or not 0 < rate < 1e6:
         return False
     if not isinstance(settings, dict) or not settings.keys() <= SETTINGS:
+        return False
+    if attributes["format_version"] != format_version(settings) or not _is_task(settings):
         return False
     names = attributes["covariate_names"]
     if not isinstance(names, list) or not _are_sex_codes(settings.get("sex_code", {}), names):
@@ -157,6 +167,19 @@ def _are_sex_codes(codes: Any, covariate_names: list[Any]) -> bool:
         return False
     return codes == written and all(name in covariate_names for name in codes)
 
+
+def _is_task(settings: dict[str, Any]) -> bool:
+    """Return whether the settings hold no task, or canonical JSON of plain words and numbers."""
+    if "task" not in settings:
+        return True
+    text = settings["task"]
+    if not isinstance(text, str) or len(text) > _MAX_TASK or not _TASK.fullmatch(text):
+        return False
+    try:
+        value = json.loads(text)
+        return isinstance(value, dict) and canonical_json(value).decode() == text
+    except (ValueError, RecursionError):
+        return False
 
 def _is_version(value: Any) -> bool:
     return isinstance(value, str) and _VERSION.fullmatch(value) is not None

@@ -1,0 +1,186 @@
+"""Fields of a hospital's tables: dates, percentages, strains, doses and laboratory values.
+
+Each function reads one text and raises ValueError that says what it must be, never what it was.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from datetime import date, datetime
+from typing import NamedTuple
+
+from ecgprep.cohorts.expression import DECIMALS
+
+NO_DAY = -(2**31)
+"""The day of a date that is missing."""
+
+_YEARS = range(1900, 2101)
+_ISO = re.compile(
+    r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(?:Z|[+-]\d{2}(?::?\d{2})?)?)?"
+)
+_COMPACT = re.compile(r"\d{8}")
+_SEPARATED = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})")
+
+_EXAMPLES = {"iso": "2024-03-31", "compact": "20240331", "dmy": "31.03.2024", "mdy": "03/31/2024"}
+
+
+class Moment(NamedTuple):
+    """A date as a day number (`date.toordinal`), and the seconds of the day as they are written."""
+
+    day: int
+    second: float
+
+
+NO_MOMENT = Moment(NO_DAY, 0.0)
+
+
+def moment_reader(style: str) -> Callable[[str], Moment]:
+    """Return the function that reads dates in a style of `task.DateFormat`; empty is `NO_MOMENT`.
+
+    A zone is read and not applied: a day is the day that the hospital wrote.
+    """
+
+    def read(text: str) -> Moment:
+        stripped = text.strip()
+        if not stripped:
+            return NO_MOMENT
+        moment = _moment(stripped, style)
+        if moment is None:
+            raise ValueError(_wrong_date(stripped, style))
+        return moment
+
+    return read
+
+
+def _moment(text: str, style: str) -> Moment | None:
+    try:
+        if style == "iso":
+            return _iso_moment(text)
+        if style == "compact":
+            day = date.fromisoformat(text) if _COMPACT.fullmatch(text) else None
+        else:
+            day = _separated_date(text, style)
+    except ValueError:
+        return None
+    if day is None or day.year not in _YEARS:
+        return None
+    return Moment(day.toordinal(), 0.0)
+
+
+def _iso_moment(text: str) -> Moment | None:
+    if not _ISO.fullmatch(text):
+        return None
+    read = datetime.fromisoformat(text)
+    if read.year not in _YEARS:
+        return None
+    second = 3600 * read.hour + 60 * read.minute + read.second + read.microsecond / 1e6
+    return Moment(read.toordinal(), second)
+
+
+def _separated_date(text: str, style: str) -> date | None:
+    found = _SEPARATED.fullmatch(text)
+    if found is None:
+        return None
+    first, second, year = int(found[1]), int(found[3]), int(found[4])
+    day, month = (first, second) if style == "dmy" else (second, first)
+    return date(year, month, day)
+
+
+def _wrong_date(text: str, style: str) -> str:
+    """Say how a date must be written, and how a column is declared that is written otherwise."""
+    others = [other for other in _EXAMPLES if other != style and _moment(text, other)]
+    must = f"must be a date from 1900 to 2100, such as {_EXAMPLES[style]}"
+    if not others:
+        return must
+    return (
+        f"{must}, but is a date as in {' or '.join(_EXAMPLES[other] for other in others)}. One "
+        "column has one format: correct it, or, if the whole table is written so, declare it in "
+        f"the task (dates: iso, {', '.join(other for other in _EXAMPLES if other != 'iso')})"
+    )
+
+
+def number_reader(
+    decimal_comma: bool, check: Callable[[float], float] = float
+) -> Callable[[str], float]:
+    """Return the function that reads a number, NaN from an empty field, and then calls `check`."""
+
+    def read(text: str) -> float:
+        stripped = text.strip()
+        if not stripped:
+            return math.nan
+        return check(round(_number(stripped, decimal_comma), DECIMALS))
+
+    return read
+
+
+def _number(text: str, decimal_comma: bool) -> float:
+    if decimal_comma:
+        text = text.replace(",", ".")
+    if "_" in text:
+        raise ValueError("must be a number")
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("must be a number") from None
+    if not math.isfinite(value):
+        raise ValueError("must be a number")
+    return value
+
+
+def lvef_reader(decimal_comma: bool) -> Callable[[str], float]:
+    """Return the function that reads LVEF in percent."""
+    message = "LVEF must be one number in percent, such as 55; not a range and not text"
+
+    def read(text: str) -> float:
+        stripped = text.strip()
+        if not stripped:
+            return math.nan
+        try:
+            value = round(_number(stripped, decimal_comma), DECIMALS)
+        except ValueError:
+            raise ValueError(message) from None
+        if 0 < value <= 1:
+            raise ValueError("LVEF must be in percent (55), not a fraction (0.55)")
+        if not 1 < value <= 100:
+            raise ValueError("LVEF must be more than 1 and at most 100 percent")
+        return value
+
+    return read
+
+
+def strain(sign: str | None) -> Callable[[float], float]:
+    """Return the check of a GLS with the declared sign; the result is its magnitude."""
+
+    def check(value: float) -> float:
+        if abs(value) > 60:
+            raise ValueError("GLS must be in percent, of at most 60")
+        if 0 < abs(value) < 1:
+            raise ValueError("GLS must be in percent (-18), not a fraction (-0.18)")
+        if sign is not None and value * (-1 if sign == "negative" else 1) < 0:
+            raise ValueError(f"GLS must not have another sign than gls_sign, which is {sign}")
+        return abs(value)
+
+    return check
+
+
+def not_negative(value: float) -> float:
+    """Refuse a number below 0."""
+    if value < 0:
+        raise ValueError("must not be negative")
+    return value
+
+
+def laboratory_reader(decimal_comma: bool) -> Callable[[str], float]:
+    """Return the function that reads a laboratory value; `<5` and `>5` are read as 5."""
+    read = number_reader(decimal_comma, not_negative)
+    return lambda text: read(text.strip().lstrip("<>"))
+
+
+def flag(text: str) -> float:
+    """Read 0, 1 or nothing (NaN)."""
+    stripped = text.strip()
+    if stripped not in ("", "0", "1"):
+        raise ValueError("must be 0, 1 or empty")
+    return float(stripped) if stripped else math.nan
