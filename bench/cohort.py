@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,8 @@ def write_tables(folder: Path, n: int) -> None:
     many = np.repeat(np.arange(n), PER_PATIENT)
 
     def day(who: np.ndarray, low: int, high: int) -> np.ndarray:
-        return (start[who] + generator.integers(low, high, len(who))).astype(str)
+        days: np.ndarray = start[who] + generator.integers(low, high, len(who))
+        return days.astype(str)
 
     doses = np.repeat(np.arange(n), 4)
     drugs = np.array(["Doxorubicin HCl", "EPIRUBICIN", "trastuzumab", "paclitaxel"], object)
@@ -103,8 +105,9 @@ def measure(folder: Path) -> dict[str, float]:
     """Run the command once; return seconds, and the peak memory in GB."""
     import ecgprep
 
-    names = ("ecg", "echo", "therapy", "followup", "labs")
-    tables = {name: folder / f"{name}.csv" for name in names}
+    tables: dict[str, Any] = {
+        name: folder / f"{name}.csv" for name in ("ecg", "echo", "therapy", "followup", "labs")
+    }
     task = {"gls_sign": "negative"}
     begun = time.perf_counter()
     rows = ecgprep.cohort(task, out=folder / "cohort.csv", overwrite=True, **tables)

@@ -70,11 +70,11 @@ class Table:
         """Note one fault for all `rows`, a mask; nothing if there are none."""
         lines = self.line[rows].tolist()
         if lines:
-            rows_there = f"{counted(len(lines), 'row')} ({listed_lines(lines)})"
-            self.faults.found.append(f"{self.name}, {column}: {rows_there}: {message}")
+            where = f"{counted(len(lines), 'row')} ({listed_lines(lines)})"
+            self.faults.found.append(f"{self.name}, {column}: {where}: {message}")
 
 
-def counted(n: int, noun: str) -> str:
+def counted(n: int | np.integer[Any], noun: str) -> str:
     """Write `1 patient` or `1,204 patients`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
@@ -89,7 +89,8 @@ def raise_faults(faults: Iterable[Faults]) -> None:
         shown.append(f"and {len(found) - MAX_SHOWN:,} more")
     listed = "\n  ".join(shown)
     raise InputError(
-        f"The tables have {counted(len(found), 'fault')}; nothing was written. Correct them and run again.\n  {listed}"
+        f"The tables have {counted(len(found), 'fault')}; nothing was written. "
+        f"Correct them and run again.\n  {listed}"
     )
 
 

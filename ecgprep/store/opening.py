@@ -1,7 +1,8 @@
 """What is checked when a store is opened. Opening trusts nothing.
 
-Metadata must be exactly what format version 1 or 2 writes, and every file must have exactly its
-size, before anything is mapped: reading past the end of a mapped file kills the process with SIGBUS.
+Metadata must be exactly what format versions 1 and 2 write, and every file must have exactly its
+size, before anything is mapped: reading past the end of a mapped file kills the process with
+SIGBUS.
 """
 
 from __future__ import annotations
