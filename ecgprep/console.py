@@ -221,11 +221,11 @@ def _option_settings(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
         return {"default": "", "type": Names(CHOICES.get(name, ()))}
     if name in CHOICES:
         return {"default": default, "show_default": True, "type": click.Choice(CHOICES[name])}
-    if name in LIMITS:
-        return {"default": default, "show_default": True, "type": _number_type(name, default)}
     if "Path" in str(parameter.annotation):
         path = click.Path(path_type=Path, readable=name != "out")  # what is written need not be
         return {"type": path, "required": default is parameter.empty}
+    if name in LIMITS:
+        return {"default": default, "show_default": True, "type": _number_type(name, default)}
     settings = {"default": default, "show_default": default is not None}
     choices = _literal_choices(str(parameter.annotation))
     return settings | {"type": click.Choice(choices)} if choices else settings

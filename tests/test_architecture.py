@@ -17,7 +17,7 @@ FLOORS = (
     "ecgprep.errors ecgprep.leads ecgprep.options ecgprep.ranking",
     "ecgprep.files ecgprep.header ecgprep.recording ecgprep.sex_code ecgprep.workers",
     "ecgprep.drawing ecgprep.readers ecgprep.simulation ecgprep.store",
-    "ecgprep.conform ecgprep.machine ecgprep.patients",
+    "ecgprep.conform ecgprep.machine ecgprep.patients ecgprep.cohorts",
     "ecgprep.quality",
     "ecgprep.reports",
     "ecgprep.indexing",

@@ -302,7 +302,7 @@ def test_an_ecg_after_the_index_changes_nothing(seed, days):
 @given(seeds, st.integers(1, 1000), st.sampled_from(["35", "45", "70"]))
 def test_an_echo_after_the_horizon_makes_and_unmakes_no_positive(seed, days, lvef):
     tables, task = messy_tables(seed, 30), drawn_task(random.Random(seed))[0]  # noqa: S311
-    task["outcome"]["confirm_within_days"] = None  # rule 15: a confirming echo may come later
+    task["outcome"]["confirm_within_days"] = None  # rule 13: a confirming echo may come later
     last_dose = date.fromisoformat(max(row["date"] for row in tables["therapy"]))
     horizon = task["outcome"]["horizon_days"]
     at = (last_dose + timedelta(days=horizon + days)).isoformat()

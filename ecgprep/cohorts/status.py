@@ -45,7 +45,7 @@ def classify(timelines: Timelines, task: CtrcdTask) -> pd.DataFrame:
 
     Columns: status; label (1, 0 or NaN); baseline_lvef, baseline_day; event_day, last_echo_day,
     death_day, last_seen_day; n_ecgs, usable ones in the window; time and event, not cut at the
-    horizon (rule 19). Days are counted from the index, NaN where there is none.
+    horizon (rule 18). Days are counted from the index, NaN where there is none.
     """
     echos, n = timelines.echos, len(timelines)
     baseline = _baseline(timelines, task)
@@ -119,7 +119,7 @@ def _first_rows(
 
 
 def _baseline(timelines: Timelines, task: CtrcdTask) -> NDArray[np.int64]:
-    """Return the row of each patient's baseline echocardiogram (rule 9)."""
+    """Return the row of each patient's baseline echocardiogram (rule 7)."""
     chosen = _inside(timelines.echos["day"].to_numpy(), task.baseline_echo)
     keeps_last = task.baseline_echo.keep == "last"
     return _first_rows(timelines.echos, chosen, len(timelines), last=keeps_last)
@@ -194,7 +194,7 @@ def _last_day(echos: pd.DataFrame, n: int) -> Days:
 
 
 def _in_ecg_window(timelines: Timelines, task: CtrcdTask) -> Flags:
-    """Say which ECGs lie in the window and on a day before the patient's death (rule 11)."""
+    """Say which ECGs lie in the window and on a day before the patient's death (rule 9)."""
     day, code = timelines.ecgs["day"].to_numpy(), timelines.ecgs["code"].to_numpy(np.int64)
     inside: Flags = _inside(day, task.ecg) & ~(day >= timelines.death_day[code])
     return inside

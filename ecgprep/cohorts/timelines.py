@@ -250,8 +250,8 @@ def _note_records_after_death(timelines: Timelines, records: Records) -> None:
         late[code[frame["day"].to_numpy() > timelines.death_day[code]]] = True
     if late.any():
         records.notes.append(
-            f"{counted(np.count_nonzero(late), 'patient')} with an echo, an ECG or a dose after death. "
-            "Check the dates"
+            f"{counted(np.count_nonzero(late), 'patient')} with an echo, an ECG or a dose after "
+            "death. Check the dates"
         )
 
 
