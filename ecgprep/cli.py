@@ -253,7 +253,7 @@ def _print_definitions(ctx: click.Context, _: click.Parameter, is_given: bool) -
 @json_option
 @verbosity_options
 def cohort(task: Path, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Turn tables of therapy, echo and follow-up into a labelled manifest.
+    """Turn tables of therapy and echo into a manifest.
 
     TASK is a YAML file that says when the clock starts, which ECG counts, and what
     fall of LVEF is an event. Tables are CSV or Parquet files. `-o cohort.csv` also

@@ -301,6 +301,18 @@ def test_the_faults_of_all_tables_are_in_one_message(tmp_path):
     assert "followup.csv, last_seen: 1 row (line 3)" in text
 
 
+def test_tables_that_cannot_be_read_are_refused_together(tmp_path):
+    with pytest.raises(InputError, match="column missing: lvef") as refused:
+        cohort(tmp_path, echo="patient_id,date\n", therapy="patient_id,date\n")
+    assert "column missing: drug" in str(refused.value)
+
+
+def test_invisible_characters_of_an_id_are_removed_and_said(tmp_path):
+    result = cohort(tmp_path, echo=TABLES["echo"].replace("0002", "\u200b0002"))
+    assert result.counts == cohort(tmp_path).counts
+    assert any("invisible characters were removed" in note for note in result.notes)
+
+
 def test_strain_of_no_declared_sign_is_refused_where_the_definition_needs_it(tmp_path, caplog):
     echo = TABLES["echo"].replace("lvef\n", "lvef,gls\n").replace("60\n", "60,-20\n", 1)
     echo = "\n".join(

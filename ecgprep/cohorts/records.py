@@ -30,7 +30,7 @@ from ecgprep.cohorts.tables import Table, counted, read_table
 from ecgprep.errors import InputError
 from ecgprep.header import MEASUREMENTS
 from ecgprep.patients.covariates import is_allowed_name
-from ecgprep.patients.identifiers import clean_id
+from ecgprep.patients.identifiers import clean_id, holds_invisible
 from ecgprep.patients.private_csv import Faults
 
 if TYPE_CHECKING:
@@ -98,19 +98,29 @@ def read_records(task: Task, sources: Mapping[str, Any]) -> Records:
     `sources` maps the tables that are given to a file or a DataFrame. Raises InputError where a
     table cannot be read at all.
     """
-    tables, faults = {}, {}
+    faults = {role: Faults() for role in sources}
+    tables, refused = {}, []
     for role, source in sources.items():
-        required, optional = COLUMNS[role]
-        names = task.columns.get(role, {})  # type: ignore[call-overload]
-        if role == "echo" and "symptoms" not in names:  # free text, unless the task says it is not
-            optional = ("gls",)
-        faults[role] = Faults()
-        tables[role] = read_table(source, role, required, optional, names, faults[role])
-        if not len(tables[role]) and role in ("ecg", "echo", "therapy"):
-            raise InputError(f"Table ({role}) {tables[role].name} has no rows.")
+        try:
+            tables[role] = _read_table(task, role, source, faults[role])
+        except InputError as error:
+            refused.append(str(error))
+    if refused:
+        raise InputError("\n".join(refused))
     reader = _Reader(task, tables)
     frames = {role: reader.read(role) for role in tables}
     return Records(**frames, faults=faults, tables=tables, notes=reader.notes)
+
+
+def _read_table(task: Task, role: str, source: Any, faults: Faults) -> Table:
+    required, optional = COLUMNS[role]
+    names = task.columns.get(role, {})  # type: ignore[call-overload]
+    if role == "echo" and "symptoms" not in names:  # free text, unless the task says it is not
+        optional = ("gls",)
+    table = read_table(source, role, required, optional, names, faults)
+    if not len(table) and not faults.found and role in ("ecg", "echo", "therapy"):
+        raise InputError(f"Table ({role}) {table.name} has no rows.")
+    return table
 
 
 class _Reader:
@@ -124,6 +134,7 @@ class _Reader:
     def read(self, role: str) -> pd.DataFrame:
         table = self._tables[role]
         patient, known = _patients(table, may_be_empty=role == "ecg")
+        self._note_invisible(table)
         columns: dict[str, Any] = {"patient": patient, "line": table.line}
         columns |= getattr(self, f"_{role}")(table)
         frame = pd.DataFrame(columns)
@@ -136,6 +147,15 @@ class _Reader:
         if role == "echo":
             frame = self._with_lvef(frame, table)
         return frame.reset_index(drop=True)
+
+    def _note_invisible(self, table: Table) -> None:
+        texts, codes = table.columns["patient_id"]
+        odd = np.isin(codes, [code for code, text in enumerate(texts) if holds_invisible(text)])
+        if odd.any():
+            self.notes.append(
+                f"{table.name}: invisible characters were removed from the patient ids of "
+                f"{counted(np.count_nonzero(odd), 'row')}"
+            )
 
     def _moments(
         self, table: Table, role: str, column: str, required: bool

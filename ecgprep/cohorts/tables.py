@@ -6,6 +6,7 @@ repeat a value, which could identify a patient.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,9 @@ TableSource = "str | Path | DataFrame"
 
 MAX_SHOWN = 20
 """Faults listed in one message; the rest are counted."""
+
+
+_ROWS_AT_ONCE = 4096
 
 
 class TextColumn(NamedTuple):
@@ -145,6 +149,21 @@ def _positions(
     return {name: header.index(other) for name, other in own.items() if other in header}
 
 
+class _Codes:
+    """Numbers the distinct texts of a column in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._code_of: defaultdict[str, int] = defaultdict()
+        self._code_of.default_factory = self._code_of.__len__  # the next number
+        self._codes = array("i")
+
+    def extend(self, texts: Iterable[str]) -> None:
+        self._codes.extend(map(self._code_of.__getitem__, texts))
+
+    def finished(self) -> TextColumn:
+        return TextColumn(list(self._code_of), np.array(self._codes, np.int32))
+
+
 def _read_csv(
     path: Path,
     role: str,
@@ -161,22 +180,16 @@ def _read_csv(
     where = f"{what} {path.name}: line 1"
     positions = _positions(header, where, role, required, optional, names)
     lines = array("q")
-    codes = [array("i") for _ in positions]
-    seen: list[dict[str, int]] = [{} for _ in positions]
-    columns = list(zip(positions.values(), codes, seen, strict=True))
-    for line, fields in rows:
-        lines.append(line)
-        for position, column, codes_of in columns:
-            text = fields[position]
-            column.append(codes_of.setdefault(text, len(codes_of)))
+    columns = {name: _Codes() for name in positions}
+    while chunk := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+        lines.extend(line for line, _ in chunk)
+        fields = list(zip(*(texts for _, texts in chunk), strict=True))
+        for name, position in positions.items():
+            columns[name].extend(fields[position])
     faults.found += [f"{path.name}, {fault}" for fault in shape.found]
-    named = zip(positions, codes, seen, strict=True)
     return Table(
         name=path.name,
-        columns={
-            name: TextColumn(list(codes_of), np.array(column, np.int32))
-            for name, column, codes_of in named
-        },
+        columns={name: column.finished() for name, column in columns.items()},
         line=np.array(lines, np.int64),
         decimal_comma=source.decimal_comma,
         faults=faults,
