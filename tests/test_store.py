@@ -381,7 +381,9 @@ DAMAGE = {
     "empty zarr.json": lambda p: (p / "zarr.json").write_bytes(b""),
     "not an object": lambda p: (p / "zarr.json").write_bytes(b"[]"),
     "deep json": lambda p: (p / "zarr.json").write_bytes(b"[" * 100_000),
-    "version 2": attribute("format_version", 2),
+    "version 2 without a task": attribute("format_version", 2),
+    "version 3": attribute("format_version", 3),
+    "version 1.0": attribute("format_version", 1.0),
     "version 0": attribute("format_version", "0"),
     "zarr 2": lambda p: edit(p / "zarr.json", lambda root: root.update(zarr_format=2)),
     "extra attribute": attribute("hospital", "x"),
@@ -420,7 +422,7 @@ def test_missing_store_names_the_command_that_makes_one(tmp_path):
 
 
 def test_newer_version_asks_for_an_update(copy):
-    DAMAGE["version 2"](copy)
+    DAMAGE["version 3"](copy)
     with pytest.raises(StoreError, match="Update ecgprep"):
         Store(copy)
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from ecgprep.cohorts.fields import NO_DAY
 from ecgprep.cohorts.records import Records, check_one_row_each
-from ecgprep.cohorts.tables import counted
 from ecgprep.patients.identifiers import lookalike_key
-from ecgprep.patients.private_csv import listed_lines
+from ecgprep.patients.private_csv import counted, listed_lines
 
 _DAYS_A_YEAR = 365.25
 

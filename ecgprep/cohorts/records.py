@@ -26,12 +26,12 @@ from ecgprep.cohorts.fields import (
     number_reader,
     strain,
 )
-from ecgprep.cohorts.tables import Table, counted, read_table
+from ecgprep.cohorts.tables import Table, read_table
 from ecgprep.errors import InputError
 from ecgprep.header import MEASUREMENTS
 from ecgprep.patients.covariates import is_allowed_name
 from ecgprep.patients.identifiers import clean_id, holds_invisible
-from ecgprep.patients.private_csv import Faults
+from ecgprep.patients.private_csv import Faults, counted
 
 if TYPE_CHECKING:
     from ecgprep.cohorts.task import Task
@@ -139,10 +139,8 @@ class _Reader:
         columns |= getattr(self, f"_{role}")(table)
         frame = pd.DataFrame(columns)
         if not known.all():
-            self.notes.append(
-                f"{table.name}: not used: {counted(np.count_nonzero(~known), 'row')} without a "
-                "patient id"
-            )
+            n = int(np.count_nonzero(~known))
+            self.notes.append(f"{table.name}: not used: {counted(n, 'row')} without a patient id")
             frame = frame[known]
         if role == "echo":
             frame = self._with_lvef(frame, table)
@@ -154,7 +152,7 @@ class _Reader:
         if odd.any():
             self.notes.append(
                 f"{table.name}: invisible characters were removed from the patient ids of "
-                f"{counted(np.count_nonzero(odd), 'row')}"
+                f"{counted(int(np.count_nonzero(odd)), 'row')}"
             )
 
     def _moments(
@@ -240,7 +238,7 @@ class _Reader:
             return frame
         n = np.count_nonzero(empty)
         if n:
-            self.notes.append(f"{table.name}: not used: {counted(n, 'echo')} without an LVEF")
+            self.notes.append(f"{table.name}: not used: {counted(int(n), 'echo')} without an LVEF")
         return frame[~empty]
 
     def _therapy(self, table: Table) -> dict[str, Any]:

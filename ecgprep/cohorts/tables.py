@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ecgprep.errors import EcgError, InputError, missing_extra
 from ecgprep.files.csv_header import check_header
-from ecgprep.patients.private_csv import Faults, listed_lines, read_rows, read_text
+from ecgprep.patients.private_csv import Faults, counted, listed_lines, read_rows, read_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -76,11 +76,6 @@ class Table:
         if lines:
             where = f"{counted(len(lines), 'row')} ({listed_lines(lines)})"
             self.faults.found.append(f"{self.name}, {column}: {where}: {message}")
-
-
-def counted(n: int | np.integer[Any], noun: str) -> str:
-    """Write `1 patient` or `1,204 patients`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def raise_faults(faults: Iterable[Faults]) -> None:

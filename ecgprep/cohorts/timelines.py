@@ -20,7 +20,7 @@ from ecgprep.cohorts.expression import round_off
 from ecgprep.cohorts.fields import NO_DAY
 from ecgprep.cohorts.joining import codes_and_rows
 from ecgprep.cohorts.records import Records
-from ecgprep.cohorts.tables import counted
+from ecgprep.patients.private_csv import counted
 
 if TYPE_CHECKING:
     from ecgprep.cohorts.task import CtrcdTask, SameDay
@@ -137,7 +137,7 @@ def _note_unknown_drugs(therapy: pd.DataFrame, known: NDArray[np.bool_], records
     if counts.empty:
         return
     common = counts[counts >= SHOWN_DRUG_FROM]
-    parts = [f"{name} ({counted(n, 'patient')})" for name, n in common.items()]
+    parts = [f"{name} ({counted(int(n), 'patient')})" for name, n in common.items()]
     n_rare = len(counts) - len(common)
     if n_rare:
         parts.append(f"{n_rare:,} more that fewer than {SHOWN_DRUG_FROM} patients had")
@@ -160,11 +160,12 @@ def _judged_labs(task: CtrcdTask, records: Records) -> pd.DataFrame:
     n_others, n_unjudged = np.count_nonzero(~is_wanted), np.count_nonzero(is_wanted & ~judged)
     if n_others:
         records.notes.append(
-            f"{name}: not used: {counted(n_others, 'value')} of no biomarker of the task"
+            f"{name}: not used: {counted(int(n_others), 'value')} of no biomarker of the task"
         )
     if n_unjudged:
         records.notes.append(
-            f"{name}: not used: {counted(n_unjudged, 'value')} without a number or an upper limit"
+            f"{name}: not used: {counted(int(n_unjudged), 'value')} without a number or an upper "
+            "limit"
         )
     above = labs["value"] > limit
     return labs.assign(above=above).loc[judged, ["code", "day", "above"]]
@@ -184,7 +185,7 @@ def _ecgs(records: Records) -> pd.DataFrame:
     if not timed.all():
         records.notes.append(
             f"{records.tables['ecg'].name}: not used: "
-            f"{counted(np.count_nonzero(~timed), 'ECG')} without a time of acquisition"
+            f"{counted(int(np.count_nonzero(~timed)), 'ECG')} without a time of acquisition"
         )
     return ecgs[timed]
 
@@ -249,9 +250,9 @@ def _note_records_after_death(timelines: Timelines, records: Records) -> None:
         code = frame["code"].to_numpy()
         late[code[frame["day"].to_numpy() > timelines.death_day[code]]] = True
     if late.any():
+        n = int(np.count_nonzero(late))
         records.notes.append(
-            f"{counted(np.count_nonzero(late), 'patient')} with an echo, an ECG or a dose after "
-            "death. Check the dates"
+            f"{counted(n, 'patient')} with an echo, an ECG or a dose after death. Check the dates"
         )
 
 
