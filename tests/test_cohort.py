@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import random
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,13 @@ import zarr
 from helpers import command, files_of, write_recordings
 
 import ecgprep
+from ecgprep.building.ensure import EnsuredStore, ensure_store
+from ecgprep.building.plan import BuildSettings
 from ecgprep.cohorts.run import make_cohort
 from ecgprep.cohorts.task import EXAMPLE, CtrcdTask, make_task, read_task
+from ecgprep.conform import Conformity
 from ecgprep.errors import InputError, NoSpace, StoreError, TargetExists
+from ecgprep.patients.registry import SplitPlan
 from ecgprep.store.reader import Store
 
 TABLES = {
@@ -575,3 +582,46 @@ def test_a_task_file_that_cohort_did_not_write_is_refused_by_build(recorded, tmp
     (tmp_path / "cohort.task.yaml").write_text("deaths: event\n")
     with pytest.raises(InputError, match="was not written by `ecgprep cohort`"):
         ecgprep.build(tmp_path / "cohort.csv", tmp_path / "s.zarr", root=recorded, **SMALL)
+
+
+def test_a_store_that_is_ensured_notes_the_task_and_follows_a_new_one(recorded, tmp_path):
+    for name in ("cohort.csv", "cohort.task.yaml"):
+        (tmp_path / name).write_bytes((recorded / name).read_bytes())
+    shutil.copytree(recorded / "xml", tmp_path / "xml")
+    settings = BuildSettings(Conformity(100, 1000), SplitPlan(allow_missing_class=True))
+
+    def ensure() -> EnsuredStore:
+        return ensure_store(tmp_path / "cohort.csv", tmp_path / "s.zarr", settings)
+
+    assert "task" in ensure().store.attributes["settings"]
+    assert "is up to date" in ensure().note
+    task = tmp_path / "cohort.task.yaml"
+    task.write_text(task.read_text().replace("horizon_days: 730", "horizon_days: 900"))
+    built = ensure()
+    assert built.note.endswith("was built: the settings differ (task); " + AFTER_REBUILDING)
+    assert '"horizon_days":900' in built.store.attributes["settings"]["task"]
+
+
+AFTER_REBUILDING = (
+    "runs that were trained on the store before can be applied, but no longer evaluated on it"
+)
+PIECES = [b"", b",", b"\n", b'"', b"\0", b"\xff", b"-", b"1e309", b"nan", b"0001", b"9999-12-31"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_mutated_table_gives_a_cohort_or_a_message(tmp_path, seed):
+    draw = random.Random(seed)  # noqa: S311 - no secret
+    paths = write_tables(tmp_path)
+    for _ in range(draw.randint(1, 3)):
+        path = draw.choice(list(paths.values()))
+        data = bytearray(path.read_bytes())
+        start = draw.randrange(len(data) + 1)
+        data[start : start + draw.choice([0, 1, 5])] = draw.choice(PIECES)
+        path.write_bytes(bytes(data))
+    with contextlib.suppress(InputError):
+        assert len(ecgprep.cohort({}, **paths))
+
+
+def test_a_therapy_table_of_broken_rows_only_is_refused_by_line(tmp_path):
+    with pytest.raises(InputError, match=r"therapy.csv, line 2, row: 2 fields"):
+        cohort(tmp_path, therapy="patient_id,date,drug\n0001,2020-01-01\n")

@@ -98,7 +98,7 @@ def check_tables(records: Records) -> None:
         frame = getattr(records, name)
         if frame is not None:
             check_one_row_each(frame, records.tables[name])
-    if records.therapy is not None:
+    if records.therapy is not None and len(records.therapy):
         _check_births(records, records.therapy)
 
 
