@@ -110,6 +110,7 @@ docs: .venv/docs
 bench: .venv/bench
 	$(BIN)/python bench/prep.py
 	$(BIN)/python bench/duplicates.py
+	$(BIN)/python bench/cohort.py
 	$(BIN)/python bench/readers.py
 	$(BIN)/python bench/loader.py
 	$(BIN)/python bench/training.py
