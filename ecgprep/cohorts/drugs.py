@@ -7,6 +7,7 @@ counts as its agent. Nothing is guessed: a misspelt drug is in no class, and is 
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -157,6 +158,7 @@ childhood cancer and did not find a factor for epirubicin and idarubicin that it
 _WORD = re.compile(r"[^\W_]+")
 
 
+@functools.lru_cache(maxsize=4096)
 def words_of(text: str) -> frozenset[str]:
     """Return the words of a drug's text in lower case, with trade names replaced by agents."""
     plain = unicodedata.normalize("NFKC", text).casefold()
