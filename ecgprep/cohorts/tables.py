@@ -170,7 +170,7 @@ def _read_csv(
     what = f"Table ({role})"
     source = read_text(path, [names.get(name, name) for name in required], what)
     shape = Faults()
-    rows = read_rows(source, path, shape, what)
+    rows = read_rows(source, path, shape)
     _, header = next(rows)
     where = f"{what} {path.name}: line 1"
     positions = _positions(header, where, role, required, optional, names)

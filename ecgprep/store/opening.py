@@ -182,6 +182,7 @@ def _is_task(settings: dict[str, Any]) -> bool:
     except (ValueError, RecursionError):
         return False
 
+
 def _is_version(value: Any) -> bool:
     return isinstance(value, str) and _VERSION.fullmatch(value) is not None
 
