@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ecgprep.store.reader import Store
     from ecgprep.store.summary import StoreSummary
     from ecgprep.store.verify import Verification
+    from ecgprep.study.sample_size import SampleSize
 
 log = logging.getLogger(__name__)
 
@@ -711,6 +712,45 @@ def _make_plan(
         replace=options["replace"],
         extend=options.get("extend", False),
     )
+
+
+def sample_size(
+    *,
+    prevalence: float,
+    auroc: float,
+    parameters: int,
+    patients: int | None = None,
+    risk_threshold: float | None = None,
+) -> SampleSize:
+    """Return how many patients a study needs to develop a model, and to validate it elsewhere.
+
+    Development: shrinkage of at least 0.9, optimism in the Nagelkerke R² of at most 0.05, and the
+    overall risk within 0.05 (Riley et al., BMJ 2020;368:m441). The R² follows from the AUROC and
+    the prevalence by integration (Riley et al., Stat Med 2021;40:859).
+    External validation: 95 % intervals of O/E and calibration slope 0.2 wide, of the C statistic
+    0.1 wide, and of the standardised net benefit 0.2 wide (Riley et al., Stat Med 2021;40:4230).
+    The parameters are those of a regression; a network has no such number.
+
+    Example:
+        >>> ecgprep.sample_size(prevalence=0.087, auroc=0.78, parameters=10).development_patients
+        1001
+
+    Args:
+        prevalence: Share of patients with the event, above 0 and below 1.
+        auroc: AUROC that is expected in new patients, above 0.5 and below 1.
+        parameters: Parameters of a regression that would be fitted, without the intercept.
+        patients: Also say what this many patients reach.
+        risk_threshold: Also plan the net benefit where a risk above this counts as positive.
+
+    Returns:
+        The least numbers of patients by criterion, and what they rest on.
+
+    Raises:
+        InputError: for a value that is not allowed.
+    """
+    from ecgprep.study.sample_size import sample_size as plan_sample_size
+
+    return plan_sample_size(prevalence, auroc, parameters, patients, risk_threshold)
 
 
 def _manifest_file(

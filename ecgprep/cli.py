@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ecgprep.reports.preview import FilePreview, HeaderPreview, LeadRange
     from ecgprep.store.reader import Store
     from ecgprep.store.summary import StoreSummary
+    from ecgprep.study.sample_size import Criterion, SampleSize
 
 manifest_argument = click.argument("manifest", type=click.Path(path_type=Path))
 store_argument = click.argument("store", type=click.Path(path_type=Path))
@@ -503,7 +505,7 @@ def _step(name: str, value: Any) -> str:
 @api_options(api.simulate, "patients", "seed", "prevalence", "dialects", "replace")
 @verbosity_options
 def synth(out: Path, patients: int, **options: Any) -> None:
-    """Write simulated ECGs as vendor XML files to OUT, with a manifest.
+    """Write simulated vendor XML files to OUT, with a manifest.
 
     The patients have, or have not, a cardiac dysfunction. The signals come from a
     dipole model, and the names and dates in the files are invented. They serve
@@ -518,6 +520,67 @@ def synth(out: Path, patients: int, **options: Any) -> None:
         f"{corpus.n_files:,} files of {patients:,} patients ({corpus.n_positive:,} positive) "
         f"in {out}; manifest: {corpus.manifest}"
     )
+
+
+@cli.command()
+@api_options(api.sample_size, "prevalence", "auroc", "parameters", "patients", "risk_threshold")
+@json_option
+def sample_size(as_json: bool, **options: Any) -> None:
+    """Say how many patients a study needs.
+
+    That is: to develop a model, and to validate it in other patients, by the
+    criteria of Riley et al. (BMJ 2020;368:m441 and Stat Med 2021;40:4230). The
+    parameters are those of a regression; a network has no such number.
+
+    Example: ecgprep sample-size --prevalence 0.087 --auroc 0.78 --parameters 10
+    """
+    size = api.sample_size(**options)
+    if as_json:
+        click.echo(json.dumps(size.as_dict(), indent=2))
+        return
+    _print_sample_size(size)
+
+
+def _print_sample_size(size: SampleSize) -> None:
+    """Print the two tables of a sample size, and what they rest on."""
+    from ecgprep.study.sample_size import REGRESSION
+
+    click.echo(
+        f"AUROC {size.auroc:g} at prevalence {size.prevalence:g}: R² {size.cox_snell_r2:.3f} "
+        f"(Cox-Snell, at most {size.largest_cox_snell_r2:.3f}), "
+        f"{size.nagelkerke_r2:.3f} (Nagelkerke)."
+    )
+    _print_criteria("development", size.development, size.patients)
+    click.echo(
+        f"To develop a model with {size.parameters:,} parameters: "
+        f"{size.development_patients:,} patients, "
+        f"{size.events_per_parameter:.1f} events per parameter."
+    )
+    if size.patients is not None:
+        click.echo(f"{size.patients:,} patients allow {size.most_parameters:,} parameters.")
+    _print_criteria("95 % interval of", size.validation, size.patients)
+    click.echo(f"To validate it in other patients: {size.validation_patients:,} patients.")
+    click.echo(textwrap.fill(REGRESSION, width=80))
+
+
+def _print_criteria(title: str, criteria: Iterable[Criterion], patients: int | None) -> None:
+    """Print one line for each criterion, with what `patients` reach where they are given."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    headings = [title, "target", "patients", "events"]
+    if patients is not None:
+        headings.append(f"with {patients:,}")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == title else "right")
+    for row in criteria:
+        cells = [row.name, f"{row.target:g}", f"{row.patients:,}", f"{row.events:,}"]
+        if row.reached is not None:
+            cells.append(f"{row.reached:.3f}")
+        table.add_row(*cells)
+    Console().print(table)
 
 
 def _print_summary(

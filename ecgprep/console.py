@@ -27,7 +27,7 @@ from ecgprep.errors import (
     NoSpace,
     RecordError,
 )
-from ecgprep.options import CHOICES, LIMITS
+from ecgprep.options import CHOICES, FRACTIONS, LIMITS
 
 LOGGERS = ("ecgprep", "ecgfit")
 """The libraries log under these names; a command shows what they say on stderr."""
@@ -224,8 +224,11 @@ def _option_settings(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
     if "Path" in str(parameter.annotation):
         path = click.Path(path_type=Path, readable=name != "out")  # what is written need not be
         return {"type": path, "required": default is parameter.empty}
+    if name in LIMITS and default is parameter.empty:
+        return {"required": True, "type": _number_type(name)}
     if name in LIMITS:
-        return {"default": default, "show_default": True, "type": _number_type(name, default)}
+        shown = default is not None
+        return {"default": default, "show_default": shown, "type": _number_type(name)}
     settings = {"default": default, "show_default": default is not None}
     choices = _literal_choices(str(parameter.annotation))
     return settings | {"type": click.Choice(choices)} if choices else settings
@@ -237,11 +240,11 @@ def _literal_choices(annotation: str) -> tuple[str, ...]:
     return tuple(ast.literal_eval(found.group(1))) if found else ()
 
 
-def _number_type(name: str, default: float) -> click.ParamType:  # type: ignore[type-arg]
+def _number_type(name: str) -> click.ParamType:  # type: ignore[type-arg]
     low, high = LIMITS[name]
-    if isinstance(default, int):
-        return click.IntRange(int(low), None if high is None else int(high))
-    return click.FloatRange(low, high)
+    if name in FRACTIONS:
+        return click.FloatRange(low, high)
+    return click.IntRange(int(low), None if high is None else int(high))
 
 
 def documented_arguments(function: Callable[..., Any]) -> dict[str, str]:

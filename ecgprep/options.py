@@ -20,10 +20,13 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "patients": (1, 10_000_000),
     "seed": (0, 2**31 - 1),
     "prevalence": (0, 1),
+    "auroc": (0.5, 1),
+    "parameters": (1, 10_000),
+    "risk_threshold": (0, 1),
 }
 """The smallest and the largest value of each number; None where there is no largest."""
 
-FRACTIONS = frozenset({"min_seconds", "max_rejected", "prevalence"})
+FRACTIONS = frozenset({"min_seconds", "max_rejected", "prevalence", "auroc", "risk_threshold"})
 """The numbers that need not be whole."""
 
 CHOICES: dict[str, tuple[str, ...]] = {

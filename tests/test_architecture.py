@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     "ecgprep.errors ecgprep.leads ecgprep.options ecgprep.ranking",
-    "ecgprep.files ecgprep.header ecgprep.recording ecgprep.sex_code ecgprep.workers",
+    "ecgprep.files ecgprep.header ecgprep.recording ecgprep.sex_code ecgprep.study ecgprep.workers",
     "ecgprep.drawing ecgprep.readers ecgprep.simulation ecgprep.store",
     "ecgprep.conform ecgprep.machine ecgprep.patients ecgprep.cohorts",
     "ecgprep.quality",

@@ -108,7 +108,7 @@ def test_make_targets_of_a_page_exist(path):
 @pytest.mark.parametrize("page", ["README.md", "docs/commands.md"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_page_names_every_command(page, program):
-    named = set(re.findall(rf"`{program} (\w+)`", (ROOT / page).read_text()))
+    named = set(re.findall(rf"`{program} ([\w-]+)`", (ROOT / page).read_text()))
     assert named == set(commands(program))
 
 

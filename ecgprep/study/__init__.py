@@ -1,0 +1,1 @@
+"""Statistics about a study: how many patients it needs, when events happen, how labels agree."""
