@@ -12,6 +12,7 @@ import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ecgprep.building.plan import Plan, Progress
     from ecgprep.building.run import BuiltParts
+    from ecgprep.cohorts.run import CohortResult
     from ecgprep.indexing.run import Search
     from ecgprep.indexing.summary import IndexSummary
     from ecgprep.patients.manifest import Manifest
@@ -202,6 +204,7 @@ def cohort(
     patients: str | Path | pd.DataFrame | None = None,
     out: str | Path | None = None,
     keep_dates: bool = False,
+    exact_counts: bool = False,
     overwrite: bool = False,
 ) -> pd.DataFrame:
     """Turn tables of therapy, echocardiograms and follow-up into a labelled manifest.
@@ -221,9 +224,10 @@ def cohort(
         followup: Table of follow-up: patient_id, last_seen, and died, the date of death.
         labs: Table of biomarkers: patient_id, date, name, value, and upper_limit if it is known.
         patients: Table of further columns of a patient, carried into the manifest.
-        out: CSV file to write, such as cohort.csv. The status of every patient and the task go
-            beside it, to cohort.status.csv and cohort.task.yaml.
+        out: CSV file to write, such as cohort.csv. The status of every patient, the task and the
+            report go beside it, to cohort.status.csv, cohort.task.yaml and cohort.report.html.
         keep_dates: Add the dates of index and ECG to the manifest.
+        exact_counts: Show counts below 10 in the report as they are.
         overwrite: Replace files even if they are not such results.
 
     Returns:
@@ -256,11 +260,21 @@ def cohort(
     for note in result.notes:
         log.warning(note)
     if paths is not None:
-        write_cohort(result, paths)
+        write_cohort(result, paths, _cohort_report(result, paths["manifest"].stem, exact_counts))
     rows = result.manifest
     rows.attrs["counts"] = result.counts
     rows.attrs["task_file"] = task_file(given, result.rows_sha256).decode()
     return rows
+
+
+def _cohort_report(result: CohortResult, name: str, exact_counts: bool) -> bytes | None:
+    """Return the report of a cohort; without jinja2 there is none, and a warning says so."""
+    from ecgprep.reports.cohort import cohort_report
+
+    if find_spec("jinja2") is None:
+        log.warning("The report is not written. %s", missing_extra("jinja2", "report"))
+        return None
+    return cohort_report(result, name, exact_counts)
 
 
 def build_part(

@@ -234,7 +234,7 @@ def _print_definitions(ctx: click.Context, _: click.Parameter, is_given: bool) -
 @click.argument("task", type=click.Path(path_type=Path))
 @api_options(api.cohort, "ecg", "echo", "therapy", "followup", "labs", "patients")
 @output_option("CSV file to write, such as cohort.csv; the other files are named after it.")
-@api_option(api.cohort, "keep_dates")
+@api_options(api.cohort, "keep_dates", "exact_counts")
 @click.option(
     "--example",
     is_flag=True,
@@ -259,8 +259,9 @@ def cohort(task: Path, output: Path | None, as_json: bool, **options: Any) -> No
 
     TASK is a YAML file that says when the clock starts, which ECG counts, and what
     fall of LVEF is an event. Tables are CSV or Parquet files. `-o cohort.csv` also
-    writes cohort.status.csv, the status of every patient, and cohort.task.yaml, the
-    task with every default, which `ecgprep build` notes in the store. All are private.
+    writes cohort.status.csv, the status of every patient, cohort.task.yaml, the
+    task with every default, which `ecgprep build` notes in the store, and
+    cohort.report.html, which opens offline. All are private.
 
     Example: ecgprep cohort task.yaml --ecg ecg.csv --echo echo.csv --therapy t.csv -o cohort.csv
     """

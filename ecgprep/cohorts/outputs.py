@@ -1,4 +1,4 @@
-"""Write a cohort: the manifest, the status of every patient and the task, all of them or none."""
+"""Write a cohort: manifest, status of every patient, task and report, all of them or none."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _MANIFEST_MARK = rb"\Apatient_id,path_xml,label,age_years,sex,(day_of_ecg|lvef),"
 _STATUS_MARK = rb"\Apatient_id,status,(baseline_lvef|n_ecgs),"
 
+REPORT_MARK = b'<meta name="generator" content="ecgprep cohort">'
+"""Every report of a cohort holds this, so that a file is recognised as one."""
+
 
 def output_paths(out: Path, inputs: Iterable[Path], overwrite: bool) -> dict[str, Path]:
     """Return where the manifest, the status file and the task go, by kind, after checking each.
@@ -37,6 +40,7 @@ def output_paths(out: Path, inputs: Iterable[Path], overwrite: bool) -> dict[str
         "manifest": (out, _MANIFEST_MARK),
         "status": (out.with_name(f"{out.stem}.status.csv"), _STATUS_MARK),
         "task": (task_path(out), TASK_MARK),
+        "report": (out.with_name(f"{out.stem}.report.html"), REPORT_MARK),
     }
     given = list(inputs)
     return {
@@ -44,13 +48,15 @@ def output_paths(out: Path, inputs: Iterable[Path], overwrite: bool) -> dict[str
     }
 
 
-def write_cohort(result: CohortResult, paths: dict[str, Path]) -> None:
+def write_cohort(result: CohortResult, paths: dict[str, Path], report: bytes | None = None) -> None:
     """Write the files of a cohort, readable by their owner only. Raises NoSpace."""
     contents = {
         paths["manifest"]: csv_bytes(result.manifest),
         paths["status"]: csv_bytes(result.status),
         paths["task"]: task_file(result.task, result.rows_sha256),
     }
+    if report is not None:
+        contents[paths["report"]] = report
     write_together(contents, PRIVATE)
 
 

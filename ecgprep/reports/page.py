@@ -25,7 +25,11 @@ def open_templates(folder: Path) -> jinja2.Environment:
     )
 
 
+def fill_page(template: Path, content: dict[str, Any]) -> bytes:
+    """Fill a template. Raises ImportError without jinja2."""
+    return open_templates(template.parent).get_template(template.name).render(content).encode()
+
+
 def write_page(out: Path, template: Path, content: dict[str, Any]) -> None:
     """Fill a template and write the page, readable by its owner only. Raises NoSpace."""
-    page = open_templates(template.parent).get_template(template.name).render(content)
-    write_output(out, page.encode(), PRIVATE)
+    write_output(out, fill_page(template, content), PRIVATE)

@@ -1,0 +1,229 @@
+"""The figures of a cohort's report: patients' days, LVEF over time, follow-up and incidence.
+
+Days are counted from the index date. Groups of 1 to 9 patients are drawn as such, not by number,
+unless exact counts are asked for; the few patients of the timeline are shown one by one, under
+letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ecgprep.reports.charts import INK, NEGATIVE, POSITIVE, QUIET, Chart, round_ticks
+from ecgprep.reports.disclosure import SMALLEST_COUNT, CountFormatter
+from ecgprep.study.incidence import Incidence, cumulative_incidence
+
+if TYPE_CHECKING:
+    from ecgprep.cohorts.timelines import Timelines
+
+FOLLOWED = ("positive", "negative", "death_first", "unknown_followup")
+"""Statuses of patients who were at risk of an event: all others were excluded before."""
+
+_LETTERS = "ABCDEFGH"
+_PER_STATUS = {"positive": 3, "negative": 2, "death_first": 1, "unknown_followup": 2}
+"""How many patients of each status the timeline shows."""
+
+_BIN_DAYS = 90
+_STEP_DAYS = 30
+"""Incidence is drawn at these steps, so that a step tells no single patient's day."""
+
+_ROW = 46
+_TEXT_PX = 18
+
+Days = NDArray[np.float64]
+
+
+def timeline(timelines: Timelines, decided: pd.DataFrame, horizon: int) -> str:
+    """Draw the days of a few patients, chosen at random: doses, echocardiograms, ECGs, event."""
+    shown = _patients_shown(decided)
+    chart = Chart(
+        "Days of a few patients",
+        x=(-400, max(horizon, 400) + 30),
+        y=(0, 1),
+        x_label="days from the index date",
+        height=70 + _ROW * len(shown),
+        left=150,
+    )
+    chart.axes(_year_ticks(*chart.x), [])
+    for row, (code, letter) in enumerate(zip(shown, _LETTERS, strict=False)):
+        status = str(decided["status"].iloc[code])
+        y = 34 + _ROW * row
+        chart.text(8, y + 4, f"{letter}: {status}")
+        _draw_patient(chart, timelines, decided, code, y)
+    return chart.svg()
+
+
+def _patients_shown(decided: pd.DataFrame) -> list[int]:
+    """Choose patients of each status at random, always the same ones for the same cohort."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    status = decided["status"].astype(str).to_numpy()
+    shown: list[int] = []
+    for name, n in _PER_STATUS.items():
+        shown += generator.permutation(np.flatnonzero(status == name))[:n].tolist()
+    return shown
+
+
+def _draw_patient(
+    chart: Chart, timelines: Timelines, decided: pd.DataFrame, code: int, y: int
+) -> None:
+    """Draw one patient's line: ticks are doses, circles echocardiograms, squares ECGs."""
+    low, high = chart.px(chart.x[0]), chart.px(chart.x[1])
+    chart.parts.append(f'<path d="M{low} {y}H{high}" stroke="{QUIET}" stroke-width="0.7"/>')
+    doses = timelines.doses
+    own_doses = doses[(doses["code"] == code) & doses["in_class"]]
+    for day in _visible(own_doses["day"], chart):
+        chart.parts.append(f'<path d="M{chart.px(day)} {y + 4}v10" stroke="{INK}"/>')
+    ecgs = timelines.ecgs
+    for day in _visible(ecgs.loc[ecgs["code"] == code, "day"], chart):
+        x = chart.px(day) - 3
+        chart.parts.append(f'<rect x="{x:g}" y="{y - 3}" width="6" height="6" fill="{QUIET}"/>')
+    _draw_echos(chart, timelines.echos[timelines.echos["code"] == code], y)
+    found = decided.iloc[code]
+    for day in _visible([found["event_day"]], chart):
+        _circle(chart, day, y, POSITIVE)
+    for day in _visible([found["death_day"]], chart):
+        chart.text(chart.px(day), y + 5, "†", "middle")
+
+
+def _draw_echos(chart: Chart, echos: pd.DataFrame, y: int) -> None:
+    """Draw echocardiograms with their LVEF, unless two numbers would lie on each other."""
+    taken = -np.inf
+    for day, lvef in zip(echos["day"], echos["lvef"], strict=True):
+        if not _visible([day], chart):
+            continue
+        _circle(chart, day, y, "white")
+        px = chart.px(day)
+        if px - taken >= _TEXT_PX:
+            chart.text(px, y - 9, f"{lvef:.0f}", "middle")
+            taken = px
+
+
+def _visible(days: Iterable[float], chart: Chart) -> list[float]:
+    return [day for day in days if chart.x[0] <= day <= chart.x[1]]
+
+
+def _circle(chart: Chart, day: float, y: int, colour: str) -> None:
+    chart.parts.append(
+        f'<circle cx="{chart.px(day)}" cy="{y}" r="4.5" fill="{colour}" stroke="{INK}"/>'
+    )
+
+
+def _year_ticks(low: float, high: float) -> list[float]:
+    """Return ticks at half years."""
+    first, last = int(np.ceil(low / 182.5)), int(np.floor(high / 182.5))
+    return [float(int(182.5 * i)) for i in range(first, last + 1)]
+
+
+def trajectories(
+    timelines: Timelines, decided: pd.DataFrame, horizon: int, show: CountFormatter
+) -> str:
+    """Draw median and quartiles of LVEF in periods of 90 days, by label.
+
+    A period with 1 to 9 patients of a label is left out.
+    """
+    chart = Chart(
+        "LVEF over time",
+        x=(-365, max(horizon, 365)),
+        y=(20, 80),
+        x_label="days from the index date",
+        y_label="LVEF, %",
+    )
+    chart.axes(_year_ticks(*chart.x), range(20, 81, 10))
+    echos = timelines.echos
+    label = decided["label"].to_numpy(float)[echos["code"].to_numpy(np.int64)]
+    for value, colour in ((0.0, NEGATIVE), (1.0, POSITIVE)):
+        lines = _quartiles(echos[label == value], chart, show)
+        if lines:
+            lower, median, upper = lines
+            chart.band(lower, upper, colour)
+            chart.line(median, colour)
+    chart.legend([("positive", POSITIVE), ("negative", NEGATIVE)])
+    return chart.svg()
+
+
+def _quartiles(
+    echos: pd.DataFrame, chart: Chart, show: CountFormatter
+) -> list[list[tuple[float, float]]]:
+    """Return lower quartile, median and upper quartile by period, as three lines."""
+    inside = echos[(echos["day"] >= chart.x[0]) & (echos["day"] <= chart.x[1])]
+    period = np.floor(inside["day"].to_numpy(float) / _BIN_DAYS)
+    lines: list[list[tuple[float, float]]] = [[], [], []]
+    for number, own in inside.groupby(period):
+        if show.hides(own["code"].nunique()):
+            continue
+        middle = (float(number) + 0.5) * _BIN_DAYS
+        found = np.quantile(own["lvef"].to_numpy(float), (0.25, 0.5, 0.75))
+        for line, value in zip(lines, found, strict=True):
+            line.append((middle, float(value)))
+    return lines if lines[0] else []
+
+
+def histogram(days: Days, title: str, x_label: str, colour: str, show: CountFormatter) -> str:
+    """Draw how many patients lie in each period of equal length; small counts are drawn pale."""
+    known = days[~np.isnan(days)]
+    if not len(known):
+        return ""
+    width = _bin_width(known)
+    first, last = np.floor(known.min() / width) * width, np.floor(known.max() / width) * width
+    edges = np.arange(first, last + 2 * width, width)
+    counts, _ = np.histogram(known, edges)
+    ticks = round_ticks(float(max(counts.max(), SMALLEST_COUNT)))
+    chart = Chart(title, (first, edges[-1]), (0, ticks[-1]), x_label, "patients", height=240)
+    chart.axes(edges[:: max(1, len(edges) // 8)].tolist(), ticks)
+    for left, right, n in zip(edges, edges[1:], counts.tolist(), strict=False):
+        if show.hides(n):
+            chart.bar(left, right, SMALLEST_COUNT - 1, colour, 0.35)
+        elif n:
+            chart.bar(left, right, n, colour)
+    return chart.svg()
+
+
+def _bin_width(days: Days) -> float:
+    """Return a width in days that gives at most 16 periods."""
+    widths = (7.0, 14.0, 30.0, 90.0, 180.0, 365.0)
+    span = float(days.max() - days.min())
+    return next((width for width in widths if span / width <= 16), span / 16)
+
+
+def followed(decided: pd.DataFrame) -> pd.DataFrame:
+    """Return the patients who were at risk, and observed after the index date."""
+    at_risk = decided["status"].isin(FOLLOWED) & (decided["time"] > 0)
+    return decided[at_risk]
+
+
+def incidence(decided: pd.DataFrame) -> Incidence | None:
+    """Estimate the incidence among patients at risk; None where there are none."""
+    own = followed(decided)
+    return cumulative_incidence(own["time"], own["event"]) if len(own) else None
+
+
+def incidence_curve(found: Incidence, horizon: int) -> str:
+    """Draw the cumulative incidence of the event, its Kaplan-Meier estimate, and death."""
+    end = max(horizon, 365)
+    days = np.append(np.arange(0, end, _STEP_DAYS), end)
+    both = np.array([found.at(day) for day in days.tolist()])
+    before = np.searchsorted(found.times, days, side="right")
+    kaplan_meier = np.r_[0.0, found.kaplan_meier][before]
+    highest = max(float(both.max()), float(kaplan_meier.max()), 0.01)
+    ticks = round_ticks(highest * 1.15)
+    chart = Chart(
+        "Cumulative incidence",
+        (0, end),
+        (0, ticks[-1]),
+        "days from the index date",
+        "share of patients",
+    )
+    chart.axes(_year_ticks(0, end), ticks, percent=True)
+    for values, colour, dash in (
+        (both[:, 1], QUIET, ""),
+        (kaplan_meier, POSITIVE, "3 4"),
+        (both[:, 0], POSITIVE, ""),
+    ):
+        chart.steps(list(zip(days.tolist(), values.tolist(), strict=True)), colour, dash)
+    chart.legend([("event (dotted: 1 − KM)", POSITIVE), ("death without event", QUIET)])
+    return chart.svg()
