@@ -219,6 +219,9 @@ def _option_settings(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
         return {"is_flag": True}
     if isinstance(default, tuple):
         return {"default": "", "type": Names(CHOICES.get(name, ()))}
+    if "Path" in str(parameter.annotation):
+        path = click.Path(path_type=Path, readable=name != "out")  # what is written need not be
+        return {"type": path, "required": default is parameter.empty}
     if name in CHOICES:
         return {"default": default, "show_default": True, "type": click.Choice(CHOICES[name])}
     if "Path" in str(parameter.annotation):

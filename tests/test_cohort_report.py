@@ -1,0 +1,282 @@
+"""The report of a cohort: its numbers are the cohort's, small ones are withheld, nothing leaks."""
+
+from __future__ import annotations
+
+import re
+import stat
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from pages import CHROMIUM, assert_chromium_renders, assert_whole_and_refers_to_nothing
+from sklearn.metrics import cohen_kappa_score
+
+from ecgprep.cli import cli
+from ecgprep.cohorts.run import CohortResult, make_cohort
+from ecgprep.cohorts.sensitivity import classes_of, label_sensitivity, variants
+from ecgprep.cohorts.task import make_task
+from ecgprep.reports.charts import Chart, round_ticks
+from ecgprep.reports.cohort import cohort_report, report_content
+from ecgprep.reports.cohort_figures import histogram, timeline, trajectories
+from ecgprep.reports.cohort_tables import flow, table_one
+from ecgprep.reports.disclosure import HIDDEN, CountFormatter
+
+TOKEN = "ZQ{:05d}QZ"  # noqa: S105 - a mark to search for
+EXACT, SAFE = CountFormatter(exact=True), CountFormatter(exact=False)
+TASK: dict[str, Any] = {"gls_sign": "negative"}
+
+
+def hospital(n: int, seed: int = 1) -> dict[str, pd.DataFrame]:
+    """Draw the tables of n patients; ids, paths and doctors are tokens."""
+    draw = np.random.default_rng(seed)
+    tables: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("therapy", "echo", "ecg", "followup", "patients")
+    }
+    for k in range(n):
+        own = {"patient_id": TOKEN.format(k)}
+        index = date(2019, 1, 1) + timedelta(days=int(draw.integers(0, 400)))
+
+        def day(number: float, index: date = index) -> str:
+            return (index + timedelta(days=int(number))).isoformat()
+
+        drug = "doxorubicin" if draw.random() < 0.9 else "paclitaxel"
+        tables["therapy"] += [own | {"date": day(21 * i), "drug": drug} for i in range(3)]
+        baseline, falls = draw.normal(61, 4), draw.random() < 0.35
+        days = [-20, *sorted(draw.integers(30, 1200, draw.integers(1, 6)))]
+        for at in days[int(draw.random() < 0.1) :]:
+            lvef = baseline + draw.normal(0, 3) - (18 if falls and at > 200 else 0)
+            gls = -lvef / 3 + draw.normal(0, 1)
+            row = {"date": day(at), "lvef": f"{lvef:.1f}", "gls": f"{gls:.1f}"}
+            tables["echo"].append(own | row)
+        for i, at in enumerate(draw.integers(-300, 60, draw.integers(0, 4))):
+            path = f"{TOKEN.format(10_000 + 10 * k + i)}.xml"
+            row = {"path_xml": path, "acquired_at": day(at), "status": "ok", "age_years": "55"}
+            tables["ecg"].append(own | row | {"sex": str(draw.choice(["female", "male"]))})
+        died = day(draw.integers(20, 900)) if draw.random() < 0.1 else ""
+        tables["followup"].append(own | {"last_seen": died or day(1300), "died": died})
+        doctor = TOKEN.format(90_000 + k)
+        site = str(draw.choice(["north", "south"]))
+        tables["patients"].append(own | {"doctor": doctor, "site": site})
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    return hospital(400)
+
+
+@pytest.fixture(scope="module")
+def cohort(tables) -> CohortResult:
+    return make_cohort(make_task(TASK, "Task"), tables)
+
+
+@pytest.fixture(scope="module")
+def page(cohort) -> str:
+    return cohort_report(cohort, "cohort").decode()
+
+
+def test_flow_adds_up(cohort):
+    shown = flow(cohort.counts, EXACT)
+    left = 400
+    for step in shown["steps"]:
+        left -= int(step["n"])
+        assert step["left"] == str(left)
+    assert sum(int(end["n"]) for end in shown["ends"]) == left
+    assert [step["status"] for step in shown["steps"]] == list(cohort.counts)[:5]
+
+
+def test_flow_shows_nothing_from_which_a_small_exclusion_follows():
+    counts = {"no_index": 60, "no_baseline_echo": 4, "no_ecg": 20, "positive": 50, "negative": 90}
+    shown = flow(counts, SAFE)
+    assert [step["left"] for step in shown["steps"]] == ["164", HIDDEN, HIDDEN]
+    assert [step["n"] for step in shown["steps"]] == ["60", "<10", HIDDEN]
+
+
+def test_table_one_describes_each_patient_once(cohort):
+    shown = table_one(cohort.manifest, EXACT)
+    rows = {row["name"]: row["cells"] for row in shown["rows"]}
+    first = cohort.manifest.drop_duplicates("patient_id")
+    groups = [first[first["label"] == value] for value in (0, 1)]
+    assert rows["Patients"] == [f"{len(own):,}" for own in groups]
+    expected = []
+    for own in groups:
+        quartiles = own["baseline_lvef"].astype(float).quantile([0.5, 0.25, 0.75])
+        expected.append("{:.4g} [{:.4g}, {:.4g}]".format(*quartiles))
+    assert rows["Baseline LVEF, %, median [quartiles]"] == expected
+    n_north = [int((own["site"] == "north").sum()) for own in groups]
+    shares = [f"{n} ({100 * n / len(own):.1f} %)" for n, own in zip(n_north, groups, strict=True)]
+    assert rows["north"] == shares
+
+
+def test_a_column_of_names_is_not_described(cohort):
+    assert "doctor" not in str(table_one(cohort.manifest, EXACT))
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "change"),
+    [
+        ("definition", "hera", {"outcome": {"definition": "hera"}}),
+        ("horizon", "365 days", {"outcome": {"horizon_days": 365}}),
+        ("confirmation", "within 90 days", {"outcome": {"confirm_within_days": 90}}),
+        ("ECG window", "from day -90", {"ecg": {"from_days": -90}}),
+        ("follow-up", "echo on day 180 or later", {"negative": {"last_echo_from_day": 180}}),
+        ("deaths", "event", {"deaths": "event"}),
+    ],
+)
+def test_a_variant_is_the_cohort_of_the_changed_task(cohort, tables, group, name, change):
+    found = label_sensitivity(cohort.task, cohort.timelines, cohort.decided)
+    row = next(row for row in found if (row.group, row.name) == (group, name))
+    other = make_cohort(make_task(TASK | change, "Task"), tables)
+    labels = other.manifest["label"]
+    assert row.counts["positive"] == (labels == 1).sum()
+    assert row.counts["negative"] == (labels == 0).sum()
+    own, changed = classes_of(cohort.decided), classes_of(other.decided)
+    in_either = (own != "excluded") | (changed != "excluded")
+    kappa = cohen_kappa_score(own[in_either], changed[in_either])
+    assert row.kappa == pytest.approx(kappa)
+
+
+def test_the_task_agrees_with_itself(cohort):
+    own = label_sensitivity(cohort.task, cohort.timelines, cohort.decided)[0]
+    assert (own.kappa, own.relabelled, sum(own.counts.values())) == (1.0, 0, 400)
+
+
+def test_variants_differ_from_the_task_and_contradict_nothing(cohort):
+    task = make_task({"outcome": {"from_day": 200}, "negative": {"last_echo_from_day": 365}}, "T")
+    found = list(variants(task, frozenset()))
+    assert {row.group for row in found} == {
+        "definition",
+        "horizon",
+        "confirmation",
+        "ECG window",
+        "follow-up",
+        "deaths",
+    }
+    assert not [row for row in found if row.task == task]
+    followed = [row.name for row in found if row.group == "follow-up"]
+    assert followed == ["echo on day 730 or later"]  # one before day 200 would contradict
+
+
+def test_a_variant_decides_by_its_own_definition(cohort):
+    by_name = {row.name: row.task for row in variants(cohort.task, frozenset())}
+    assert cohort.task.definition.name == "esc2022_moderate"  # computed, and kept with the task
+    assert by_name["hera"].definition.name == "hera"
+
+
+def test_exact_counts_are_shown_only_when_asked_for(cohort):
+    few = make_cohort(make_task(TASK, "Task"), hospital(60, seed=3))
+    assert 0 < (few.manifest["label"] == 1).sum() < 10
+    safe, exact = (report_content(few, "few", exact) for exact in (False, True))
+    cells = [row["n"]["positive"] for row in safe["ctrcd"]["sensitivity"] if row["n"]]
+    assert not [cell for cell in cells if cell.isdigit() and 0 < int(cell) < 10]
+    assert safe["sample_size"] is None
+    assert safe["ctrcd"]["curve"] is None
+    assert exact["sample_size"]["positive"] == str((few.manifest["label"] == 1).sum())
+    assert exact["ctrcd"]["curve"] is not None
+
+
+def test_a_period_with_few_patients_is_not_drawn(cohort):
+    decided = cohort.decided.assign(label=np.nan)
+    some = np.flatnonzero(cohort.decided["label"] == 0)[:9]
+    decided.loc[some, "label"] = 0.0
+    assert "opacity" not in trajectories(cohort.timelines, decided, 730, SAFE)
+    assert "opacity" in trajectories(cohort.timelines, decided, 730, EXACT)
+
+
+def test_a_small_bar_has_the_height_of_nine():
+    days = np.array([3.0] * 4 + [10.0] * 20)
+    shown, exact = (histogram(days, "Days", "day", "red", show) for show in (SAFE, EXACT))
+    heights = [float(h) for h in re.findall(r'height="([\d.]+)" fill="red"', shown)]
+    assert heights[0] / heights[1] == pytest.approx(9 / 20, rel=0.01)
+    heights = [float(h) for h in re.findall(r'height="([\d.]+)" fill="red"', exact)]
+    assert heights[0] / heights[1] == pytest.approx(4 / 20, rel=0.01)
+
+
+def test_the_timeline_shows_the_event_where_it_is(cohort):
+    one = cohort.decided["status"] == "positive"
+    code = int(np.flatnonzero(one)[0])
+    decided = cohort.decided.assign(status=np.where(np.arange(400) == code, "positive", "no_ecg"))
+    svg = timeline(cohort.timelines, decided, 730)
+    chart = Chart("", x=(-400, 760), y=(0, 1), left=150)
+    place = chart.px(float(cohort.decided["event_day"].iloc[code]))
+    assert f'<circle cx="{place}" cy="34" r="4.5" fill="#c2502e"' in svg
+    assert svg.count("positive") == 1
+
+
+def test_page_is_whole_and_refers_to_nothing(page):
+    assert_whole_and_refers_to_nothing(page)
+    for name in ("flow", "table-one", "timeline", "trajectories", "incidence", "sensitivity"):
+        assert f'id="{name}"' in page
+
+
+def test_page_holds_no_id_path_name_or_date(page, cohort):
+    assert not re.search(r"ZQ\d{5}QZ", page)
+    assert not re.search(r"\b(19|20)\d\d-\d\d-\d\d\b", page)
+    assert TOKEN.format(0) in cohort.status["patient_id"].to_numpy()  # else the test is empty
+
+
+def test_report_of_pairs_has_no_clock(tables):
+    pairs = make_cohort(
+        make_task({"kind": "echo_pairs", "pairs": {"within_days": 60}}, "Task"),
+        {name: tables[name] for name in ("ecg", "echo")},
+    )
+    text = cohort_report(pairs, "pairs").decode()
+    assert_whole_and_refers_to_nothing(text)
+    assert 'id="pairs"' in text
+    assert 'id="incidence"' not in text
+
+
+@dataclass
+class Written:
+    """What a command left."""
+
+    folder: Path
+    output: str
+
+
+@pytest.fixture
+def written(tables, tmp_path) -> Written:
+    options = []
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        options += [f"--{name}", str(tmp_path / f"{name}.csv")]
+    (tmp_path / "task.yaml").write_text("gls_sign: negative\n")
+    command = ["cohort", str(tmp_path / "task.yaml"), *options, "-o", str(tmp_path / "c.csv")]
+    for _ in range(2):  # a report of ours is replaced
+        done = CliRunner().invoke(cli, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
+    return Written(tmp_path, done.output)
+
+
+def test_command_writes_the_report_privately(written):
+    report = written.folder / "c.report.html"
+    assert stat.S_IMODE(report.stat().st_mode) == 0o600
+    assert "<title>c: report of the cohort</title>" in report.read_text()
+    assert not re.search(r"ZQ\d{5}QZ", written.output)
+
+
+@pytest.mark.parametrize(("high", "ticks"), [(1, 6), (7.5, 5), (103, 4), (0.031, 5)])
+def test_ticks_reach_the_highest_value(high, ticks):
+    found = round_ticks(high)
+    assert len(found) == ticks
+    assert found[-2] < high <= found[-1]
+    assert np.diff(found) == pytest.approx(found[1])
+
+
+def test_chart_maps_its_ranges_to_its_corners():
+    chart = Chart("t", x=(-10, 10), y=(0, 4), width=200, height=100, left=20)
+    assert [chart.px(x) for x in (-10, 0, 10, 99)] == [20, 101, 182, 182]
+    assert [chart.py(y) for y in (0, 2, 4, -1)] == [56, 35, 14, 56]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.full
+def test_chromium_renders_it_without_error_or_request(page, tmp_path):
+    path = tmp_path / "cohort.html"
+    path.write_text(page)
+    assert "Sensitivity of the label" in assert_chromium_renders(path, tmp_path, height=5600)
