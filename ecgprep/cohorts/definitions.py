@@ -106,9 +106,10 @@ _BUILT_IN = (
         "fda_doxorubicin",
         "(drop >= 10 and lvef < lower_limit) or (lvef <= 45 and lvef < baseline_lvef) "
         "or drop >= 20",
-        "US label of doxorubicin hydrochloride",
-        "A fall of LVEF by 10 points to below the lower limit of normal, an LVEF of 45 %, or a "
-        "fall by 20 points at any level",
+        "US label of doxorubicin hydrochloride, as in J Am Heart Assoc 2021;10:e024033, table 1",
+        "A fall of LVEF by 10 points to below the lower limit of normal, an LVEF of 45 % or less, "
+        "or a fall by 20 points at any level; the source leaves open whether 45 % must be lower "
+        "than at baseline, and here it must",
     ),
 )
 
