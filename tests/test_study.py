@@ -66,6 +66,37 @@ def test_incidence_is_that_of_statsmodels():
     assert found.kaplan_meier[shown] == pytest.approx(1 - survival.surv_prob)
 
 
+def test_variance_without_censoring_is_that_of_a_share():
+    """F (1 − F) / n, whatever the deaths: everyone's end is known."""
+    generator = np.random.default_rng(3)
+    time = generator.permutation(np.arange(1, 201))
+    outcome = generator.choice([EVENT, DEATH], 200, p=[0.4, 0.6])
+    found = cumulative_incidence(time, outcome)
+    share = float(np.mean((time <= 120) & (outcome == EVENT)))
+    width = 1.96 * np.sqrt(share * (1 - share) / 200) / (share * np.log(share))
+    expected = sorted([share ** np.exp(width), share ** np.exp(-width)])
+    assert found.event_interval(120) == pytest.approx(tuple(expected), rel=1e-6)
+
+
+def test_interval_is_about_that_of_resampled_patients():
+    generator = np.random.default_rng(5)
+    time = generator.integers(1, 400, 400)
+    outcome = generator.choice([CENSORED, EVENT, DEATH], 400, p=[0.5, 0.3, 0.2])
+    shares = []
+    for _ in range(400):
+        drawn = generator.integers(0, 400, 400)
+        shares.append(cumulative_incidence(time[drawn], outcome[drawn]).at(200)[0])
+    expected = tuple(np.quantile(shares, [0.025, 0.975]))
+    found = cumulative_incidence(time, outcome).event_interval(200)
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_interval_before_the_first_event_and_after_the_last_patient():
+    found = cumulative_incidence([2, 5], [EVENT, EVENT])
+    assert found.event_interval(1) == (0, 0)
+    assert found.event_interval(9) == (1, 1)
+
+
 @pytest.mark.parametrize("time", [0, -3, np.nan])
 def test_time_must_be_positive(time):
     with pytest.raises(ValueError, match="time must be positive"):

@@ -197,10 +197,11 @@ def incidence_rows(found: Incidence, horizon: int, show: CountFormatter) -> list
     rows: list[Row] = []
     for day in days:
         event, death = found.at(day)
+        low, high = found.event_interval(day)
         rows.append(
             {
                 "day": day,
-                "event": f"{100 * event:.1f} %",
+                "event": f"{100 * event:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
                 "death": f"{100 * death:.1f} %",
                 "at_risk": show(found.at_risk_at(day)),
             }
