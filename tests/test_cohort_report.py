@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,22 @@ def test_table_one_describes_each_patient_once(cohort):
     n_north = [int((own["site"] == "<b>north").sum()) for own in groups]
     shares = [f"{n} ({100 * n / len(own):.1f} %)" for n, own in zip(n_north, groups, strict=True)]
     assert rows["<b>north"] == shares
+
+
+def test_counts_of_a_column_do_not_give_the_size_of_a_group_away(cohort):
+    rows = cohort.manifest.drop_duplicates("patient_id")
+    few = pd.concat([rows[rows["label"] == 0], rows[rows["label"] == 1][:3]])
+    shown = {row["name"]: row["cells"] for row in table_one(few, SAFE)["rows"]}
+    assert shown["Patients"] == [HIDDEN, "<10"]
+    assert shown["female"] == shown["south"] == [HIDDEN, HIDDEN]
+
+
+def test_small_counts_in_notes_are_withheld(cohort):
+    note = "therapy.csv: 3 values, 5-fu (12 patients), 14 ECGs; 1 more"
+    changed = replace(cohort, notes=[note])
+    shown = "therapy.csv: <10 values, 5-fu (12 patients), 14 ECGs; <10 more"
+    assert report_content(changed, "c")["notes"] == [shown]
+    assert report_content(changed, "c", exact=True)["notes"] == [note]
 
 
 def test_a_column_of_names_is_not_described(cohort):

@@ -8,6 +8,7 @@ the exact ones are asked for. The days of a few single patients make it health d
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def report_content(result: CohortResult, name: str, exact: bool = False) -> dict
         "hidden": not exact,
         "flow": flow(result.counts, show),
         "table_one": table_one(manifest, show),
-        "notes": result.notes,
+        "notes": [_without_small_counts(note, show) for note in result.notes],
         "task": result.task.to_yaml(),
         "definition": None,
         "ctrcd": None,
@@ -72,6 +73,11 @@ def report_content(result: CohortResult, name: str, exact: bool = False) -> dict
     else:
         content["pairs"] = _days_histogram(manifest, "days_to_echo", show)
     return content
+
+
+def _without_small_counts(note: str, show: CountFormatter) -> str:
+    """Withhold the small counts of a sentence, such as "8 patients died"."""
+    return re.sub(r"(?<![\w.,-])[1-9](?= [a-z])", lambda found: show(int(found[0])), note)
 
 
 def _ctrcd(

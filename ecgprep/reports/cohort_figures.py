@@ -124,7 +124,7 @@ def trajectories(
 ) -> str:
     """Draw median and quartiles of LVEF in periods of 90 days, by label.
 
-    A period with 1 to 9 patients of a label is left out.
+    A period with 1 to 9 patients of a label is left out; "" if every period is.
     """
     chart = Chart(
         "LVEF over time",
@@ -136,12 +136,15 @@ def trajectories(
     chart.axes(_year_ticks(*chart.x), range(20, 81, 10))
     echos = timelines.echos
     label = decided["label"].to_numpy(float)[echos["code"].to_numpy(np.int64)]
+    n_axes = len(chart.parts)
     for value, colour in ((0.0, NEGATIVE), (1.0, POSITIVE)):
         lines = _quartiles(echos[label == value], chart, show)
         if lines:
             lower, median, upper = lines
             chart.band(lower, upper, colour)
             chart.line(median, colour)
+    if len(chart.parts) == n_axes:
+        return ""
     chart.legend([("positive", POSITIVE), ("negative", NEGATIVE)])
     return chart.svg()
 

@@ -29,6 +29,9 @@ WHY_EXCLUDED = {
 }
 """The reason of each exclusion, in the words of the flow diagram."""
 
+_WHY_NOT_PAIRED = {"no_ecg": "no ECG with a time", "ecg_unusable": "no usable ECG"}
+"""The same where there is no window: for pairs of ECG and echocardiogram."""
+
 ENDS = {
     "positive": "event up to the horizon",
     "negative": "no event, followed long enough",
@@ -76,6 +79,7 @@ def flow(counts: Mapping[str, int], show: CountFormatter) -> dict[str, Any]:
     shown only where it gives no withheld exclusion away.
     """
     shown = show.parts(counts)
+    why = WHY_EXCLUDED | (_WHY_NOT_PAIRED if "no_pair" in counts else {})
     total = sum(counts.values())
     steps, left, is_known = [], total, True
     for name, n in counts.items():
@@ -85,7 +89,7 @@ def flow(counts: Mapping[str, int], show: CountFormatter) -> dict[str, Any]:
             steps.append(
                 {
                     "status": name,
-                    "why": WHY_EXCLUDED[name],
+                    "why": why[name],
                     "n": shown[name],
                     "left": f"{left:,}" if is_known else HIDDEN,
                 }
@@ -104,11 +108,22 @@ def table_one(manifest: pd.DataFrame, show: CountFormatter) -> dict[str, Any]:
         "positive": patients[patients["label"] == 1],
     }
     sizes = show.parts({name: len(own) for name, own in groups.items()})
+    hidden = [sizes[name] != f"{len(own):,}" for name, own in groups.items()]
     rows: list[Row] = [{"name": "Patients", "cells": [sizes[name] for name in groups]}]
     for column in manifest.columns:
         if column not in _NOT_DESCRIBED:
             rows += _described(str(column), patients[column], list(groups.values()), show)
-    return {"groups": list(groups), "rows": rows}
+    return {"groups": list(groups), "rows": [_withheld(row, hidden) for row in rows]}
+
+
+def _withheld(row: Row, hidden: Sequence[bool]) -> Row:
+    """Withhold the counts of groups whose size is, as counts of a column add up to it."""
+    if not row.get("inner"):
+        return row
+    cells = [
+        HIDDEN if is_hidden else cell for cell, is_hidden in zip(row["cells"], hidden, strict=True)
+    ]
+    return row | {"cells": cells}
 
 
 def _described(
