@@ -22,9 +22,10 @@ from ecgprep.cohorts.sensitivity import classes_of, label_sensitivity, variants
 from ecgprep.cohorts.task import make_task
 from ecgprep.reports.charts import Chart, round_ticks
 from ecgprep.reports.cohort import cohort_report, report_content
-from ecgprep.reports.cohort_figures import histogram, timeline, trajectories
-from ecgprep.reports.cohort_tables import flow, table_one
+from ecgprep.reports.cohort_figures import histogram, incidence_curve, timeline, trajectories
+from ecgprep.reports.cohort_tables import flow, incidence_rows, table_one
 from ecgprep.reports.disclosure import HIDDEN, CountFormatter
+from ecgprep.study.incidence import CENSORED, DEATH, EVENT, cumulative_incidence
 
 TOKEN = "ZQ{:05d}QZ"  # noqa: S105 - a mark to search for
 EXACT, SAFE = CountFormatter(exact=True), CountFormatter(exact=False)
@@ -202,6 +203,20 @@ def test_a_period_with_few_patients_is_not_drawn(cohort):
     decided.loc[some, "label"] = 0.0
     assert "opacity" not in trajectories(cohort.timelines, decided, 730, SAFE)
     assert "opacity" in trajectories(cohort.timelines, decided, 730, EXACT)
+
+
+def test_an_incidence_that_rests_on_few_patients_is_withheld():
+    time = np.r_[np.full(5, 100), np.full(7, 500), np.full(12, 300), np.full(200, 900)]
+    outcome = np.r_[np.full(12, EVENT), np.full(12, DEATH), np.full(200, CENSORED)]
+    found = cumulative_incidence(time, outcome)
+    first, last = incidence_rows(found, 730, SAFE)
+    assert (first["day"], first["event"], first["death"]) == (365, HIDDEN, "5.4 %")
+    assert last["event"].startswith("5.4 % (")  # 12 of 224, as nobody is censored before
+    shown, exact = (incidence_curve(found, 730, show) for show in (SAFE, EXACT))
+    begin = Chart("", x=(0, 730), y=(0, 1)).px
+    assert f"M{begin(0)} 256.0L{begin(30)}" in shown
+    assert f"L{begin(120)}" not in shown.split('stroke="#c2502e"')[-2]
+    assert f"L{begin(120)}" in exact.split('stroke="#c2502e"')[-2]
 
 
 def test_a_small_bar_has_the_height_of_nine():

@@ -102,7 +102,7 @@ def _ctrcd(
             show,
         ),
         "followup": _followup(at_risk, show),
-        "curve": incidence_curve(found, horizon) if found and draws_events else None,
+        "curve": incidence_curve(found, horizon, show) if found and draws_events else None,
         "incidence": incidence_rows(found, horizon, show) if found and draws_events else None,
         "sensitivity": sensitivity_rows(label_sensitivity(task, timelines, decided), show),
     }

@@ -205,28 +205,35 @@ def incidence(decided: pd.DataFrame) -> Incidence | None:
     return cumulative_incidence(own["time"], own["event"]) if len(own) else None
 
 
-def incidence_curve(found: Incidence, horizon: int) -> str:
-    """Draw the cumulative incidence of the event, its Kaplan-Meier estimate, and death."""
+def incidence_curve(found: Incidence, horizon: int, show: CountFormatter) -> str:
+    """Draw the cumulative incidence of the event, its Kaplan-Meier estimate, and death.
+
+    A curve begins once it rests on ten patients, or on none.
+    """
     end = max(horizon, 365)
-    days = np.append(np.arange(0, end, _STEP_DAYS), end)
-    both = np.array([found.at(day) for day in days.tolist()])
+    days = [*range(0, end, _STEP_DAYS), end]
     before = np.searchsorted(found.times, days, side="right")
-    kaplan_meier = np.r_[0.0, found.kaplan_meier][before]
-    highest = max(float(both.max()), float(kaplan_meier.max()), 0.01)
-    ticks = round_ticks(highest * 1.15)
+    kaplan_meier = np.r_[0.0, found.kaplan_meier][before].tolist()
+    curves: dict[str, list[tuple[float, float]]] = {"event": [], "death": [], "km": []}
+    for day, naive in zip(days, kaplan_meier, strict=True):
+        (event, death), (n_events, n_deaths) = found.at(day), found.counts_until(day)
+        if not show.hides(n_events):
+            curves["event"].append((day, event))
+            curves["km"].append((day, naive))
+        if not show.hides(n_deaths):
+            curves["death"].append((day, death))
+    highest = max(share for points in curves.values() for _, share in points)
+    ticks = round_ticks(max(highest * 1.15, 0.01))
     chart = Chart(
         "Cumulative incidence",
-        (0, end),
-        (0, ticks[-1]),
-        "days from the index date",
-        "share of patients",
+        x=(0, end),
+        y=(0, ticks[-1]),
+        x_label="days from the index date",
+        y_label="share of patients",
     )
     chart.axes(_year_ticks(0, end), ticks, percent=True)
-    for values, colour, dash in (
-        (both[:, 1], QUIET, ""),
-        (kaplan_meier, POSITIVE, "3 4"),
-        (both[:, 0], POSITIVE, ""),
-    ):
-        chart.steps(list(zip(days.tolist(), values.tolist(), strict=True)), colour, dash)
+    chart.steps(curves["death"], QUIET)
+    chart.steps(curves["km"], POSITIVE, "3 4")
+    chart.steps(curves["event"], POSITIVE)
     chart.legend([("event (dotted: 1 − KM)", POSITIVE), ("death without event", QUIET)])
     return chart.svg()

@@ -207,17 +207,22 @@ def sensitivity_rows(found: Iterable[Sensitivity], show: CountFormatter) -> list
 
 
 def incidence_rows(found: Incidence, horizon: int, show: CountFormatter) -> list[Row]:
-    """Return incidence and numbers at risk at each year up to the horizon, and at the horizon."""
+    """Return incidence and numbers at risk at each year up to the horizon, and at the horizon.
+
+    An incidence that rests on 1 to 9 patients is withheld.
+    """
     days = sorted({*range(365, horizon + 1, 365), horizon})
     rows: list[Row] = []
     for day in days:
         event, death = found.at(day)
+        n_events, n_deaths = found.counts_until(day)
         low, high = found.event_interval(day)
+        shown = f"{100 * event:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
         rows.append(
             {
                 "day": day,
-                "event": f"{100 * event:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
-                "death": f"{100 * death:.1f} %",
+                "event": HIDDEN if show.hides(n_events) else shown,
+                "death": HIDDEN if show.hides(n_deaths) else f"{100 * death:.1f} %",
                 "at_risk": show(found.at_risk_at(day)),
             }
         )

@@ -44,6 +44,11 @@ class Incidence:
             return 0.0, 0.0
         return float(self.event[before - 1]), float(self.death[before - 1])
 
+    def counts_until(self, time: float) -> tuple[int, int]:
+        """Return how many have had the event, and have died without it, by a time."""
+        until = self.times <= time
+        return int(self.n_events[until].sum()), int(self.n_deaths[until].sum())
+
     def event_interval(self, time: float) -> tuple[float, float]:
         """Return the 95 % interval of the incidence of the event by a time.
 
