@@ -208,21 +208,25 @@ def incidence(decided: pd.DataFrame) -> Incidence | None:
 def incidence_curve(found: Incidence, horizon: int, show: CountFormatter) -> str:
     """Draw the cumulative incidence of the event, its Kaplan-Meier estimate, and death.
 
-    A curve begins once it rests on ten patients, or on none.
+    A curve begins once it rests on ten patients.
     """
     end = max(horizon, 365)
     days = [*range(0, end, _STEP_DAYS), end]
     before = np.searchsorted(found.times, days, side="right")
     kaplan_meier = np.r_[0.0, found.kaplan_meier][before].tolist()
-    curves: dict[str, list[tuple[float, float]]] = {"event": [], "death": [], "km": []}
+    curves: dict[str, list[tuple[float, float]]] = {"event": [], "km": [], "death": []}
     for day, naive in zip(days, kaplan_meier, strict=True):
         (event, death), (n_events, n_deaths) = found.at(day), found.counts_until(day)
-        if not show.hides(n_events):
-            curves["event"].append((day, event))
-            curves["km"].append((day, naive))
-        if not show.hides(n_deaths):
-            curves["death"].append((day, death))
-    highest = max(share for points in curves.values() for _, share in points)
+        for name, share, n in (
+            ("event", event, n_events),
+            ("km", naive, n_events),
+            ("death", death, n_deaths),
+        ):
+            if show.hides(n):
+                curves[name].clear()  # the zeros before: a line at 0 would pass for a result
+            else:
+                curves[name].append((day, share))
+    highest = max((share for points in curves.values() for _, share in points), default=0.0)
     ticks = round_ticks(max(highest * 1.15, 0.01))
     chart = Chart(
         "Cumulative incidence",
