@@ -45,9 +45,12 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 class SimulatedCorpus(NamedTuple):
-    """A corpus that `simulate` wrote: its manifest, and how many files and positive patients."""
+    """A corpus that `simulate` wrote: its manifest, and how many files and positive patients.
 
-    manifest: Path
+    A hospital has no manifest: `cohort` makes it.
+    """
+
+    manifest: Path | None
     n_files: int
     n_positive: int
 
@@ -600,6 +603,7 @@ def simulate(
     seed: int = 1,
     prevalence: float = 0.25,
     dialects: Sequence[str] = (),
+    hospital: bool = False,
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimulatedCorpus:
@@ -609,18 +613,24 @@ def simulate(
     serve demonstrations and tests and are no evidence of anything. `headers.csv` says what stands
     in each file beside the waveform.
 
+    With `hospital`, there is no manifest but what one is made of: a folder of exports, tables of
+    therapy, echocardiograms, laboratory, follow-up and patients, and a task. `truth.csv` has the
+    status of every patient under every built-in definition, from what the simulation drew.
+
     Args:
         out: Folder to write to.
         patients: Number of patients.
         seed: Seed of the simulation. A larger corpus begins with the smaller one.
-        prevalence: Share of positive patients.
+        prevalence: Share of positive patients; in a hospital, of hearts that the therapy harms.
         dialects: Vendors to write in equal shares, or all. Without it, muse, aecg and cardiosoft
-            in their usual shares.
+            in their usual shares, and philips too in a hospital.
+        hospital: Write a hospital's exports and tables instead of a corpus with a manifest.
         replace: Write into a folder even if it holds a corpus.
         progress: Called as `progress(done, total)`, in patients.
 
     Returns:
-        The manifest, and the numbers of files and of positive patients.
+        The manifest, and the numbers of files and of positive patients; those of a hospital are
+        positive by the definition of its task.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -628,16 +638,18 @@ def simulate(
         NoSpace: if the disk is full.
     """
     from ecgprep.simulation.corpus import write_corpus
+    from ecgprep.simulation.hospital import write_hospital
 
     names = _names(dialects)
     if names == ("all",):
         names = CHOICES["dialects"]
     check_options(patients=patients, seed=seed, prevalence=prevalence, dialects=names)
-    folder = Path(out)
-    n_files, n_positive = write_corpus(
+    folder, write = Path(out), write_hospital if hospital else write_corpus
+    n_files, n_positive = write(
         folder, patients, seed, prevalence, replace=replace, dialects=names, progress=progress
     )
-    return SimulatedCorpus(folder / "manifest.csv", n_files, n_positive)
+    manifest = None if hospital else folder / "manifest.csv"
+    return SimulatedCorpus(manifest, n_files, n_positive)
 
 
 def describe_machine(folder: str | Path = ".") -> dict[str, Any]:

@@ -503,10 +503,10 @@ def _step(name: str, value: Any) -> str:
 
 @cli.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@api_options(api.simulate, "patients", "seed", "prevalence", "dialects", "replace")
+@api_options(api.simulate, "patients", "seed", "prevalence", "dialects", "hospital", "replace")
 @verbosity_options
 def synth(out: Path, patients: int, **options: Any) -> None:
-    """Write simulated vendor XML files to OUT, with a manifest.
+    """Write simulated ECGs as vendor XML files to OUT, with a manifest or a hospital.
 
     The patients have, or have not, a cardiac dysfunction. The signals come from a
     dipole model, and the names and dates in the files are invented. They serve
@@ -517,9 +517,10 @@ def synth(out: Path, patients: int, **options: Any) -> None:
     """
     with progress_bar("Writing") as progress:
         corpus = api.simulate(out, patients=patients, progress=progress, **options)
+    next_file = f"manifest: {corpus.manifest}" if corpus.manifest else f"task: {out / 'task.yaml'}"
     click.echo(
         f"{corpus.n_files:,} files of {patients:,} patients ({corpus.n_positive:,} positive) "
-        f"in {out}; manifest: {corpus.manifest}"
+        f"in {out}; {next_file}"
     )
 
 

@@ -78,12 +78,13 @@ def write_corpus(
             progress(number + 1, patients)
     names = [field.name for field in fields(Header)]
     texts = [[row[1], *astuple(header)] for row, header in zip(rows, headers, strict=True)]
-    _write_csv(out / "headers.csv", [["path_xml", *names], *texts])
-    _write_csv(manifest, [HEADER, *rows])
+    write_csv(out / "headers.csv", [["path_xml", *names], *texts])
+    write_csv(manifest, [HEADER, *rows])
     return len(rows), n_positive
 
 
-def _write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a table whole or not at all; None becomes an empty field. Raises NoSpace."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_file(path, text.getvalue().encode())
@@ -109,10 +110,10 @@ def _write_patient(
     patient = f"S{number + 1:06d}"
     written = []
     headers = draw_headers(patient, age, sex == 1, heart, beside)
-    for k in range(_choose(RECORDINGS_SHARES, generator)):
+    for k in range(choose(RECORDINGS_SHARES, generator)):
         name = f"xml/{number + 1:06d}_{k + 1}.xml"
         header = next(headers)
-        _write(out / name, _vendor_file(heart, header, shares, generator))
+        write_plain(out / name, _vendor_file(heart, header, shares, generator))
         written.append(((patient, name, label, age, sex), header))
     return written
 
@@ -121,8 +122,8 @@ def _vendor_file(
     heart: Heart, header: Header, shares: dict[str, float], generator: np.random.Generator
 ) -> bytes:
     """Simulate one recording and return it in a dialect drawn from `shares`."""
-    rate_hz = _choose(RATE_SHARES, generator)
-    dialect = _choose(shares, generator)
+    rate_hz = choose(RATE_SHARES, generator)
+    dialect = choose(shares, generator)
     uv = simulate(heart, rate_hz, generator)
     if generator.random() < ELECTRODE_OFF_SHARE:
         chest_lead = f"V{generator.integers(1, 7)}"
@@ -130,7 +131,7 @@ def _vendor_file(
     return VENDORS[dialect](uv, rate_hz, header.patient_id, header=header)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_plain(path: Path, data: bytes) -> None:
     """Write a file that can be made again: not fsynced, but never left cut off. Raises NoSpace."""
     with naming_full_disk(path.parent):
         try:
@@ -140,7 +141,7 @@ def _write(path: Path, data: bytes) -> None:
             raise
 
 
-def _choose(shares: dict[Choice, float], generator: np.random.Generator) -> Choice:
+def choose(shares: dict[Choice, float], generator: np.random.Generator) -> Choice:
     """Draw one of the keys with the probabilities that are its values."""
     choices = list(shares)
     return choices[int(generator.choice(len(choices), p=list(shares.values())))]

@@ -46,12 +46,12 @@ def draw_headers(
             acquired_at=(on + at).isoformat(),
             age_years=float(age),
             sex="F" if is_female else "M",
-            **_measure(heart, generator),
+            **measure(heart, generator),
         )
         on += timedelta(days=30)
 
 
-def _measure(heart: Heart, generator: np.random.Generator) -> dict[str, float]:
+def measure(heart: Heart, generator: np.random.Generator) -> dict[str, float]:
     """Draw measurements as a cart would print them for this heart, whole numbers all."""
     rate_bpm = round(heart.rate_bpm + generator.normal(0, 1))
     qtc_ms = round(1000 * heart.qtc_s + generator.normal(0, 5))
