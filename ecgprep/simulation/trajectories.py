@@ -42,8 +42,8 @@ class Course:
     def draw(cls, is_harmed: bool, was_reduced: bool, generator: np.random.Generator) -> Course:
         """Draw a course; the two groups overlap in all that can be measured."""
         normal = generator.normal
-        lvef = normal(44, 3) if was_reduced else np.clip(normal(59, 4.5), 51, 74)
-        fall = np.clip(normal(19, 7), 4, 36) if is_harmed else np.clip(normal(0, 1.5), 0, 5)
+        lvef = normal(44, 3) if was_reduced else np.clip(normal(58.5, 4.5), 51, 74)
+        fall = np.clip(normal(17, 8), 4, 38) if is_harmed else np.clip(normal(0, 1.5), 0, 5)
         disposition = normal(1.3, 0.6) if is_harmed else normal(0, 0.5)
         return cls(
             lvef=float(lvef),

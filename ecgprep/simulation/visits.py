@@ -142,7 +142,7 @@ def _draw_echos(course: Course, end: int, generator: np.random.Generator) -> lis
     days = []
     if chance() < 0.94:
         before = -int(generator.integers(0, 90))
-        days.append(int(generator.choice([before, before, before, -365, 14, 5])))
+        days.append(int(generator.choice([*[before] * 7, -365, 14, 5])))
     if chance() < 0.1:
         days.append(int(generator.choice([-366, -400, 15])))
     days += [due + _delay(generator) for due in ECHO_DAYS if chance() < 0.8]
@@ -163,7 +163,7 @@ def _measure(course: Course, day: int, generator: np.random.Generator) -> Echo:
     """Draw one echocardiogram: whole numbers by 2D, decimals by the others."""
     modality = str(generator.choice(list(ECHO_ERRORS), p=[0.8, 0.15, 0.05]))
     lvef = course.measured_lvef(day, ECHO_ERRORS[modality], generator)
-    gls = round(course.measured_gls(day, generator), 1) if generator.random() < 0.6 else None
+    gls = round(course.measured_gls(day, generator), 1) if generator.random() < 0.75 else None
     return Echo(day, round(lvef) if modality == "2D" else round(lvef, 1), gls, modality)
 
 
@@ -175,7 +175,7 @@ def _draw_labs(
     A patient has one natriuretic peptide and one troponin. The laboratory states no limit for some
     peptides. Creatinine is there as well, and is no cardiac biomarker.
     """
-    if generator.random() < 0.35:
+    if generator.random() < 0.25:
         return []
     peptide = str(generator.choice(["BNP", "NT-proBNP"]))
     states_limit = generator.random() < 0.5
