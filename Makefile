@@ -1,16 +1,16 @@
 # Everyday commands. `make demo` and `make test` need only a fresh clone, Python 3.11 and pip.
 PYTHON ?= python3
-MANIFEST ?= demo/manifest.csv
+MANIFEST ?= demo/cohort.csv
 # Make splits lists at spaces, so a name with spaces is worked on without them.
 space := $(subst ,, )
 MANIFEST_WORD = $(subst $(space),|,$(MANIFEST))
-IS_DEMO = $(filter demo/manifest.csv,$(MANIFEST_WORD))
+IS_DEMO = $(filter demo/cohort.csv,$(MANIFEST_WORD))
 ROOT ?= $(subst |,$(space),$(dir $(MANIFEST_WORD)))
 STORE ?= $(if $(IS_DEMO),demo/demo.zarr,$(subst |,$(space),$(MANIFEST_WORD:.csv=.zarr)))
 RUN ?=
 PTBXL ?=
 BENCHMARK ?=
-PREP ?= $(if $(IS_DEMO),--covariates age$(comma)sex)
+PREP ?= $(if $(IS_DEMO),--covariates age_years$(comma)sex)
 TRAIN ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -23,11 +23,11 @@ $(error PTBXL is not set. Run make benchmark PTBXL=folder with your unpacked PTB
 endif
 endif
 
-.PHONY: .venv demo prep train eval test test-full test-gpu check format docs bench benchmark \
-	clean help
+.PHONY: .venv demo demo-cohort prep train eval test test-full test-gpu check format docs bench \
+	benchmark clean help
 
 help:
-	@echo "make demo                    simulate a corpus, build its store, train, evaluate"
+	@echo "make demo                    simulate a hospital, make its cohort and store, train, evaluate"
 	@echo "make prep MANIFEST=m.csv     build the store m.zarr"
 	@echo "                             [STORE=… ROOT=… PREP='--jobs 4 --covariates age,sex']"
 	@echo "make train STORE=m.zarr      train a new numbered run  [RUN=runs/name TRAIN='--epochs 30']"
@@ -55,16 +55,24 @@ help:
 	$(INSTALL) -e '.[all,dev]'
 	@touch $@
 
-demo: .venv
-	@if [ ! -f demo/manifest.csv ]; then $(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
-	$(BIN)/ecgprep build demo/manifest.csv demo/demo.zarr --covariates age,sex
+demo: demo-cohort
+	$(BIN)/ecgprep build demo/cohort.csv demo/demo.zarr --covariates age_years,sex
 	$(BIN)/ecgfit train --store demo/demo.zarr --outdir runs/demo --epochs 25 --overwrite
 	$(BIN)/ecgfit eval --store demo/demo.zarr --run runs/demo
-	@echo "files: demo/xml  manifest: demo/manifest.csv  store: demo/demo.zarr  run: runs/demo"
+	$(BIN)/ecgprep report demo/demo.zarr
+	$(BIN)/ecgfit report runs/demo --store demo/demo.zarr
+	@echo "hospital: demo  manifest: demo/cohort.csv  store: demo/demo.zarr  run: runs/demo"
 
-prep: .venv
-	@if [ -n "$(IS_DEMO)" ] && [ ! -f demo/manifest.csv ]; then \
-		$(BIN)/ecgprep synth demo --patients 300 --seed 1; fi
+# A simulated hospital, and the manifest that its task makes of its exports and tables.
+demo-cohort: .venv
+	@if [ ! -f demo/task.yaml ]; then $(BIN)/ecgprep synth demo --hospital --replace \
+		--patients 400 --prevalence 0.4 --seed 1; fi
+	$(BIN)/ecgprep index demo/exports -o demo/ecg.csv
+	$(BIN)/ecgprep cohort demo/task.yaml --ecg demo/ecg.csv --echo demo/echo.csv \
+		--therapy demo/therapy.csv --followup demo/followup.csv --labs demo/labs.csv \
+		--patients demo/patients.csv -o demo/cohort.csv
+
+prep: .venv $(if $(IS_DEMO),demo-cohort)
 	$(BIN)/ecgprep build '$(MANIFEST)' '$(STORE)' --root '$(ROOT)' $(PREP)
 
 train: .venv
