@@ -506,12 +506,16 @@ def _step(name: str, value: Any) -> str:
 @api_options(api.simulate, "patients", "seed", "prevalence", "dialects", "hospital", "replace")
 @verbosity_options
 def synth(out: Path, patients: int, **options: Any) -> None:
-    """Write simulated ECGs as vendor XML files to OUT, with a manifest or a hospital.
+    """Write simulated ECGs as vendor XML files: a corpus, or a hospital.
 
     The patients have, or have not, a cardiac dysfunction. The signals come from a
     dipole model, and the names and dates in the files are invented. They serve
     demonstrations and tests and are no evidence of anything. OUT/headers.csv says
     what stands in each file beside the waveform.
+
+    --hospital writes OUT/exports, tables of therapy, echo, labs, follow-up and
+    patients, OUT/task.yaml for `ecgprep cohort`, and OUT/truth.csv: the status of
+    every patient under every built-in definition, from what was drawn.
 
     Example: ecgprep synth corpus --patients 300 --seed 1
     """
