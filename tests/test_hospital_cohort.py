@@ -73,7 +73,6 @@ def test_engine_finds_the_truth_of_twenty_hospitals(hospitals, definition, tmp_p
     assert (found.sort_index() == expected).all()
 
 
-@pytest.mark.skipif(not hasattr(ecgprep, "index"), reason="there is no ecgprep.index yet")
 def test_engine_finds_the_truth_from_the_files_themselves(tmp_path):
     write_hospital(tmp_path, patients=25, seed=3, harmed=0.5)
     ecg = tmp_path / "ecg.csv"

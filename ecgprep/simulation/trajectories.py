@@ -16,6 +16,9 @@ import numpy as np
 GLS_LEAD_DAYS = 60
 """GLS is as far on its way as LVEF will be after so many days."""
 
+NORMAL_LVEF = 55
+"""From here on down, the ECG shows what is missing."""
+
 MARKERS = {"BNP": (14, 0.35), "NT-proBNP": (55, 0.35), "Troponin T": (5, 0.3)}
 """Biomarker: median of a healthy heart, in pg/mL or ng/L, and the spread of its logarithm."""
 
@@ -76,5 +79,6 @@ class Course:
         return float(median * math.exp(0.1 * self.lost(day) + generator.normal(0, spread)))
 
     def severity(self, day: float) -> float:
-        """Return how much the ECG shows on a day: the disposition, and what is lost by then."""
-        return min(3, self.disposition + 0.06 * self.lost(day))
+        """Return how much the ECG shows on a day: the disposition, and how far LVEF is down."""
+        missing = max(0, NORMAL_LVEF - self.lvef) + self.lost(day)
+        return min(3, self.disposition + 0.08 * missing)
