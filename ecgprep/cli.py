@@ -506,7 +506,7 @@ def _step(name: str, value: Any) -> str:
 @api_options(api.simulate, "patients", "seed", "prevalence", "dialects", "hospital", "replace")
 @verbosity_options
 def synth(out: Path, patients: int, **options: Any) -> None:
-    """Write simulated ECGs as vendor XML files: a corpus, or a hospital.
+    """Write simulated vendor XML files: a corpus, or a hospital.
 
     The patients have, or have not, a cardiac dysfunction. The signals come from a
     dipole model, and the names and dates in the files are invented. They serve
