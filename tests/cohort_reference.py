@@ -101,6 +101,7 @@ class Patient:
             for row in own("ecg")
             if row["acquired_at"]
         ]
+        self.lab_days = [day_of(row["date"]) for row in own("labs")]
         self.labs = []
         for row in own("labs"):
             limit = number(row["upper_limit"]) or LIMIT.get(row["name"])
@@ -116,7 +117,7 @@ class Patient:
             [day for day, _ in self.doses]
             + [echo["day"] for echo in self.echos]
             + [ecg[0] for ecg in self.ecgs]
-            + [day for day, _ in self.labs]
+            + self.lab_days
         )
         for day in days:
             if washout is None:

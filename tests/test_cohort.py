@@ -151,11 +151,28 @@ def test_rows_all_adds_those_whose_label_is_not_known(tmp_path):
     assert rows["days_to_event_or_last_echo"].tolist() == [152, 8, 243]
 
 
-@pytest.mark.parametrize(("deaths", "label"), [("event", 1), ("negative", 0)])
-def test_deaths_become_rows_where_the_task_says_so(tmp_path, deaths, label):
-    rows = cohort(tmp_path, {"deaths": deaths}).manifest.set_index("patient_id")
+@pytest.mark.parametrize(
+    ("deaths", "status", "label"), [("event", "positive", 1), ("negative", "negative", 0)]
+)
+def test_deaths_become_rows_where_the_task_says_so(tmp_path, deaths, status, label):
+    result = cohort(tmp_path, {"deaths": deaths})
+    rows = result.manifest.set_index("patient_id")
     assert rows.loc["0003", "label"] == label
     assert rows.loc["0003", "event"] == 2
+    assert result.status.set_index("patient_id").loc["0003", "status"] == status
+    assert result.counts["death_first"] == 0
+
+
+def test_a_laboratory_value_of_any_kind_counts_as_a_record_before_the_first_dose(tmp_path):
+    index = {"index": {"washout_days": 365}}
+    labs = "patient_id,date,name,value\n0002,2019-01-01,CRP,5\n"
+    assert cohort(tmp_path, index | {"rows": "all"}, labs=labs).counts["no_index"] == 4
+
+
+def test_a_class_that_nobody_had_is_said(tmp_path):
+    notes = cohort(tmp_path, {"index": {"first": ["doxorubicin", "anti-her2"]}}).notes
+    assert any("no dose of anti-her2, which index.first names" in note for note in notes)
+    assert not any("index.first" in note for note in cohort(tmp_path).notes)
 
 
 def test_all_ecgs_of_the_window_can_be_kept(tmp_path):
@@ -223,6 +240,33 @@ def test_frames_and_parquet_give_what_csv_gives(tmp_path):
         frames[name] = tmp_path / f"{name}.parquet"
         frame.to_parquet(frames[name])
     pd.testing.assert_frame_equal(ecgprep.cohort({}, **frames), expected)
+
+
+def test_words_for_what_is_missing_are_read_as_nothing(tmp_path):
+    echo = TABLES["echo"].replace("lvef\n", "lvef,gls\n").replace("0\n", "0,NA\n")
+    echo = "\n".join(line + "," * (4 - len(line.split(","))) for line in echo.splitlines())
+    words = {
+        "echo": echo,
+        "followup": TABLES["followup"].replace("2021-01-01,", "2021-01-01,NaN"),
+        "therapy": TABLES["therapy"].replace("doxorubicin,\n", "doxorubicin,n/a\n"),
+        "ecg": TABLES["ecg"].replace("1e.xml,", "1e.xml,None"),
+    }
+    expected = cohort(tmp_path).manifest
+    pd.testing.assert_frame_equal(cohort(tmp_path, **words).manifest, expected)
+    without = TABLES["echo"].replace("54", "N/A")
+    with pytest.raises(InputError, match=r"line 7\): an echocardiogram without an LVEF"):
+        cohort(tmp_path, echo=without)
+
+
+def test_numbers_of_single_precision_are_read_as_they_were_written(tmp_path):
+    echo = "patient_id,date,lvef\n0002,2020-01-01,64.2\n0002,2020-09-01,54.2\n"
+    echo += "0002,2021-06-01,64.2\n0001,2020-01-01,60\n0001,2020-06-01,44\n"
+    paths: dict[str, Any] = write_tables(tmp_path, echo=echo)
+    crec = {"outcome": {"definition": "crec"}}
+    expected = ecgprep.cohort(crec, **paths)
+    assert expected["label"].tolist() == [1, 1]  # 64.2 - 54.2 is 10
+    paths["echo"] = pd.read_csv(paths["echo"], dtype={"patient_id": str, "lvef": "float32"})
+    pd.testing.assert_frame_equal(ecgprep.cohort(crec, **paths), expected)
 
 
 def test_a_frame_with_float_ids_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from datetime import date, datetime
 from typing import NamedTuple
 
 from ecgprep.cohorts.expression import DECIMALS
+from ecgprep.patients.covariates import MISSING
 
 NO_DAY = -(2**31)
 """The day of a date that is missing."""
@@ -36,15 +37,21 @@ class Moment(NamedTuple):
 NO_MOMENT = Moment(NO_DAY, 0.0)
 
 
-def moment_reader(style: str) -> Callable[[str], Moment]:
-    """Return the function that reads dates in a style of `task.DateFormat`; empty is `NO_MOMENT`.
+def is_missing(text: str) -> bool:
+    """Say whether a field holds nothing, or one of the manifest's words for it, such as NA."""
+    return text.strip().lower() in MISSING
 
-    A zone is read and not applied: a day is the day that the hospital wrote.
+
+def moment_reader(style: str) -> Callable[[str], Moment]:
+    """Return the function that reads dates in a style of `task.DateFormat`.
+
+    A missing one is `NO_MOMENT`. A zone is read and not applied: a day is the day that the
+    hospital wrote.
     """
 
     def read(text: str) -> Moment:
         stripped = text.strip()
-        if not stripped:
+        if is_missing(stripped):
             return NO_MOMENT
         moment = _moment(stripped, style)
         if moment is None:
@@ -104,11 +111,11 @@ def _wrong_date(text: str, style: str) -> str:
 def number_reader(
     decimal_comma: bool, check: Callable[[float], float] = float
 ) -> Callable[[str], float]:
-    """Return the function that reads a number, NaN from an empty field, and then calls `check`."""
+    """Return the function that reads a number and calls `check`; NaN if it is missing."""
 
     def read(text: str) -> float:
         stripped = text.strip()
-        if not stripped:
+        if is_missing(stripped):
             return math.nan
         return check(round(_number(stripped, decimal_comma), DECIMALS))
 
@@ -135,7 +142,7 @@ def lvef_reader(decimal_comma: bool) -> Callable[[str], float]:
 
     def read(text: str) -> float:
         stripped = text.strip()
-        if not stripped:
+        if is_missing(stripped):
             return math.nan
         try:
             value = round(_number(stripped, decimal_comma), DECIMALS)
@@ -180,7 +187,9 @@ def laboratory_reader(decimal_comma: bool) -> Callable[[str], float]:
 
 def flag(text: str) -> float:
     """Read 0, 1 or nothing (NaN)."""
+    if is_missing(text):
+        return math.nan
     stripped = text.strip()
-    if stripped not in ("", "0", "1"):
+    if stripped not in ("0", "1"):
         raise ValueError("must be 0, 1 or empty")
-    return float(stripped) if stripped else math.nan
+    return float(stripped)

@@ -19,6 +19,7 @@ from ecgprep.cohorts.fields import (
     NO_DAY,
     NO_MOMENT,
     flag,
+    is_missing,
     laboratory_reader,
     lvef_reader,
     moment_reader,
@@ -162,7 +163,7 @@ class _Reader:
         moments = table.parsed(column, read, NO_MOMENT)
         days = moments[:, 0].astype(np.int64)
         if required:
-            empty = table.parsed(column, lambda text: not text.strip(), False)
+            empty = table.parsed(column, is_missing, False)
             table.add_fault(column, empty, "must be a date; found nothing")
         return days, moments[:, 1]
 
@@ -209,7 +210,7 @@ class _Reader:
         nothing = np.full(len(table), np.nan)
         if "gls" not in table.columns or task.kind == "echo_pairs":
             return nothing
-        given = table.parsed("gls", lambda text: bool(text.strip()), False)
+        given = ~table.parsed("gls", is_missing, True)
         if task.gls_sign is None and given.any():
             if task.definition.criterion.names & {"gls", "baseline_gls", "gls_fall"}:
                 table.add_fault(
@@ -227,7 +228,7 @@ class _Reader:
 
     def _with_lvef(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
         """Refuse or leave out the echos that have no LVEF, as the task says."""
-        empty = table.parsed("lvef", lambda text: not text.strip(), False)
+        empty = table.parsed("lvef", is_missing, False)
         if self._task.missing_lvef == "refuse":
             table.add_fault(
                 "lvef",

@@ -57,6 +57,7 @@ def classify(timelines: Timelines, task: CtrcdTask) -> pd.DataFrame:
     is_free = later & ~meets & (echos["day"] >= task.negative.last_echo_from_day).to_numpy()
     death = timelines.death_day
     horizon = task.outcome.horizon_days
+    dies = (death >= 1) & (death <= horizon)
     least = task.baseline_echo.lvef_at_least
     applies = {
         "no_index": np.isnan(timelines.index_day),
@@ -64,9 +65,9 @@ def classify(timelines: Timelines, task: CtrcdTask) -> pd.DataFrame:
         "already_reduced": lvef < (-np.inf if least is None else least),
         "no_ecg": (n_ecgs == 0) & (n_unusable == 0),
         "ecg_unusable": n_ecgs == 0,
-        "positive": event_day <= horizon,
-        "death_first": (death >= 1) & (death <= horizon),
-        "negative": _any(echos, is_free, n),
+        "positive": (event_day <= horizon) | (dies & (task.deaths == "event")),
+        "death_first": dies & (task.deaths == "exclude"),
+        "negative": _any(echos, is_free, n) | (dies & (task.deaths == "negative")),
         "unknown_followup": np.ones(n, bool),
     }
     status = np.select([applies[name] for name in STATUSES], STATUSES, "")
@@ -75,7 +76,7 @@ def classify(timelines: Timelines, task: CtrcdTask) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "status": pd.Categorical(status, STATUSES),
-            "label": _labels(status, task),
+            "label": np.select([status == "positive", status == "negative"], [1.0, 0.0], np.nan),
             "baseline_lvef": lvef,
             "baseline_day": _at(echos["day"], baseline),
             "event_day": event_day,
@@ -219,13 +220,6 @@ def choose_ecgs(timelines: Timelines, task: CtrcdTask) -> pd.DataFrame:
     is_last = task.ecg.keep == "last"
     rows = _first_rows(timelines.ecgs, chosen, len(timelines), last=is_last)
     return timelines.ecgs.iloc[rows[rows != NONE]]
-
-
-def _labels(status: NDArray[np.str_], task: CtrcdTask) -> Numbers:
-    """Return 1, 0, or NaN where the label is not known."""
-    of_death = {"exclude": np.nan, "negative": 0.0, "event": 1.0}[task.deaths]
-    cases = [status == "positive", status == "negative", status == "death_first"]
-    return np.select(cases, [1.0, 0.0, of_death], np.nan)
 
 
 def _time_to_event(event: Days, death: Days, last_echo: Days) -> tuple[Days, NDArray[np.int64]]:

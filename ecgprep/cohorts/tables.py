@@ -245,23 +245,28 @@ def _text_column(column: Series, table: str, name: str) -> TextColumn:
     import pandas as pd
 
     codes, values = pd.factorize(column, use_na_sentinel=True)
-    is_text = name in ("patient_id", "path_xml")
-    if is_text and pd.api.types.is_float_dtype(column.dtype):
+    is_float = pd.api.types.is_float_dtype(column.dtype)
+    if is_float and name in ("patient_id", "path_xml"):
         raise InputError(
             f"Table {table}, column {name}: floating-point numbers; it must be text or integers. "
             "pandas turns integers into floats where values are missing: read the file with "
             f"dtype={{{name!r}: str}}."
         )
+    if is_float:
+        values = values.to_numpy()  # iterating over the index would make them double precision
     texts = [*(_written(value) for value in values), ""]
     return TextColumn(texts, np.where(codes < 0, len(texts) - 1, codes).astype(np.int32))
 
 
 def _written(value: Any) -> str:
-    """Write a value as a CSV file would hold it: days without a time, whole floats as integers."""
+    """Write a value as a CSV file would hold it: days without a time, whole floats as integers.
+
+    A number of single precision keeps its own digits: 54.4, and not 54.400001525878906.
+    """
     if isinstance(value, bool | np.bool_):
         return str(int(value))
     if isinstance(value, float | np.floating):
-        return str(int(value)) if float(value).is_integer() else repr(float(value))
+        return str(int(value)) if float(value).is_integer() else str(value)
     if hasattr(value, "isoformat"):
         return str(value.isoformat()).removesuffix("T00:00:00")
     return str(value)

@@ -15,7 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ecgprep.cohorts.drugs import doxorubicin_factor, is_known, names_any
+from ecgprep.cohorts.drugs import (
+    CLASSES,
+    agents_of,
+    doxorubicin_factor,
+    is_known,
+    names_any,
+)
 from ecgprep.cohorts.expression import round_off
 from ecgprep.cohorts.fields import NO_DAY
 from ecgprep.cohorts.joining import codes_and_rows
@@ -83,7 +89,7 @@ def make_timelines(task: CtrcdTask, records: Records, patients: pd.Index) -> Tim
     therapy = codes_and_rows(records.therapy, ["day", "drug", "dose_mg_m2"])
     doses = _doses(task, therapy, records)
     echos = codes_and_rows(records.echo, ["day", "second", "lvef", "gls", "symptoms"])
-    labs = _judged_labs(task, records)
+    labs = codes_and_rows(records.labs, ["day", "name", "value", "limit"])
     ecgs = _ecgs(records)
     first = _first_record(len(patients), [therapy, echos, labs, ecgs])
     index_day = _index_days(task, doses, first)
@@ -94,7 +100,7 @@ def make_timelines(task: CtrcdTask, records: Records, patients: pd.Index) -> Tim
         death_day=death - index_day,
         last_seen_day=last_seen - index_day,
         echos=_from_index(merge_days(echos, task.same_day), index_day),
-        labs=_from_index(labs, index_day),
+        labs=_from_index(_judged(labs, task, records), index_day),
         ecgs=_from_index(ecgs, index_day),
         doses=_from_index(doses, index_day),
         has_doses=bool(therapy["dose_mg_m2"].notna().any()),
@@ -121,10 +127,25 @@ def _doses(task: CtrcdTask, therapy: pd.DataFrame, records: Records) -> pd.DataF
         [is_known(text, task.classes) or names_any(text, task.agents) for text in texts]
     )
     codes = drug.codes.to_numpy()
+    _note_unused_entries(task, texts, records)
     _note_unknown_drugs(therapy, known[codes], records)
     factors = factor[codes]
     equivalent = np.where(factors > 0, therapy["dose_mg_m2"] * factors, 0.0)
     return therapy.assign(in_class=in_class[codes], equivalent=equivalent)
+
+
+def _note_unused_entries(task: CtrcdTask, texts: list[str], records: Records) -> None:
+    """Say which drugs or classes of the index nobody had: a misspelt class starts no clock."""
+    unused = [
+        entry
+        for entry in task.index.first
+        if not any(names_any(text, agents_of([entry], task.classes)) for text in texts)
+    ]
+    if unused:
+        records.notes.append(
+            f"{records.tables['therapy'].name}: no dose of {', '.join(unused)}, which index.first "
+            f"names. Classes are {', '.join((*CLASSES, *task.classes))}"
+        )
 
 
 SHOWN_DRUG_FROM = 10
@@ -144,9 +165,8 @@ def _note_unknown_drugs(therapy: pd.DataFrame, known: NDArray[np.bool_], records
     records.notes.append(f"{records.tables['therapy'].name}: drugs in no class: {', '.join(parts)}")
 
 
-def _judged_labs(task: CtrcdTask, records: Records) -> pd.DataFrame:
+def _judged(labs: pd.DataFrame, task: CtrcdTask, records: Records) -> pd.DataFrame:
     """Return the biomarkers that can be compared with a limit, and whether they are above it."""
-    labs = codes_and_rows(records.labs, ["day", "name", "value", "limit"])
     if not len(labs):
         return pd.DataFrame({"code": [], "day": [], "above": []})
     names = [biomarker(text) for text in labs["name"].cat.categories]

@@ -56,7 +56,7 @@ def report_content(result: CohortResult, name: str, exact: bool = False) -> dict
     content: dict[str, Any] = {
         "name": name,
         "hidden": not exact,
-        "flow": flow(result.counts, show),
+        "flow": flow(result.counts, show, getattr(result.task, "deaths", "exclude")),
         "table_one": table_one(manifest, show),
         "notes": [_without_small_counts(note, show) for note in result.notes],
         "task": result.task.to_yaml(),

@@ -41,6 +41,13 @@ ENDS = {
 }
 """What becomes of the patients who were not excluded."""
 
+_ENDS_WITH_DEATHS = {
+    "exclude": {},
+    "event": {"positive": "event or death up to the horizon"},
+    "negative": {"negative": "no event, followed long enough or died before the horizon"},
+}
+"""What differs by the task's rule for deaths."""
+
 AUROCS = (0.70, 0.75, 0.80, 0.85)
 """For which the sample sizes are shown."""
 
@@ -72,10 +79,13 @@ _MISSING = "missing"
 Row = dict[str, Any]
 
 
-def flow(counts: Mapping[str, int], show: CountFormatter) -> dict[str, Any]:
+def flow(
+    counts: Mapping[str, int], show: CountFormatter, deaths: str = "exclude"
+) -> dict[str, Any]:
     """Return the flow diagram: everyone, each exclusion with what is left, and how it ends.
 
-    `counts` has the patients by status, in the order of the rules. What is left after a step is
+    `counts` has the patients by status, in the order of the rules; under `deaths: exclude` alone
+    do some have died before an event. What is left after a step is
     shown only where it gives no withheld exclusion away.
     """
     shown = show.parts(counts)
@@ -94,8 +104,11 @@ def flow(counts: Mapping[str, int], show: CountFormatter) -> dict[str, Any]:
                     "left": f"{left:,}" if is_known else HIDDEN,
                 }
             )
+    what = ENDS | _ENDS_WITH_DEATHS[deaths]
+    if deaths != "exclude":
+        del what["death_first"]
     ends = [
-        {"status": name, "what": ENDS[name], "n": shown[name]} for name in counts if name in ENDS
+        {"status": name, "what": what[name], "n": shown[name]} for name in counts if name in what
     ]
     return {"total": f"{total:,}", "steps": steps, "ends": ends}
 
