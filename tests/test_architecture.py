@@ -39,6 +39,7 @@ A room imports from floors below its own, and on its own floor from rooms that s
 """
 ECGFIT_MAY_USE = {
     "ecgprep",
+    "ecgprep.cohorts",
     "ecgprep.console",
     "ecgprep.drawing",
     "ecgprep.errors",

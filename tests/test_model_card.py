@@ -30,6 +30,8 @@ def test_terms_are_those_of_a_model_card(facts):
         "Inputs",
         "Output",
         "Training data",
+        "Cohort",
+        "Label",
         "Architecture",
         "Training",
         "Threshold",

@@ -8,9 +8,11 @@ from typing import Any
 
 from ecgfit.config import TrainConfig
 from ecgfit.reports.evaluated_split import EvaluatedSplit
+from ecgfit.reports.task import recorded_task
 from ecgfit.reports.wording import is_fixed, rule_in_words, split_name
 from ecgfit.run import RunFolder
 from ecgfit.run_files import THRESHOLD
+from ecgprep.cohorts.task import Task
 from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.store.reader import Store
 
@@ -74,6 +76,8 @@ class Facts:
     """External stores that nobody searched for recordings that trained the run."""
     has_store: bool
     has_lead_removal: bool
+    task: Task | None
+    """What labelled the recordings; None where the store does not say."""
 
     @property
     def n_external(self) -> int:
@@ -117,6 +121,7 @@ def gather_facts(
         n_unsearched=sum(_is_unsearched(evaluated) for evaluated in [*externals, main]),
         has_store=store is not None,
         has_lead_removal="lead_removal" in main.metrics,
+        task=recorded_task(run),
     )
 
 

@@ -52,6 +52,7 @@ def _templates() -> jinja2.Environment:
     environment.filters["g"] = "{:g}".format
     environment.filters["g3"] = "{:.3g}".format
     environment.filters["grouped"] = "{:,}".format
+    environment.filters["day"] = wording.day
     environment.filters["number"] = wording.number
     environment.filters["percent"] = wording.percent
     environment.filters["with_interval"] = wording.with_interval

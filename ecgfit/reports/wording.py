@@ -49,6 +49,11 @@ def split_name(name: str) -> str:
     return f"{words}, {aggregation} of recordings"
 
 
+def day(value: int) -> str:
+    """Return a day counted from the index, with a real minus sign."""
+    return f"{value:,}".replace("-", "−")
+
+
 def number(value: float | None) -> str:
     """Return a number with three decimals and a real minus sign."""
     return "undefined" if value is None else f"{value:.3f}".replace("-", "−")

@@ -177,6 +177,7 @@ def recorded_facts(trainer: Trainer, loaded: list[str] | None) -> dict[str, Any]
             "sample_rate_hz": store.sample_rate_hz,
             "n_samples": store.n_samples,
             **({"sex_code": sex_codes} if sex_codes else {}),
+            **({"task": store.task} if store.task is not None else {}),
         },
         "device": _describe_device(trainer.device),
         "amp": trainer.amp,

@@ -98,6 +98,15 @@ class Store:
         return sex_codes_of(self.attributes["settings"])
 
     @property
+    def task(self) -> str | None:
+        """The canonical text of the task that labelled the recordings, None if it is not known.
+
+        `ecgprep.cohorts.task.make_task` reads its JSON.
+        """
+        text: str | None = self.attributes["settings"].get("task")
+        return text
+
+    @property
     def quality_flags(self) -> tuple[str, ...]:
         """Names of the bits of `quality` that were computed when the store was built."""
         path = self.path / "quality" / "zarr.json"
