@@ -169,6 +169,15 @@ def test_a_laboratory_value_of_any_kind_counts_as_a_record_before_the_first_dose
     assert cohort(tmp_path, index | {"rows": "all"}, labs=labs).counts["no_index"] == 4
 
 
+def test_a_definition_of_which_no_input_is_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="uses symptoms alone, which no table holds"):
+        cohort(tmp_path, {"outcome": {"definition": "symptoms"}})
+    notes = cohort(tmp_path).notes
+    assert any("also uses biomarker_rise, gls_fall, which no table holds" in n for n in notes)
+    hera = cohort(tmp_path, {"outcome": {"definition": "hera"}}).notes
+    assert not any("which no table holds" in note for note in hera)
+
+
 def test_a_class_that_nobody_had_is_said(tmp_path):
     notes = cohort(tmp_path, {"index": {"first": ["doxorubicin", "anti-her2"]}}).notes
     assert any("no dose of anti-her2, which index.first names" in note for note in notes)
@@ -240,6 +249,17 @@ def test_frames_and_parquet_give_what_csv_gives(tmp_path):
         frames[name] = tmp_path / f"{name}.parquet"
         frame.to_parquet(frames[name])
     pd.testing.assert_frame_equal(ecgprep.cohort({}, **frames), expected)
+
+
+def test_nested_columns_are_refused_and_bytes_are_text(tmp_path):
+    paths: dict[str, Any] = write_tables(tmp_path)
+    expected = ecgprep.cohort({}, **paths)
+    echo = pd.read_csv(paths["echo"], dtype=str)
+    paths["echo"] = echo.assign(patient_id=echo["patient_id"].str.encode("utf-8"))
+    pd.testing.assert_frame_equal(ecgprep.cohort({}, **paths), expected)
+    paths["echo"] = echo.assign(lvef=[[60]] * len(echo))
+    with pytest.raises(InputError, match="column lvef: holds lists or other nested values"):
+        ecgprep.cohort({}, **paths)
 
 
 def test_words_for_what_is_missing_are_read_as_nothing(tmp_path):

@@ -52,6 +52,10 @@ class Definition:
         inputs = self.criterion.names - {"lower_limit"}
         return bool(inputs & (ALWAYS_THERE | set(available)))
 
+    def missing(self, available: Iterable[str]) -> frozenset[str]:
+        """Return the inputs that a study lacks which has LVEF and those that are `available`."""
+        return self.criterion.names - ALWAYS_THERE - frozenset(available)
+
 
 _ESC = "Lyon AR et al. 2022 ESC Guidelines on cardio-oncology. Eur Heart J 2022;43:4229-4361"
 _ESC_SEVERE = "(lvef < 40 and baseline_lvef >= 40)"

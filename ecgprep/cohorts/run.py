@@ -92,6 +92,7 @@ def _ctrcd(task: CtrcdTask, records: Records, keep_dates: bool) -> CohortResult:
     check_tables(records)
     raise_faults(records.faults.values())
     timelines = make_timelines(task, records, patients)
+    _check_inputs(task, timelines, records)
     decided = classify(timelines, task)
     decided["total_dose"] = total_doses(timelines) if timelines.has_doses else float("nan")
     manifest = ctrcd_rows(task, timelines, decided, records, keep_dates)
@@ -100,6 +101,24 @@ def _ctrcd(task: CtrcdTask, records: Records, keep_dates: bool) -> CohortResult:
     )
     _check_result(result)
     return result
+
+
+def _check_inputs(task: CtrcdTask, timelines: Timelines, records: Records) -> None:
+    """Say what the definition uses and no table holds; refuse it if that is all it uses."""
+    missing = sorted(task.definition.missing(timelines.available))
+    if not missing:
+        return
+    listed = ", ".join(missing)
+    if not task.definition.is_assessable(timelines.available):
+        raise InputError(
+            f"The definition of the task uses {listed} alone, which no table holds, so nobody "
+            "could have an event. Give the table that holds it (--labs, or gls in --echo), or "
+            "choose another definition."
+        )
+    records.notes.append(
+        f"The definition also uses {listed}, which no table holds: what is missing meets no "
+        "criterion"
+    )
 
 
 def _pairs(task: EchoPairsTask, records: Records, keep_dates: bool) -> CohortResult:

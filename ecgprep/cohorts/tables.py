@@ -244,7 +244,13 @@ def _text_column(column: Series, table: str, name: str) -> TextColumn:
     """Write each distinct value of a pandas column as text; missing values become empty."""
     import pandas as pd
 
-    codes, values = pd.factorize(column, use_na_sentinel=True)
+    try:
+        codes, values = pd.factorize(column, use_na_sentinel=True)
+    except TypeError:
+        raise InputError(
+            f"Table {table}, column {name}: holds lists or other nested values; it must hold text, "
+            "numbers or dates."
+        ) from None
     is_float = pd.api.types.is_float_dtype(column.dtype)
     if is_float and name in ("patient_id", "path_xml"):
         raise InputError(
@@ -269,4 +275,6 @@ def _written(value: Any) -> str:
         return str(int(value)) if float(value).is_integer() else str(value)
     if hasattr(value, "isoformat"):
         return str(value.isoformat()).removesuffix("T00:00:00")
+    if isinstance(value, bytes):  # text in Parquet files that do not call it so
+        return value.decode("utf-8", "replace")
     return str(value)
