@@ -227,6 +227,25 @@ def test_columns_of_patients_are_carried_but_no_date_and_no_name(tmp_path, caplo
     assert "not carried into the manifest: 1 column" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "date",
+    [
+        "31.03.2024",
+        "03/31/24",
+        "31-MAR-24",
+        "31 March 2024",
+        "March 31, 2024",
+        "20240331",
+        "2024-03",
+    ],
+)
+def test_a_column_that_holds_dates_of_any_style_is_not_carried(tmp_path, date):
+    patients = f'patient_id,tumour,seen\n0001,4 cycles 60,"{date}"\n0002,T1 2020,\n'
+    manifest = cohort(tmp_path, patients=patients).manifest
+    assert "tumour" in manifest
+    assert "seen" not in manifest
+
+
 def test_columns_of_other_names_and_dates_of_another_style_are_declared(tmp_path):
     echo = "pid;day;EF\n0001;01.01.2020;60,5\n0001;01.06.2020;48\n0002;10.01.2020;55\n"
     echo += "0002;01.06.2021;54\n"

@@ -70,7 +70,16 @@ _NOT_FROM_PATIENTS = frozenset(
 )
 """Columns of the manifest that no table of patients may bring."""
 
-_DATE_LIKE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}.*")
+_MONTH = r"(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[^\W\d_]{0,6}"
+_DATE_LIKE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*"  # 2024-03-31, with or without a time
+    r"|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}.*|\d{2})"  # 31.03.2024, 03/31/24
+    rf"|\d{{1,2}}[-/. ]*{_MONTH}[-/., ]*\d{{2,4}}.*"  # 31 March 2024, 31-MAR-24
+    rf"|{_MONTH}\.? \d{{1,2}},? *\d{{4}}.*"  # March 31, 2024
+    r"|(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"  # 20240331
+    r"|(19|20)\d\d[-/](0[1-9]|1[0-2])",  # 2024-03
+    re.IGNORECASE,
+)
 
 
 @dataclass
