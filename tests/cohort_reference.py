@@ -197,7 +197,8 @@ class Patient:
         elif event is not None and event <= task["horizon"]:
             status = "positive"
         elif death is not None and 1 <= death <= task["horizon"]:
-            status = "death_first"
+            by_rule = {"exclude": "death_first", "negative": "negative", "event": "positive"}
+            status = by_rule[task["deaths"]]
         elif any(echo["d"] >= task["negative"] and not echo["meets"] for echo in later):
             status = "negative"
         else:

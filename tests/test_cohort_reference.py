@@ -122,6 +122,7 @@ def drawn_task(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
         "lower_limit": draw.choice([50, 53]),
         "negative": draw.choice([365, 180]),
         "same_day": draw.choice(["mean", "lowest", "last"]),
+        "deaths": draw.choice(["exclude", "exclude", "negative", "event"]),
     }
     ours = {
         "index": {"first": words["first"], "washout_days": words["washout_days"]},
@@ -146,6 +147,7 @@ def drawn_task(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
         },
         "negative": {"last_echo_from_day": words["negative"]},
         "same_day": words["same_day"],
+        "deaths": words["deaths"],
         "gls_sign": "negative",
         "rows": "all",
     }

@@ -91,6 +91,20 @@ def test_flow_adds_up(cohort):
     assert [step["status"] for step in shown["steps"]] == list(cohort.counts)[:5]
 
 
+@pytest.mark.parametrize(
+    ("deaths", "status", "what"),
+    [
+        ("event", "positive", "event or death up to the horizon"),
+        ("negative", "negative", "no event, followed long enough or died before the horizon"),
+    ],
+)
+def test_flow_says_where_the_dead_are_counted(deaths, status, what):
+    counts = {"positive": 50, "death_first": 0, "negative": 90, "unknown_followup": 20}
+    ends = {end["status"]: end["what"] for end in flow(counts, EXACT, deaths)["ends"]}
+    assert ends[status] == what
+    assert "death_first" not in ends
+
+
 def test_flow_shows_nothing_from_which_a_small_exclusion_follows():
     counts = {"no_index": 60, "no_baseline_echo": 4, "no_ecg": 20, "positive": 50, "negative": 90}
     shown = flow(counts, SAFE)
