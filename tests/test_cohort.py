@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 import stat
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from helpers import command, files_of, write_recordings
 import ecgprep
 from ecgprep.building.ensure import EnsuredStore, ensure_store
 from ecgprep.building.plan import BuildSettings
+from ecgprep.cohorts.fields import moment_reader
 from ecgprep.cohorts.run import make_cohort
 from ecgprep.cohorts.task import EXAMPLE, CtrcdTask, make_task, read_task
 from ecgprep.conform import Conformity
@@ -254,6 +256,30 @@ def test_columns_of_other_names_and_dates_of_another_style_are_declared(tmp_path
     result = cohort(tmp_path, task, echo=echo)
     assert result.counts["positive"] == result.counts["negative"] == 1
     assert result.status["baseline_lvef"].iloc[0] == 60.5
+
+
+@pytest.mark.parametrize(
+    ("style", "early", "late"),
+    [
+        ("dmy", "01.06.2020 9:05", "01.06.2020 10:15:30"),
+        ("mdy", "06/01/2020", "06/01/2020 00:01"),
+        ("compact", "20200601", "20200601101530"),
+        ("iso", "2020-06-01", "2020-06-01 10:15"),
+    ],
+)
+def test_the_time_of_day_is_read_in_every_style(style, early, late):
+    read = moment_reader(style)
+    assert read(early).day == read(late).day == date(2020, 6, 1).toordinal()
+    assert read(early).second < read(late).second
+
+
+@pytest.mark.parametrize(
+    ("style", "text"),
+    [("dmy", "01.06.2020 25:00"), ("dmy", "01.06.2020 at 9"), ("compact", "202006012561")],
+)
+def test_a_time_that_is_none_is_refused(style, text):
+    with pytest.raises(ValueError, match="must be a date"):
+        moment_reader(style)(text)
 
 
 def test_frames_and_parquet_give_what_csv_gives(tmp_path):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from datetime import date, datetime
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time
 from typing import NamedTuple
 
 from ecgprep.cohorts.expression import DECIMALS
@@ -21,7 +21,8 @@ _YEARS = range(1900, 2101)
 _ISO = re.compile(
     r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(?:Z|[+-]\d{2}(?::?\d{2})?)?)?"
 )
-_COMPACT = re.compile(r"\d{8}")
+_COMPACT = re.compile(r"(\d{8})(?:(\d{2})(\d{2})(\d{2})?)?")
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _SEPARATED = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})")
 
 _EXAMPLES = {"iso": "2024-03-31", "compact": "20240331", "dmy": "31.03.2024", "mdy": "03/31/2024"}
@@ -65,15 +66,14 @@ def _moment(text: str, style: str) -> Moment | None:
     try:
         if style == "iso":
             return _iso_moment(text)
-        if style == "compact":
-            day = date.fromisoformat(text) if _COMPACT.fullmatch(text) else None
-        else:
-            day = _separated_date(text, style)
+        found = _compact_parts(text) if style == "compact" else _separated_parts(text, style)
+        if found is None or found[0].year not in _YEARS:
+            return None
+        day, (hour, minute, second) = found
+        clock = time(int(hour or 0), int(minute or 0), int(second or 0))
     except ValueError:
         return None
-    if day is None or day.year not in _YEARS:
-        return None
-    return Moment(day.toordinal(), 0.0)
+    return Moment(day.toordinal(), 3600.0 * clock.hour + 60 * clock.minute + clock.second)
 
 
 def _iso_moment(text: str) -> Moment | None:
@@ -86,13 +86,24 @@ def _iso_moment(text: str) -> Moment | None:
     return Moment(read.toordinal(), second)
 
 
-def _separated_date(text: str, style: str) -> date | None:
-    found = _SEPARATED.fullmatch(text)
-    if found is None:
+_Clock = Sequence[str | None]
+
+
+def _compact_parts(text: str) -> tuple[date, _Clock] | None:
+    """Read `20240331` and `20240331101500`."""
+    found = _COMPACT.fullmatch(text)
+    return None if found is None else (date.fromisoformat(found[1]), found.groups()[1:])
+
+
+def _separated_parts(text: str, style: str) -> tuple[date, _Clock] | None:
+    """Read `31.03.2024` and `31.03.2024 10:15`."""
+    written, _, clock = text.partition(" ")
+    found, told = _SEPARATED.fullmatch(written), _CLOCK.fullmatch(clock.strip() or "0:00")
+    if found is None or told is None:
         return None
     first, second, year = int(found[1]), int(found[3]), int(found[4])
     day, month = (first, second) if style == "dmy" else (second, first)
-    return date(year, month, day)
+    return date(year, month, day), told.groups()
 
 
 def _wrong_date(text: str, style: str) -> str:
