@@ -15,7 +15,7 @@ from ecgprep.patients.registry import SplitPlan
 from ecgprep.quality import BIT, FLAGS, quality_flags, spectrum
 from ecgprep.recording import Recording
 from ecgprep.simulation.simulator import Heart, simulate
-from ecgprep.simulation.vendors import muse
+from ecgprep.simulation.vendors import VENDORS, muse
 from ecgprep.store.format import QUALITY_FLAGS
 
 TIME = np.arange(5000) / 500
@@ -99,6 +99,15 @@ def test_amplitude(clean, factor):
 def test_einthoven(clean):
     clean["III"] = -clean["III"] + 100
     assert flags_of(clean) == {"einthoven": {"I", "II"}}
+
+
+def test_a_calibration_pulse_raises_no_flag(uv, tmp_path):
+    """Its 1 mV in every lead breaks Einthoven's law, and stands still at the highest value."""
+    (tmp_path / "a.xml").write_bytes(VENDORS["philips"](np.clip(uv, -900, 900), 500, "X"))
+    outcome = read_one(tmp_path, "a.xml", Conformity())
+    assert outcome.row is not None
+    assert outcome.row.valid_span == (0, 5000)
+    assert not (outcome.quality & (BIT["einthoven"] | BIT["clipped"])).any()
 
 
 def test_exchanged_arms(clean):
