@@ -6,6 +6,7 @@ Progress and notes go to stderr, results to stdout.
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -214,11 +215,11 @@ def finalise(store: Path, as_json: bool) -> None:
     _print_build(api.finalise(store), as_json, unchanged=False)
 
 
-def _print_example(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
-    if is_given:
-        from ecgprep.cohorts.task import EXAMPLE
+def _print_example(ctx: click.Context, _: click.Parameter, kind: str | None) -> None:
+    if kind is not None:
+        from ecgprep.cohorts.task import EXAMPLES
 
-        click.echo(EXAMPLE.read_text(), nl=False)
+        click.echo(EXAMPLES[kind].read_text(), nl=False)
         ctx.exit()
 
 
@@ -237,11 +238,13 @@ def _print_definitions(ctx: click.Context, _: click.Parameter, is_given: bool) -
 @api_options(api.cohort, "keep_dates", "exact_counts")
 @click.option(
     "--example",
-    is_flag=True,
+    type=click.Choice(["ctrcd", "echo_pairs"]),
+    is_flag=False,
+    flag_value="ctrcd",  # without a kind
     is_eager=True,
     expose_value=False,
     callback=_print_example,
-    help="Print a task with every default, to begin with.",
+    help="Print a task with every default, to begin with; ctrcd unless you name the other kind.",
 )
 @click.option(
     "--definitions",
@@ -258,10 +261,13 @@ def cohort(task: Path, output: Path | None, as_json: bool, **options: Any) -> No
     """Turn tables of therapy and echo into a manifest.
 
     TASK is a YAML file that says when the clock starts, which ECG counts, and what
-    fall of LVEF is an event. Tables are CSV or Parquet files. `-o cohort.csv` also
-    writes cohort.status.csv, the status of every patient, cohort.task.yaml, the
-    task with every default, which `ecgprep build` notes in the store, and
-    cohort.report.html, which opens offline. All are private.
+    fall of LVEF is an event. `--example > task.yaml` prints one to change, with a
+    place for the names that your tables give their columns. Tables are CSV or
+    Parquet files.
+
+    `-o cohort.csv` also writes cohort.status.csv, the status of every patient,
+    cohort.task.yaml, the task with every default, which `ecgprep build` notes in
+    the store, and cohort.report.html, which opens offline. All are private.
 
     Example: ecgprep cohort task.yaml --ecg ecg.csv --echo echo.csv --therapy t.csv -o cohort.csv
     """
@@ -277,15 +283,22 @@ def cohort(task: Path, output: Path | None, as_json: bool, **options: Any) -> No
     n_patients = rows["patient_id"].nunique()
     click.echo(f"{output}: {len(rows):,} ECGs of {n_patients:,} patients, {n_positive:,} positive")
     click.echo(f"patients by status: {_counts(counts)}")
+    click.echo(f"who is what: {output.with_suffix('.status.csv')} (private, as all of this)")
+    report = output.with_suffix(".report.html")
+    if report.exists():  # it needs jinja2
+        click.echo(f"next: open {report}, then run")
+    else:
+        click.echo("next:")
+    build_it = ["ecgprep", "build", str(output), str(output.with_suffix(".zarr"))]
     root = _root_for_build(options["ecg"], output, rows["path_xml"])
-    click.echo(f"next: ecgprep build {output} {output.with_suffix('.zarr')}{root}")
+    click.echo(f"  {shlex.join([*build_it, *root])}")
 
 
-def _root_for_build(ecg: Path, output: Path, paths: Any) -> str:
+def _root_for_build(ecg: Path, output: Path, paths: Any) -> list[str]:
     """Return the option that a build needs where the ECG table lies in another folder."""
     is_elsewhere = ecg.resolve().parent != output.resolve().parent
     is_relative = any(not Path(path).is_absolute() for path in paths)
-    return f" --root {ecg.parent}" if is_elsewhere and is_relative else ""
+    return ["--root", str(ecg.parent)] if is_elsewhere and is_relative else []
 
 
 @cli.command()

@@ -23,7 +23,7 @@ from ecgprep.building.ensure import EnsuredStore, ensure_store
 from ecgprep.building.plan import BuildSettings
 from ecgprep.cohorts.fields import moment_reader
 from ecgprep.cohorts.run import make_cohort
-from ecgprep.cohorts.task import EXAMPLE, CtrcdTask, make_task, read_task
+from ecgprep.cohorts.task import EXAMPLES, CtrcdTask, EchoPairsTask, make_task, read_task
 from ecgprep.conform import Conformity
 from ecgprep.errors import InputError, NoSpace, StoreError, TargetExists
 from ecgprep.patients.registry import SplitPlan
@@ -88,7 +88,7 @@ def cohort(folder: Path, task: dict[str, Any] | None = None, **changed: str | No
 @pytest.fixture
 def task(tmp_path) -> Path:
     path = tmp_path / "task.yaml"
-    path.write_text(EXAMPLE.read_text())
+    path.write_text(EXAMPLES["ctrcd"].read_text())
     return path
 
 
@@ -114,7 +114,9 @@ def test_the_command_writes_manifest_status_and_task(tmp_path, task):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     assert "2 ECGs of 2 patients, 1 positive" in done.stdout
     assert "no_index 1, no_baseline_echo 0" in done.stdout
-    assert "next: ecgprep build" in done.stdout
+    report, build = done.stdout.splitlines()[-2:]
+    assert report.startswith("next: open ")
+    assert build.startswith("  ecgprep build ")
 
 
 def test_the_written_task_says_every_default_and_gives_the_same_again(tmp_path, task):
@@ -131,9 +133,13 @@ def test_the_written_task_says_every_default_and_gives_the_same_again(tmp_path, 
     assert (tmp_path / "two.task.yaml").read_bytes() == written.read_bytes()
 
 
-def test_the_example_is_the_default_task_and_begins_as_its_mark_says():
-    assert read_task(EXAMPLE) == CtrcdTask()
-    assert command("cohort", "--example").stdout == EXAMPLE.read_text()
+def test_the_examples_are_the_default_tasks():
+    ctrcd, pairs = EXAMPLES["ctrcd"], EXAMPLES["echo_pairs"]
+    assert read_task(ctrcd) == CtrcdTask()
+    assert read_task(pairs) == EchoPairsTask(kind="echo_pairs")
+    assert yaml.safe_load(pairs.read_text()).keys() == EchoPairsTask.model_fields.keys()
+    assert command("cohort", "--example").stdout == ctrcd.read_text()
+    assert command("cohort", "--example", "echo_pairs").stdout == pairs.read_text()
 
 
 def test_json_counts_every_patient_once(tmp_path, task):
@@ -421,6 +427,28 @@ def test_tables_that_cannot_be_read_are_refused_together(tmp_path):
     with pytest.raises(InputError, match="column missing: lvef") as refused:
         cohort(tmp_path, echo="patient_id,date\n", therapy="patient_id,date\n")
     assert "column missing: drug" in str(refused.value)
+
+
+def test_a_missing_column_is_hinted_to_be_mapped_in_the_task(tmp_path):
+    with pytest.raises(InputError, match=r"in the task: columns: \{echo: \{lvef: YOUR_NAME\}\}\."):
+        cohort(tmp_path, echo=TABLES["echo"].replace("lvef", "EF"))
+
+
+def test_dates_in_another_format_are_one_fault_also_where_some_could_be_of_two(tmp_path):
+    echo = TABLES["echo"].replace("2020-06-01", "01.06.2020").replace("2020-01-10", "31.01.2020")
+    with pytest.raises(InputError, match="The tables have 1 fault") as refused:
+        cohort(tmp_path, echo=echo)
+    assert "name its format under dates in the task" in str(refused.value)
+    assert "dmy 31.03.2024" in str(refused.value)
+
+
+def test_what_the_definition_asks_and_no_table_holds_is_said(tmp_path):
+    def lacking(**changed: str) -> list[str]:
+        return [note for note in cohort(tmp_path, **changed).notes if "The tables hold no" in note]
+
+    assert lacking()[0].startswith("The tables hold no GLS and no biomarkers, so ")
+    labs = "patient_id,date,name,value\n0001,2020-01-01,BNP,20\n"
+    assert lacking(labs=labs)[0].startswith("The tables hold no GLS, so ")
 
 
 def test_invisible_characters_of_an_id_are_removed_and_said(tmp_path):

@@ -108,14 +108,15 @@ def _separated_parts(text: str, style: str) -> tuple[date, _Clock] | None:
 
 def _wrong_date(text: str, style: str) -> str:
     """Say how a date must be written, and how a column is declared that is written otherwise."""
-    others = [other for other in _EXAMPLES if other != style and _moment(text, other)]
+    is_other = any(_moment(text, other) for other in _EXAMPLES if other != style)
     must = f"must be a date from 1900 to 2100, such as {_EXAMPLES[style]}"
-    if not others:
+    if not is_other:
         return must
+    # One message for all: 03.04. could be of two formats, 31.03. only of one.
+    examples = ", ".join(f"{name} {_EXAMPLES[name]}" for name in _EXAMPLES if name != style)
     return (
-        f"{must}, but is a date as in {' or '.join(_EXAMPLES[other] for other in others)}. One "
-        "column has one format: correct it, or, if the whole table is written so, declare it in "
-        f"the task (dates: iso, {', '.join(other for other in _EXAMPLES if other != 'iso')})"
+        f"{must}, but is a date in another format. One column has one format: correct it, or, if "
+        f"the whole table is written so, name its format under dates in the task ({examples})"
     )
 
 

@@ -134,7 +134,10 @@ def _positions(
             f"{', '.join(known)}."
         )
     needed = [names.get(name, name) for name in known if name in required or name in names]
-    check_header(header, needed, where)
+    example = f"columns: {{{role}: {{{required[-1]}: YOUR_NAME}}}}"
+    check_header(
+        header, needed, where, hint=f"Columns of other names are mapped in the task: {example}."
+    )
     repeated = sorted({name for name in header if header.count(name) > 1 and name in known})
     if repeated:
         raise InputError(f"{where}: column given twice: {', '.join(repeated)}.")

@@ -29,8 +29,11 @@ from ecgprep.errors import InputError
 from ecgprep.files.atomic import canonical_json
 from ecgprep.files.strict_yaml import read_yaml
 
-EXAMPLE = Path(__file__).with_name("example.yaml")
-"""The task that `ecgprep cohort --example` prints; its values are the defaults."""
+EXAMPLES = {
+    "ctrcd": Path(__file__).with_name("example.yaml"),
+    "echo_pairs": Path(__file__).with_name("example_pairs.yaml"),
+}
+"""Kind of task -> what `ecgprep cohort --example` prints; its values are the defaults."""
 
 RECORDED = "recorded"
 """Key under which a task that was carried out notes its manifest; it is ignored when read again."""

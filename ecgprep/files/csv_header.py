@@ -26,12 +26,13 @@ def check_header(
     where: str,
     more_faults: Iterable[str] = (),
     naming: Mapping[str, Naming] | None = None,
+    hint: str = "",
 ) -> None:
     """Refuse a header that lacks one of the `needed` columns or has it more than once.
 
     `where` opens the message; `more_faults` are faults that the caller found in the header;
-    `naming` says how some of `needed` are given under other names. Raises InputError with all
-    faults. The columns found are named only if the first of `needed` is among them: a file without
+    `naming` says how some of `needed` are given under other names; `hint` says so for all of them
+    in a sentence. Raises InputError with all faults. The columns found are named only if the first of `needed` is among them: a file without
     a header begins with values, which may identify someone.
     """
     faults = []
@@ -47,7 +48,7 @@ def check_header(
     raise InputError(
         f"{where}: {'; '.join(faults)}. Needed once each: {', '.join(needed)}; other columns may "
         f"follow. The file has {_found(header, needed)}.{_separator_hint(header)}"
-        f"{_naming_hint(header, missing, naming or {})}"
+        f"{_naming_hint(header, missing, naming or {})}{f' {hint}' if missing and hint else ''}"
     )
 
 
