@@ -569,7 +569,8 @@ def test_the_command_says_what_it_found_and_how_to_go_on(folder):
     assert "not in the table: files that do not match --glob 2" in done.stdout
     assert done.stdout.endswith(
         "\nnext: add a column `label`, leave out the rows without a patient id (2), save as "
-        "cohort.csv (or let `ecgprep cohort` make it), then run\n  ecgprep build cohort.csv cohort.zarr "
+        "cohort.csv (or let `ecgprep cohort` make it), then run\n"
+        "  ecgprep build cohort.csv cohort.zarr "
         "--covariates age_years,sex,heart_rate_bpm,qrs_ms,qtc_ms\n"
     )
     counts = done.stdout.split("next:")[0]

@@ -32,8 +32,9 @@ def check_header(
 
     `where` opens the message; `more_faults` are faults that the caller found in the header;
     `naming` says how some of `needed` are given under other names; `hint` says so for all of them
-    in a sentence. Raises InputError with all faults. The columns found are named only if the first of `needed` is among them: a file without
-    a header begins with values, which may identify someone.
+    in a sentence. Raises InputError with all faults. The columns found are named only if the first
+    of `needed` is among them: a file without a header begins with values, which may identify
+    someone.
     """
     faults = []
     missing = [name for name in needed if name not in header]

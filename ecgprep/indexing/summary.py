@@ -108,8 +108,8 @@ def _next_step(table: Path, summary: IndexSummary) -> str:
     if summary["linked_files"]:
         command.append("--follow-symlinks")
     return (
-        f"next: add a column `label`,{nameless} save as {manifest} (or let `ecgprep cohort` make it), "
-        "then run\n"
+        f"next: add a column `label`,{nameless} save as {manifest} "
+        "(or let `ecgprep cohort` make it), then run\n"
         f"  {shlex.join(command)}"
     )
 
