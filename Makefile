@@ -62,6 +62,7 @@ demo: demo-cohort
 	$(BIN)/ecgprep report demo/demo.zarr
 	$(BIN)/ecgfit report runs/demo --store demo/demo.zarr
 	@echo "hospital: demo  manifest: demo/cohort.csv  store: demo/demo.zarr  run: runs/demo"
+	@echo "reports: demo/cohort.report.html  demo/demo.zarr.report.html  runs/demo/report.html"
 
 # A simulated hospital, and the manifest that its task makes of its exports and tables.
 demo-cohort: .venv

@@ -138,6 +138,8 @@ def test_the_examples_are_the_default_tasks():
     assert read_task(ctrcd) == CtrcdTask()
     assert read_task(pairs) == EchoPairsTask(kind="echo_pairs")
     assert yaml.safe_load(pairs.read_text()).keys() == EchoPairsTask.model_fields.keys()
+    for kind in EXAMPLES.values():  # a report shows the task from its kind on
+        assert read_task(kind).to_yaml().startswith("kind: ")
     assert command("cohort", "--example").stdout == ctrcd.read_text()
     assert command("cohort", "--example", "echo_pairs").stdout == pairs.read_text()
 

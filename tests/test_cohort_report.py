@@ -19,6 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 from ecgprep.cli import cli
 from ecgprep.cohorts.run import CohortResult, make_cohort
 from ecgprep.cohorts.sensitivity import classes_of, label_sensitivity, variants
+from ecgprep.cohorts.status import choose_ecgs
 from ecgprep.cohorts.task import make_task
 from ecgprep.reports.charts import Chart, round_ticks
 from ecgprep.reports.cohort import cohort_report, report_content
@@ -108,8 +109,10 @@ def test_flow_says_where_the_dead_are_counted(deaths, status, what):
 def test_flow_shows_nothing_from_which_a_small_exclusion_follows():
     counts = {"no_index": 60, "no_baseline_echo": 4, "no_ecg": 20, "positive": 50, "negative": 90}
     shown = flow(counts, SAFE)
-    assert [step["left"] for step in shown["steps"]] == ["164", HIDDEN, HIDDEN]
+    assert [step["left"] for step in shown["steps"]] == ["164", HIDDEN, "140"]  # the ends' sum
     assert [step["n"] for step in shown["steps"]] == ["60", "<10", HIDDEN]
+    shown = flow(counts | {"positive": 5}, SAFE)
+    assert [step["left"] for step in shown["steps"]] == ["119", HIDDEN, HIDDEN]
 
 
 def test_table_one_describes_each_patient_once(cohort):
@@ -137,11 +140,26 @@ def test_counts_of_a_column_do_not_give_the_size_of_a_group_away(cohort):
 
 
 def test_small_counts_in_notes_are_withheld(cohort):
-    note = "therapy.csv: 3 values, 5-fu (12 patients), 14 ECGs; 1 more"
+    note = "therapy.csv: 3 values, 5-fu (12 patients), 14 ECGs, 4 ECGs; 1 more"
     changed = replace(cohort, notes=[note])
-    shown = "therapy.csv: <10 values, 5-fu (12 patients), 14 ECGs; <10 more"
+    shown = "therapy.csv: <10 values, 5-fu (12 patients), 14 ECGs, <10 ECGs; <10 more"
     assert report_content(changed, "c")["notes"] == [shown]
     assert report_content(changed, "c", exact=True)["notes"] == [note]
+
+
+def test_a_column_of_0_and_1_is_counted(cohort):
+    manifest = cohort.manifest.drop_duplicates("patient_id").reset_index(drop=True)
+    flags = pd.Series("0", manifest.index)
+    flags[::4] = "1"
+    flags[1] = ""
+    shown = table_one(manifest.assign(diabetes=flags), EXACT)
+    cells = next(row["cells"] for row in shown["rows"] if row["name"] == "diabetes, n (%)")
+    for value, cell in enumerate(cells):
+        own = flags[manifest["label"] == value]
+        assert cell == f"{(own == '1').sum()} ({100 * (own == '1').mean():.1f} %)"
+    few = table_one(manifest.assign(diabetes=flags.where(flags.index < 30, "0")), SAFE)
+    cells = next(row["cells"] for row in few["rows"] if row["name"] == "diabetes, n (%)")
+    assert cells == ["<10", "<10"]
 
 
 def test_a_column_of_names_is_not_described(cohort):
@@ -217,6 +235,40 @@ def test_a_period_with_few_patients_is_not_drawn(cohort):
     decided.loc[some, "label"] = 0.0
     assert "opacity" not in trajectories(cohort.timelines, decided, 730, SAFE)
     assert "opacity" in trajectories(cohort.timelines, decided, 730, EXACT)
+
+
+def test_no_line_leads_across_a_period_that_is_left_out(cohort):
+    """Echocardiograms of days 0 to 89, 90 to 179 and 270 to 359: a run of two, and a dot alone."""
+    echos = pd.DataFrame({"code": range(3), "day": [10.0, 100.0, 300.0], "lvef": [60, 50, 40]})
+    timelines = replace(cohort.timelines, echos=echos)
+    decided = pd.DataFrame({"label": [0.0, 0.0, 0.0]})
+    svg = trajectories(timelines, decided, 730, EXACT)
+    chart = Chart("", x=(-360, 810), y=(20, 80))
+    dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="3"', svg)
+    places = [(45, 60), (135, 50), (315, 40)]
+    assert dots == [(str(chart.px(day)), str(chart.py(lvef))) for day, lvef in places]
+    lines = re.findall(r'd="M([^"]*)" fill="none"', svg)
+    assert [line.count("L") for line in lines] == [1, 0]
+
+
+def test_an_ecg_on_the_index_date_is_not_drawn_after_it():
+    svg = histogram(np.array([-40.0, -29.0, 0.0]), "Days", "day", "red", EXACT)
+    ticks = re.findall(r">(-?\d+)</text>", svg)
+    assert ticks[:7] == ["-42", "-35", "-28", "-21", "-14", "-7", "0"]
+    bars = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)" height="([\d.]+)"', svg)
+    assert float(bars[-1][0]) + float(bars[-1][1]) < Chart("", x=(-42, 0), y=(0, 1)).px(0)
+
+
+def test_the_timeline_shows_which_ecg_is_in_the_manifest(cohort):
+    one = int(np.flatnonzero(cohort.decided["status"] == "positive")[0])
+    decided = cohort.decided.assign(status=np.where(np.arange(400) == one, "positive", "no_ecg"))
+    ecgs = cohort.timelines.ecgs
+    kept = choose_ecgs(cohort.timelines, cohort.task)
+    svg = timeline(cohort.timelines, decided, 730, kept.index)
+    black = re.findall(r'<rect x="([\d.]+)" [^>]*fill="#1d2530"', svg)
+    day = float(kept.loc[kept["code"] == one, "day"].iloc[0])
+    assert black == [f"{Chart('', x=(-400, 760), y=(0, 1), left=150).px(day) - 3:g}"]
+    assert svg.count("<rect") == int((ecgs["code"] == one).sum())
 
 
 def test_an_incidence_that_rests_on_few_patients_is_withheld():

@@ -161,7 +161,9 @@ class _AnyTask(_Part):
 
     def to_yaml(self, recorded: Mapping[str, str] | None = None) -> str:
         """Write the whole task, every default included, with what is `recorded` beside it."""
-        values = self.model_dump(mode="json")
+        every = self.model_dump(mode="json")
+        # What is asked comes before how tables are read, as in the example.
+        values = {key: every[key] for key in sorted(every, key=_AnyTask.model_fields.__contains__)}
         if recorded:
             values[RECORDED] = dict(recorded)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-POSITIVE, NEGATIVE, QUIET, INK = "#c2502e", "#3f6c9b", "#8a94a0", "#1d2530"
+POSITIVE, NEGATIVE, QUIET, PALE, INK = "#c2502e", "#3f6c9b", "#8a94a0", "#b9c3cf", "#1d2530"
 """Colours, different in brightness as well, since the page may be printed in grey."""
 
 Point = tuple[float, float]
@@ -105,14 +105,20 @@ class Chart:
             f'fill="{colour}" opacity="{opacity:g}"/>'
         )
 
-    def legend(self, entries: Iterable[tuple[str, str]]) -> None:
-        """Name colours at the top right, one below the other."""
+    def dots(self, points: Iterable[Point], colour: str) -> None:
+        """Draw a dot on each point."""
+        for x, y in points:
+            self.parts.append(
+                f'<circle cx="{self.px(x)}" cy="{self.py(y)}" r="3" fill="{colour}"/>'
+            )
+
+    def legend(self, entries: Iterable[tuple[str, str]], at_left: bool = False) -> None:
+        """Name colours at the top right, or left, one below the other."""
+        x = self.left + 12 if at_left else self.width - 190
         for row, (name, colour) in enumerate(entries):
             y = self._TOP + 12 + 17 * row
-            self.parts.append(
-                f'<rect x="{self.width - 190}" y="{y - 9}" width="14" height="9" fill="{colour}"/>'
-            )
-            self.text(self.width - 170, y, name)
+            self.parts.append(f'<rect x="{x}" y="{y - 9}" width="14" height="9" fill="{colour}"/>')
+            self.text(x + 20, y, name)
 
     def svg(self) -> str:
         """Return the chart."""

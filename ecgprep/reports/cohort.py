@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ecgprep.cohorts.sensitivity import label_sensitivity
+from ecgprep.cohorts.status import choose_ecgs
 from ecgprep.cohorts.task import CtrcdTask
 from ecgprep.reports.charts import NEGATIVE, QUIET
 from ecgprep.reports.cohort_figures import (
@@ -76,8 +77,8 @@ def report_content(result: CohortResult, name: str, exact: bool = False) -> dict
 
 
 def _without_small_counts(note: str, show: CountFormatter) -> str:
-    """Withhold the small counts of a sentence, such as "8 patients died"."""
-    return re.sub(r"(?<![\w.,-])[1-9](?= [a-z])", lambda found: show(int(found[0])), note)
+    """Withhold the small counts of a sentence, such as "8 patients died" and "5 ECGs"."""
+    return re.sub(r"(?<![\w.,-])[1-9](?= [a-zA-Z])", lambda found: show(int(found[0])), note)
 
 
 def _ctrcd(
@@ -91,7 +92,7 @@ def _ctrcd(
     n_events = int((at_risk["event"] == 1).sum())
     draws_events = found is not None and not show.hides(n_events)
     return {
-        "timeline": timeline(timelines, decided, horizon),
+        "timeline": timeline(timelines, decided, horizon, choose_ecgs(timelines, task).index),
         "trajectories": trajectories(timelines, decided, horizon, show),
         "ecg_days": _days_histogram(result.manifest, "day_of_ecg", show),
         "followup_days": histogram(

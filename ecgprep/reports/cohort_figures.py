@@ -7,14 +7,14 @@ letters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ecgprep.reports.charts import INK, NEGATIVE, POSITIVE, QUIET, Chart, round_ticks
+from ecgprep.reports.charts import INK, NEGATIVE, PALE, POSITIVE, QUIET, Chart, round_ticks
 from ecgprep.reports.disclosure import SMALLEST_COUNT, CountFormatter
 from ecgprep.study.incidence import Incidence, cumulative_incidence
 
@@ -38,8 +38,13 @@ _TEXT_PX = 18
 Days = NDArray[np.float64]
 
 
-def timeline(timelines: Timelines, decided: pd.DataFrame, horizon: int) -> str:
-    """Draw the days of a few patients, chosen at random: doses, echocardiograms, ECGs, event."""
+def timeline(
+    timelines: Timelines, decided: pd.DataFrame, horizon: int, kept: Collection[int] = ()
+) -> str:
+    """Draw the days of a few patients, chosen at random: doses, echocardiograms, ECGs, event.
+
+    `kept` has the labels of the rows of `timelines.ecgs` that are in the manifest.
+    """
     shown = _patients_shown(decided)
     chart = Chart(
         "Days of a few patients",
@@ -54,7 +59,10 @@ def timeline(timelines: Timelines, decided: pd.DataFrame, horizon: int) -> str:
         status = str(decided["status"].iloc[code])
         y = 34 + _ROW * row
         chart.text(8, y + 4, f"{letter}: {status}")
-        _draw_patient(chart, timelines, decided, code, y)
+        _draw_patient(chart, timelines, code, y)
+        _draw_ecgs(chart, timelines.ecgs[timelines.ecgs["code"] == code], y, kept)
+        _draw_echos(chart, timelines.echos[timelines.echos["code"] == code], y)
+        _draw_outcome(chart, decided.iloc[code], y)
     return chart.svg()
 
 
@@ -68,26 +76,24 @@ def _patients_shown(decided: pd.DataFrame) -> list[int]:
     return shown
 
 
-def _draw_patient(
-    chart: Chart, timelines: Timelines, decided: pd.DataFrame, code: int, y: int
-) -> None:
-    """Draw one patient's line: ticks are doses, circles echocardiograms, squares ECGs."""
+def _draw_patient(chart: Chart, timelines: Timelines, code: int, y: int) -> None:
+    """Draw a patient's line, and below it a tick for each dose of the class."""
     low, high = chart.px(chart.x[0]), chart.px(chart.x[1])
     chart.parts.append(f'<path d="M{low} {y}H{high}" stroke="{QUIET}" stroke-width="0.7"/>')
     doses = timelines.doses
-    own_doses = doses[(doses["code"] == code) & doses["in_class"]]
-    for day in _visible(own_doses["day"], chart):
+    own = doses[(doses["code"] == code) & doses["in_class"]]
+    for day in _visible(own["day"], chart):
         chart.parts.append(f'<path d="M{chart.px(day)} {y + 4}v10" stroke="{INK}"/>')
-    ecgs = timelines.ecgs
-    for day in _visible(ecgs.loc[ecgs["code"] == code, "day"], chart):
-        x = chart.px(day) - 3
-        chart.parts.append(f'<rect x="{x:g}" y="{y - 3}" width="6" height="6" fill="{QUIET}"/>')
-    _draw_echos(chart, timelines.echos[timelines.echos["code"] == code], y)
-    found = decided.iloc[code]
-    for day in _visible([found["event_day"]], chart):
-        _circle(chart, day, y, POSITIVE)
-    for day in _visible([found["death_day"]], chart):
-        chart.text(chart.px(day), y + 5, "†", "middle")
+
+
+def _draw_ecgs(chart: Chart, ecgs: pd.DataFrame, y: int, kept: Collection[int]) -> None:
+    """Draw ECGs as squares, those of the manifest black."""
+    for row, day in ecgs["day"].items():
+        if _visible([day], chart):
+            x, colour = chart.px(day) - 3, INK if row in kept else PALE
+            chart.parts.append(
+                f'<rect x="{x:g}" y="{y - 3}" width="6" height="6" fill="{colour}"/>'
+            )
 
 
 def _draw_echos(chart: Chart, echos: pd.DataFrame, y: int) -> None:
@@ -101,6 +107,14 @@ def _draw_echos(chart: Chart, echos: pd.DataFrame, y: int) -> None:
         if px - taken >= _TEXT_PX:
             chart.text(px, y - 9, f"{lvef:.0f}", "middle")
             taken = px
+
+
+def _draw_outcome(chart: Chart, found: pd.Series, y: int) -> None:
+    """Fill the circle of the event, and mark a death."""
+    for day in _visible([found["event_day"]], chart):
+        _circle(chart, day, y, POSITIVE)
+    for day in _visible([found["death_day"]], chart):
+        chart.text(chart.px(day), y + 5, "†", "middle")
 
 
 def _visible(days: Iterable[float], chart: Chart) -> list[float]:
@@ -124,11 +138,13 @@ def trajectories(
 ) -> str:
     """Draw median and quartiles of LVEF in periods of 90 days, by label.
 
-    A period with 1 to 9 patients of a label is left out; "" if every period is.
+    A dot stands in the middle of its period. A period with 1 to 9 patients of a label is left out,
+    and no line leads across it; "" if every period is.
     """
+    end = -(-max(horizon, 365) // _BIN_DAYS) * _BIN_DAYS  # whole periods only
     chart = Chart(
         "LVEF over time",
-        x=(-365, max(horizon, 365)),
+        x=(-4 * _BIN_DAYS, end),
         y=(20, 80),
         x_label="days from the index date",
         y_label="LVEF, %",
@@ -138,11 +154,16 @@ def trajectories(
     label = decided["label"].to_numpy(float)[echos["code"].to_numpy(np.int64)]
     n_axes = len(chart.parts)
     for value, colour in ((0.0, NEGATIVE), (1.0, POSITIVE)):
-        lines = _quartiles(echos[label == value], chart, show)
-        if lines:
-            lower, median, upper = lines
+        periods = _quartiles(echos[label == value], chart, show)
+        for run in _unbroken(periods):
+            days = [(number + 0.5) * _BIN_DAYS for number in run]
+            lower, median, upper = (
+                [(day, periods[number][k]) for day, number in zip(days, run, strict=True)]
+                for k in range(3)
+            )
             chart.band(lower, upper, colour)
             chart.line(median, colour)
+            chart.dots(median, colour)
     if len(chart.parts) == n_axes:
         return ""
     chart.legend([("positive", POSITIVE), ("negative", NEGATIVE)])
@@ -151,32 +172,46 @@ def trajectories(
 
 def _quartiles(
     echos: pd.DataFrame, chart: Chart, show: CountFormatter
-) -> list[list[tuple[float, float]]]:
-    """Return lower quartile, median and upper quartile by period, as three lines."""
-    inside = echos[(echos["day"] >= chart.x[0]) & (echos["day"] <= chart.x[1])]
-    period = np.floor(inside["day"].to_numpy(float) / _BIN_DAYS)
-    lines: list[list[tuple[float, float]]] = [[], [], []]
+) -> dict[int, tuple[float, float, float]]:
+    """Return lower quartile, median and upper quartile by the number of the period."""
+    inside = echos[(echos["day"] >= chart.x[0]) & (echos["day"] < chart.x[1])]
+    period = np.floor(inside["day"].to_numpy(float) / _BIN_DAYS).astype(int)
+    found = {}
     for number, own in inside.groupby(period):
-        if show.hides(own["code"].nunique()):
-            continue
-        middle = (float(number) + 0.5) * _BIN_DAYS
-        found = np.quantile(own["lvef"].to_numpy(float), (0.25, 0.5, 0.75))
-        for line, value in zip(lines, found, strict=True):
-            line.append((middle, float(value)))
-    return lines if lines[0] else []
+        if not show.hides(own["code"].nunique()):
+            lower, median, upper = np.quantile(own["lvef"].to_numpy(float), (0.25, 0.5, 0.75))
+            found[int(number)] = (float(lower), float(median), float(upper))
+    return found
+
+
+def _unbroken(numbers: Iterable[int]) -> list[list[int]]:
+    """Cut rising numbers into runs without a gap."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
 
 
 def histogram(days: Days, title: str, x_label: str, colour: str, show: CountFormatter) -> str:
-    """Draw how many patients lie in each period of equal length; small counts are drawn pale."""
+    """Draw how many patients lie in each period of equal length; small counts are drawn pale.
+
+    A period includes its last day, not its first: day 0 lies before the axis' 0, where an ECG of a
+    window that ends on the index date belongs.
+    """
     known = days[~np.isnan(days)]
     if not len(known):
         return ""
     width = _bin_width(known)
-    first, last = np.floor(known.min() / width) * width, np.floor(known.max() / width) * width
-    edges = np.arange(first, last + 2 * width, width)
-    counts, _ = np.histogram(known, edges)
+    period = np.ceil(known / width).astype(int) - 1
+    counts = np.bincount(period - period.min())
+    edges = width * np.arange(period.min(), period.max() + 2)
     ticks = round_ticks(float(max(counts.max(), SMALLEST_COUNT)))
-    chart = Chart(title, (first, edges[-1]), (0, ticks[-1]), x_label, "patients", height=240)
+    chart = Chart(
+        title, (float(edges[0]), float(edges[-1])), (0, ticks[-1]), x_label, "patients", height=240
+    )
     chart.axes(edges[:: max(1, len(edges) // 8)].tolist(), ticks)
     for left, right, n in zip(edges, edges[1:], counts.tolist(), strict=False):
         if show.hides(n):
@@ -239,5 +274,6 @@ def incidence_curve(found: Incidence, horizon: int, show: CountFormatter) -> str
     chart.steps(curves["death"], QUIET)
     chart.steps(curves["km"], POSITIVE, "3 4")
     chart.steps(curves["event"], POSITIVE)
-    chart.legend([("event (dotted: 1 − KM)", POSITIVE), ("death without event", QUIET)])
+    entries = [("event (dotted: 1 − KM)", POSITIVE), ("death without event", QUIET)]
+    chart.legend(entries, at_left=True)  # curves rise to the right
     return chart.svg()

@@ -107,6 +107,9 @@ def flow(
     what = ENDS | _ENDS_WITH_DEATHS[deaths]
     if deaths != "exclude":
         del what["death_first"]
+    ended = [name for name in counts if name in what]
+    if steps and all(shown[name] == f"{counts[name]:,}" for name in ended):
+        steps[-1]["left"] = f"{left:,}"  # their sum, which everyone can add up
     ends = [
         {"status": name, "what": what[name], "n": shown[name]} for name in counts if name in what
     ]
@@ -131,7 +134,7 @@ def table_one(manifest: pd.DataFrame, show: CountFormatter) -> dict[str, Any]:
 
 def _withheld(row: Row, hidden: Sequence[bool]) -> Row:
     """Withhold the counts of groups whose size is, as counts of a column add up to it."""
-    if not row.get("inner"):
+    if not row.get("inner") and not row.get("counts"):
         return row
     cells = [
         HIDDEN if is_hidden else cell for cell, is_hidden in zip(row["cells"], hidden, strict=True)
@@ -142,15 +145,40 @@ def _withheld(row: Row, hidden: Sequence[bool]) -> Row:
 def _described(
     column: str, every: pd.Series, groups: Sequence[pd.DataFrame], show: CountFormatter
 ) -> list[Row]:
-    """Describe a column by median and quartiles if it holds numbers, else by what is frequent."""
+    """Describe a column: 0 and 1 by how many are 1, other numbers by quartiles, texts by level."""
     name = _NAMES.get(column, column)
     numbers = pd.to_numeric(every.replace("", np.nan), errors="coerce")
     n_texts = int((every.notna() & (every.astype(str).str.strip() != "")).sum())
     if not n_texts:
         return []
+    if set(numbers.dropna()) == {0, 1} and int(numbers.notna().sum()) == n_texts:
+        return _yes_rows(name, [numbers.loc[own.index] for own in groups], show)
     if int(numbers.notna().sum()) == n_texts:
         return _median_rows(name, [numbers.loc[own.index] for own in groups], show)
     return _level_rows(name, every, groups, show)
+
+
+def _yes_rows(name: str, groups: Sequence[pd.Series], show: CountFormatter) -> list[Row]:
+    """Count the patients of whom something is true, in a column of 0, 1 and missing values."""
+    counted = []
+    for own in groups:
+        n = {"yes": int((own == 1).sum()), "no": int((own == 0).sum())}
+        counted.append((n | {_MISSING: int(own.isna().sum())}, len(own)))
+    shown = [show.parts(n) for n, _ in counted]
+    cells = [
+        _with_share(parts["yes"], show.share(n["yes"], size))
+        for parts, (n, size) in zip(shown, counted, strict=True)
+    ]
+    rows: list[Row] = [{"name": f"{name}, n (%)", "cells": cells, "counts": True}]
+    if any(n[_MISSING] for n, _ in counted):
+        cells = [parts[_MISSING] for parts in shown]
+        rows.append({"name": _MISSING, "inner": True, "cells": cells})
+    return rows
+
+
+def _with_share(count: str, share: str) -> str:
+    """Write `12 (30.0 %)`, without the share where either is withheld."""
+    return count if HIDDEN in (count, share) else f"{count} ({share})"
 
 
 def _median_rows(name: str, groups: Sequence[pd.Series], show: CountFormatter) -> list[Row]:
@@ -195,9 +223,7 @@ def _level_rows(
         for own, shown in zip(groups, counted, strict=True):
             n = int((kinds.loc[own.index] == level).sum())
             share = show.share(n, len(own))
-            cells.append(
-                shown[level] if HIDDEN in (shown[level], share) else f"{shown[level]} ({share})"
-            )
+            cells.append(_with_share(shown[level], share))
         rows.append({"name": level, "inner": True, "cells": cells})
     return rows
 
