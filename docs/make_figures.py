@@ -1,6 +1,7 @@
 """Draw docs/filter.png: python docs/make_figures.py (needs the extra `report`).
 
-docs/demo.png and docs/report.png are screenshots of the demo's reports, docs/growth.png comes from
+docs/demo.png, docs/report.png and docs/cohort-report.png are screenshots of the reports of `make
+demo`, docs/tutorial.png is one of the first tutorial's run, docs/growth.png comes from
 `bench/growth.py --plot`.
 """
 

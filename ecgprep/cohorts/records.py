@@ -27,7 +27,7 @@ from ecgprep.cohorts.fields import (
     number_reader,
     strain,
 )
-from ecgprep.cohorts.tables import Table, read_table
+from ecgprep.cohorts.tables import Table, Wanted, read_table
 from ecgprep.errors import InputError
 from ecgprep.header import MEASUREMENTS
 from ecgprep.patients.covariates import is_allowed_name
@@ -127,7 +127,7 @@ def _read_table(task: Task, role: str, source: Any, faults: Faults) -> Table:
     names = task.columns.get(role, {})  # type: ignore[call-overload]
     if role == "echo" and "symptoms" not in names:  # free text, unless the task says it is not
         optional = ("gls",)
-    table = read_table(source, role, required, optional, names, faults)
+    table = read_table(source, Wanted(role, required, optional, names), faults)
     if not len(table) and not faults.found and role in ("ecg", "echo", "therapy"):
         raise InputError(f"Table ({role}) {table.name} has no rows.")
     return table

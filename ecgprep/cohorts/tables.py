@@ -24,13 +24,28 @@ from ecgprep.patients.private_csv import Faults, counted, listed_lines, read_row
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-TableSource = "str | Path | DataFrame"
-
 MAX_SHOWN = 20
 """Faults listed in one message; the rest are counted."""
 
 
 _ROWS_AT_ONCE = 4096
+
+
+class Wanted(NamedTuple):
+    """Which columns of a table are used.
+
+    `role` is what the table is for, such as echo. `optional` columns may be missing; with None, all
+    further columns are read. `names` maps our names of columns to the table's own.
+    """
+
+    role: str
+    required: Sequence[str]
+    optional: Sequence[str] | None
+    names: Mapping[str, str]
+
+    def own(self, name: str) -> str:
+        """Return what the table calls a column."""
+        return self.names.get(name, name)
 
 
 class TextColumn(NamedTuple):
@@ -93,39 +108,24 @@ def raise_faults(faults: Iterable[Faults]) -> None:
     )
 
 
-def read_table(
-    source: Any,
-    role: str,
-    required: Sequence[str],
-    optional: Sequence[str] | None,
-    names: Mapping[str, str],
-    faults: Faults,
-) -> Table:
+def read_table(source: Any, wanted: Wanted, faults: Faults) -> Table:
     """Read the columns of a table that are used.
 
-    `role` is what the table is for, such as echo. `names` maps our names of columns to the table's
-    own. `optional` columns may be missing; with None, all further columns are read. Raises
-    InputError where the table cannot be read or lacks a required column.
+    Raises InputError where the table cannot be read or lacks a required column.
     """
     if isinstance(source, str | Path):
         path = Path(source)
         reader = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
-        return reader(path, role, required, optional, names, faults)
-    return _from_frame(source, f"{role} (DataFrame)", role, required, optional, names, faults)
+        return reader(path, wanted, faults)
+    return _from_frame(source, f"{wanted.role} (DataFrame)", wanted, faults)
 
 
-def _positions(
-    header: Sequence[str],
-    where: str,
-    role: str,
-    required: Sequence[str],
-    optional: Sequence[str] | None,
-    names: Mapping[str, str],
-) -> dict[str, int]:
+def _positions(header: Sequence[str], where: str, wanted: Wanted) -> dict[str, int]:
     """Find the columns that are used in a header. Raises InputError.
 
     A column that the task names must be there, even if it is optional.
     """
+    role, required, optional, names = wanted
     known = [*required, *(optional or ())]
     unknown = [name for name in names if optional is not None and name not in known]
     if unknown:
@@ -133,7 +133,7 @@ def _positions(
             f"The task, columns.{role}: unknown column {', '.join(unknown)}; this table has "
             f"{', '.join(known)}."
         )
-    needed = [names.get(name, name) for name in known if name in required or name in names]
+    needed = [wanted.own(name) for name in known if name in required or name in names]
     example = f"columns: {{{role}: {{{required[-1]}: YOUR_NAME}}}}"
     check_header(
         header, needed, where, hint=f"Columns of other names are mapped in the task: {example}."
@@ -143,7 +143,7 @@ def _positions(
         raise InputError(f"{where}: column given twice: {', '.join(repeated)}.")
     if optional is None:
         known = list(dict.fromkeys([*required, *header]))
-    own = {name: names.get(name, name) for name in known}
+    own = {name: wanted.own(name) for name in known}
     return {name: header.index(other) for name, other in own.items() if other in header}
 
 
@@ -162,21 +162,14 @@ class _Codes:
         return TextColumn(list(self._code_of), np.array(self._codes, np.int32))
 
 
-def _read_csv(
-    path: Path,
-    role: str,
-    required: Sequence[str],
-    optional: Sequence[str] | None,
-    names: Mapping[str, str],
-    faults: Faults,
-) -> Table:
-    what = f"Table ({role})"
-    source = read_text(path, [names.get(name, name) for name in required], what)
+def _read_csv(path: Path, wanted: Wanted, faults: Faults) -> Table:
+    what = f"Table ({wanted.role})"
+    source = read_text(path, [wanted.own(name) for name in wanted.required], what)
     shape = Faults()
     rows = read_rows(source, path, shape)
     _, header = next(rows)
     where = f"{what} {path.name}: line 1"
-    positions = _positions(header, where, role, required, optional, names)
+    positions = _positions(header, where, wanted)
     lines = array("q")
     columns = {name: _Codes() for name in positions}
     while chunk := list(itertools.islice(rows, _ROWS_AT_ONCE)):
@@ -194,43 +187,28 @@ def _read_csv(
     )
 
 
-def _read_parquet(
-    path: Path,
-    role: str,
-    required: Sequence[str],
-    optional: Sequence[str] | None,
-    names: Mapping[str, str],
-    faults: Faults,
-) -> Table:
+def _read_parquet(path: Path, wanted: Wanted, faults: Faults) -> Table:
     import pandas as pd
 
     if not path.is_file():
-        raise InputError(f"Table ({role}) {path} does not exist or is not a regular file.")
+        raise InputError(f"Table ({wanted.role}) {path} does not exist or is not a regular file.")
     try:
         frame = pd.read_parquet(path)
     except ImportError as error:
         raise EcgError(f"A Parquet file: {missing_extra('pyarrow', 'parquet')}") from error
     except (OSError, ValueError) as error:
         raise InputError(
-            f"Table ({role}) {path.name} is not a readable Parquet file "
+            f"Table ({wanted.role}) {path.name} is not a readable Parquet file "
             f"({type(error).__name__}). Write it again, or give a CSV file."
         ) from None
-    return _from_frame(frame, path.name, role, required, optional, names, faults)
+    return _from_frame(frame, path.name, wanted, faults)
 
 
-def _from_frame(
-    frame: DataFrame,
-    name: str,
-    role: str,
-    required: Sequence[str],
-    optional: Sequence[str] | None,
-    names: Mapping[str, str],
-    faults: Faults,
-) -> Table:
+def _from_frame(frame: DataFrame, name: str, wanted: Wanted, faults: Faults) -> Table:
     """Take a DataFrame as a CSV file whose row i stands on line i + 2."""
     header = [str(column).strip() for column in frame.columns]
-    where = f"Table ({role}) {name}: column names"
-    positions = _positions(header, where, role, required, optional, names)
+    where = f"Table ({wanted.role}) {name}: column names"
+    positions = _positions(header, where, wanted)
     return Table(
         name=name,
         columns={

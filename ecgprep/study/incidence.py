@@ -24,9 +24,9 @@ class Incidence:
     """Step functions of time; each array has one value for each distinct time, (n_times,).
 
     `at_risk` counts those observed until at least that time, `n_events` and `n_deaths` what happens
-    then. `event` and `death` are Aalen-Johansen
-    estimates of the share who have had the event, or died without it, by then; `kaplan_meier` is
-    one minus the Kaplan-Meier estimate of the event, with the dead censored.
+    then. `event` and `death` are Aalen-Johansen estimates of the share who have had the event, or
+    died without it, by then; `kaplan_meier` is one minus the Kaplan-Meier estimate of the event,
+    with the dead censored.
     """
 
     times: Array
