@@ -355,7 +355,7 @@ def test_what_is_not_used_is_said_by_line_and_never_by_value(tmp_path, caplog):
     said = caplog.text
     assert "ecg.csv: not used: 1 ECG without a time of acquisition" in said
     assert "ecg.csv: not used: 1 row without a patient id" in said
-    assert "ecg.csv: not used: 2 patients not in the table of therapy" in said
+    assert "ecg.csv: not used: 2 patients not in the therapy table" in said
     assert "ecg.csv, line 11: 1 patient id that may be another spelling" in said
     assert "drugs in no class: 1 more that fewer than 10 patients had" in said
     assert "paclitaxel" not in said

@@ -325,6 +325,7 @@ def test_report_of_pairs_has_no_clock(tables):
     assert_whole_and_refers_to_nothing(text)
     assert 'id="pairs"' in text
     assert 'id="incidence"' not in text
+    assert "index date" not in text
 
 
 @dataclass

@@ -41,13 +41,13 @@ def join(records: Records, role: str, ignore_others: bool = True) -> pd.Index:
             table.add_fault(
                 "patient_id",
                 np.isin(table.line, frame.loc[strangers, "line"]),
-                f"{counted(n, 'patient')} not in the table of {role}. Correct the ids, or set "
+                f"{counted(n, 'patient')} not in the {role} table. Correct the ids, or set "
                 "echo_without_therapy: ignore in the task",
             )
         else:
             records.notes.append(
-                f"{records.tables[name].name}: not used: {counted(n, 'patient')} not in the table "
-                f"of {role}"
+                f"{records.tables[name].name}: not used: {counted(n, 'patient')} not in the "
+                f"{role} table"
             )
     records.notes += _lookalikes(records, role, patients)
     return patients
@@ -65,8 +65,8 @@ def _lookalikes(records: Records, role: str, patients: pd.Index) -> Iterator[str
         lines = _first_lines(frame, wanted)
         yield (
             f"{records.tables[name].name}, {listed_lines(lines)}: "
-            f"{counted(len(lines), 'patient id')} that may be another spelling of one in the table "
-            f"of {role} (case, blanks, leading zeros and the like). They are different patients "
+            f"{counted(len(lines), 'patient id')} that may be another spelling of one in the "
+            f"{role} table (case, blanks, leading zeros and the like). They are different patients "
             "here: correct them if they are not"
         )
 
