@@ -274,14 +274,16 @@ def cohort(task: Path, output: Path | None, as_json: bool, **options: Any) -> No
     if output is None:
         raise click.UsageError("Missing option '-o': the CSV file to write, such as cohort.csv.")
     rows = api.cohort(task, out=output, **options)
+    from ecgprep.patients.private_csv import counted
+
     n_positive = int((rows["label"] == 1).sum())
     counts = rows.attrs["counts"]
     if as_json:
         found = {"rows": len(rows), "positive": n_positive, "patients": counts}
         click.echo(json.dumps({"manifest": str(output), **found}, indent=2))
         return
-    n_patients = rows["patient_id"].nunique()
-    click.echo(f"{output}: {len(rows):,} ECGs of {n_patients:,} patients, {n_positive:,} positive")
+    ecgs, patients = counted(len(rows), "ECG"), counted(rows["patient_id"].nunique(), "patient")
+    click.echo(f"{output}: {ecgs} of {patients}, {n_positive:,} positive")
     click.echo(f"patients by status: {_counts(counts)}")
     click.echo(f"who is what: {output.with_suffix('.status.csv')} (private, as all of this)")
     report = output.with_suffix(".report.html")

@@ -66,6 +66,10 @@ patient_id,date,drug,dose_mg_m2
 }
 
 
+ALONE = TABLES["echo"].split("0002")[0]
+"""The echocardiograms of the first patient."""
+
+
 def write_tables(folder: Path, **changed: str | None) -> dict[str, Path]:
     """Write the tables; a text replaces one, None leaves one out."""
     paths = {}
@@ -451,6 +455,18 @@ def test_what_the_definition_asks_and_no_table_holds_is_said(tmp_path):
     assert lacking()[0].startswith("The tables hold no GLS and no biomarkers, so ")
     labs = "patient_id,date,name,value\n0001,2020-01-01,BNP,20\n"
     assert lacking(labs=labs)[0].startswith("The tables hold no GLS, so ")
+
+
+def test_a_cohort_of_nobody_is_refused_with_what_the_tables_lack(tmp_path):
+    with pytest.raises(InputError, match="No ECG has a label") as refused:
+        cohort(tmp_path, therapy="patient_id,date,drug\n0001,2020-01-01,tamoxifen\n", echo=ALONE)
+    assert "\n  therapy.csv: drugs in no class: 1 more" in str(refused.value)
+
+
+def test_one_ecg_is_not_one_ecgs(tmp_path, task):
+    paths = write_tables(tmp_path, therapy=TABLES["therapy"].split("0002")[0], echo=ALONE)
+    done = command("cohort", task, *options(paths), "-o", tmp_path / "c.csv")
+    assert "c.csv: 1 ECG of 1 patient, 1 positive" in done.stdout
 
 
 def test_invisible_characters_of_an_id_are_removed_and_said(tmp_path):

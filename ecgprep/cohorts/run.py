@@ -141,6 +141,7 @@ def _check_result(result: CohortResult) -> None:
         raise InputError(
             f"No ECG has a label, so nothing was written. Patients by status: {counts}. "
             "Compare the task's drugs and windows with the tables."
+            + "".join(f"\n  {note}" for note in result.notes)
         )
     if result.manifest["label"].nunique() == 1:
         only = "positive" if result.manifest["label"].dropna().iloc[0] == 1 else "negative"
