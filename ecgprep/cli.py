@@ -525,8 +525,10 @@ def synth(out: Path, patients: int, **options: Any) -> None:
 
     The patients have, or have not, a cardiac dysfunction. The signals come from a
     dipole model, and the names and dates in the files are invented. They serve
-    demonstrations and tests and are no evidence of anything. OUT/headers.csv says
-    what stands in each file beside the waveform.
+    demonstrations and tests and are no evidence of anything.
+
+    A corpus has OUT/manifest.csv, and OUT/headers.csv, which says what stands in
+    each file beside the waveform.
 
     --hospital writes OUT/exports, tables of therapy, echo, labs, follow-up and
     patients, OUT/task.yaml for `ecgprep cohort`, and OUT/truth.csv: the status of
@@ -541,6 +543,9 @@ def synth(out: Path, patients: int, **options: Any) -> None:
         f"{corpus.n_files:,} files of {patients:,} patients ({corpus.n_positive:,} positive) "
         f"in {out}; {next_file}"
     )
+    if not corpus.manifest:
+        listing = ["ecgprep", "index", str(out / "exports"), "-o", str(out / "ecg.csv")]
+        click.echo(f"next: {shlex.join(listing)}")
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,7 +105,10 @@ def test_another_hospital_leaves_no_file_of_the_one_before(hospital, tmp_path):
 def test_command_names_the_task(tmp_path):
     done = command("synth", tmp_path / "h", "--hospital", "--patients", 2, "--dialects", "schiller")
     assert done.returncode == 0
-    assert done.stdout.rstrip().endswith(f"task: {tmp_path / 'h' / 'task.yaml'}")
+    made, following = done.stdout.splitlines()
+    assert made.endswith(f"task: {tmp_path / 'h' / 'task.yaml'}")
+    assert command(*shlex.split(following.removeprefix("next: ecgprep "))).returncode == 0
+    assert (tmp_path / "h" / "ecg.csv").is_file()
     assert {path.name for path in (tmp_path / "h" / "exports").iterdir()} == {"schiller"}
     simulated = ecgprep.simulate(tmp_path / "i", patients=2, hospital=True)
     assert simulated.manifest is None
