@@ -607,7 +607,7 @@ def test_the_next_command_is_one_that_works(folder):
 def test_a_table_named_cohort_is_not_what_the_next_step_overwrites(folder):
     done = command("index", "export/a.xml", "-o", "cohort.csv")
     assert "cohort.csv: 1 file, 1 of them read now" in done.stdout
-    assert "save as cohort-labelled.csv, then run" in done.stdout
+    assert "save as cohort-labelled.csv (or let `ecgprep cohort` make it), then" in done.stdout
 
 
 def test_the_command_gives_json(folder):
