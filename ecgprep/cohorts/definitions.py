@@ -32,13 +32,6 @@ FLAGS = {
 ALWAYS_THERE = frozenset({"lvef", "baseline_lvef", "drop", "lower_limit"})
 """Inputs that every study has, as no echocardiogram comes without LVEF."""
 
-_IN_WORDS = {
-    "GLS": {"gls", "baseline_gls", "gls_fall"},
-    "biomarkers": {"biomarker_rise"},
-    "symptoms": {"symptoms"},
-}
-"""What tables may lack, and the inputs that rest on it."""
-
 
 def parse_criterion(text: str) -> Expression:
     """Check an expression over `NUMBERS` and `FLAGS`. Raises ValueError."""
@@ -59,10 +52,9 @@ class Definition:
         inputs = self.criterion.names - {"lower_limit"}
         return bool(inputs & (ALWAYS_THERE | set(available)))
 
-    def lacks(self, available: Iterable[str]) -> list[str]:
-        """Say in words what the definition refers to and the tables do not hold."""
-        missing = self.criterion.names - ALWAYS_THERE - set(available)
-        return [word for word, inputs in _IN_WORDS.items() if inputs & missing]
+    def missing(self, available: Iterable[str]) -> frozenset[str]:
+        """Return the inputs that a study lacks which has LVEF and those that are `available`."""
+        return self.criterion.names - ALWAYS_THERE - frozenset(available)
 
 
 _ESC = "Lyon AR et al. 2022 ESC Guidelines on cardio-oncology. Eur Heart J 2022;43:4229-4361"

@@ -105,18 +105,19 @@ def _ctrcd(task: CtrcdTask, records: Records, keep_dates: bool) -> CohortResult:
 
 def _check_inputs(task: CtrcdTask, timelines: Timelines, records: Records) -> None:
     """Say what the definition uses and no table holds; refuse it if that is all it uses."""
-    lacking = task.definition.lacks(timelines.available)
-    if not lacking:
+    missing = sorted(task.definition.missing(timelines.available))
+    if not missing:
         return
+    listed = ", ".join(missing)
     if not task.definition.is_assessable(timelines.available):
         raise InputError(
-            f"The definition of the task uses {' and '.join(lacking)} alone, which no table holds, "
-            "so nobody could have an event. Give the table that holds it (--labs, or gls in "
-            "--echo), or choose another definition."
+            f"The definition of the task uses {listed} alone, which no table holds, so nobody "
+            "could have an event. Give the table that holds it (--labs, or gls in --echo), or "
+            "choose another definition."
         )
     records.notes.append(
-        f"The tables hold no {' and no '.join(lacking)}, so criteria of the definition that use "
-        "them are never met"
+        f"The definition also uses {listed}, which no table holds: what is missing meets no "
+        "criterion"
     )
 
 

@@ -107,12 +107,11 @@ def flow(
     what = ENDS | _ENDS_WITH_DEATHS[deaths]
     if deaths != "exclude":
         del what["death_first"]
-    ended = [name for name in counts if name in what]
-    if steps and all(shown[name] == f"{counts[name]:,}" for name in ended):
-        steps[-1]["left"] = f"{left:,}"  # their sum, which everyone can add up
     ends = [
         {"status": name, "what": what[name], "n": shown[name]} for name in counts if name in what
     ]
+    if steps and all(end["n"] == f"{counts[str(end['status'])]:,}" for end in ends):
+        steps[-1]["left"] = f"{left:,}"  # the sum of the ends, which everyone can add up
     return {"total": f"{total:,}", "steps": steps, "ends": ends}
 
 
