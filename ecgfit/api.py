@@ -347,8 +347,9 @@ def predict(
         split: With `store`: train, val, test or all (the default).
         covariates: With vendor files: a CSV with a column `file` and one for each covariate that
             the run needs. What it leaves out is taken from the XML, where that holds it.
-        progress: Called with lines of text: which lines and files have no partner, and where the
-            covariates of files came from.
+        progress: Called with lines of text: how the leads differ from those that the run was
+            trained on, which lines and files have no partner, and where the covariates of files
+            came from.
 
     Returns:
         One line a recording, in the order of the files or rows; docs/predict.md lists the columns.
@@ -364,7 +365,8 @@ def predict(
     if store is not None:
         if covariates is not None:
             raise InputError("covariates goes with files: a store holds its own.")
-        return predict_store(_open_run(run), _open_store(store), split or "all")
+        say = _line_to(progress)
+        return predict_store(_open_run(run), _open_store(store), split or "all", say)
     if split is not None:
         raise InputError("split goes with a store.")
     if isinstance(files, str | os.PathLike):

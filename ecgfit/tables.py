@@ -149,6 +149,7 @@ def _remarks(metrics: Mapping[str, Any]) -> list[str]:
     excluded = metrics["excluded"]
     if excluded and excluded["n_records"]:
         remarks.append(_left_out(excluded))
+    remarks += _lead_remarks(metrics)
     external = metrics.get("external")
     if external and external["shared_recordings"] is None:
         remarks.append(
@@ -165,6 +166,13 @@ def _remarks(metrics: Mapping[str, Any]) -> list[str]:
             f"mean over the folds, each judged by its own model: {', '.join(over_folds)}"
         )
     return remarks
+
+
+def _lead_remarks(metrics: Mapping[str, Any]) -> list[str]:
+    """Say how the leads differ from those of the train recordings, where they do."""
+    from ecgfit.inference.lead_shift import shift_in_words
+
+    return [f"leads: {line}" for line in shift_in_words(metrics.get("lead_shift"))]
 
 
 def _left_out(excluded: Mapping[str, Any]) -> str:

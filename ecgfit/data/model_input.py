@@ -18,14 +18,16 @@ class ModelInput(nn.Module):
 
     Returns float32 (B, 8, L): z-scores by the train statistics, 0 where nothing was measured. With
     `missing="mask"` it is (B, 9, L), and the ninth channel is, at each sample, the fraction of the
-    eight leads that is present and not padding. With covariates, it also returns float32
-    (B, 2K): (value - median) / scale, 0 where the value is missing, then 1 where it is.
+    eight leads that is present and not padding. A lead that no train recording has counts as
+    missing, as it did in training. With covariates, it also returns float32 (B, 2K):
+    (value - median) / scale, 0 where the value is missing, then 1 where it is.
     """
 
     mean: Tensor
     inverse_std: Tensor
     median: Tensor
     scale: Tensor
+    is_seen: Tensor
 
     def __init__(self, stats: NormStats, missing: Missing) -> None:
         super().__init__()
@@ -36,6 +38,10 @@ class ModelInput(nn.Module):
         self._keep("inverse_std", inverse_std.float()[:, None])
         self._keep("median", torch.tensor(stats.covariates.median, dtype=torch.float32))
         self._keep("scale", torch.tensor(stats.covariates.scale, dtype=torch.float32))
+        # Where all leads were seen, as in most runs, there is nothing to compute, and an exported
+        # file has no trace of it.
+        self.has_unseen = not all(stats.is_seen)
+        self._keep("is_seen", torch.tensor(stats.is_seen))
         self.missing = missing
 
     def _keep(self, name: str, values: Tensor) -> None:
@@ -51,6 +57,10 @@ class ModelInput(nn.Module):
     def n_covariates(self) -> int:
         """Covariates that the model gets, K."""
         return len(self.median)
+
+    def usable(self, lead_mask: Tensor) -> Tensor:
+        """Return which leads of `lead_mask` (B, 8) the model gets: those that training has seen."""
+        return lead_mask & self.is_seen if self.has_unseen else lead_mask
 
     def forward(
         self,
@@ -73,6 +83,7 @@ class ModelInput(nn.Module):
             valid_span = valid_span + drawn["shift"][:, None]
         if "scale" in drawn:
             gain = gain * drawn["scale"]
+        lead_mask = self.usable(lead_mask)
         if "leadmask" in drawn:
             lead_mask = lead_mask & drawn["leadmask"]
         x = (waveforms.float() - self.mean).mul_(gain)

@@ -24,7 +24,10 @@ class ECGBatch:
     """B recordings of a store. All tensors are the caller's: no later batch writes into them."""
 
     waveforms: Tensor
-    """(B, 8, L): float32 z-scores, exactly 0 where nothing was measured, or raw int16 in µV."""
+    """(B, 8, L): float32 z-scores, exactly 0 where nothing was measured, or raw int16 in µV.
+
+    Among the z-scores, a lead that no train recording has is 0 as well: it has no scale.
+    """
     lead_mask: Tensor
     """(B, 8) bool: whether the lead was measured and is usable."""
     valid_span: Tensor
@@ -81,15 +84,17 @@ class NamedBatches(IterableDataset[ECGBatch]):
             yield self._named(batch)
 
     def _named(self, batch: Batch) -> ECGBatch:
+        lead_mask = batch.lead_mask
         if self._model_input is None:
             waveforms = batch.waveforms.clone()  # the original is in a reused buffer
         else:
+            lead_mask = self._model_input.usable(lead_mask)
             with torch.no_grad():
                 waveforms, _ = self._model_input(batch.waveforms, batch.lead_mask, batch.valid_span)
         patient = self._store.array("patient")[batch.rows].astype(np.int64)
         return ECGBatch(
             waveforms=waveforms,
-            lead_mask=batch.lead_mask,
+            lead_mask=lead_mask,
             valid_span=batch.valid_span,
             label=batch.label,
             covariates=batch.covariates,

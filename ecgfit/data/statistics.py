@@ -66,6 +66,8 @@ class SeenRange:
     fewest_leads: int
     covariates: tuple[tuple[float, float], ...]
     """Least and greatest value of each covariate."""
+    lead_records: tuple[int, ...] | None = None
+    """How many recordings have each lead; None in runs that did not count them."""
 
     @classmethod
     def of(cls, store: Store, rows: NDArray[np.int64], names: Sequence[str]) -> SeenRange:
@@ -85,17 +87,20 @@ class SeenRange:
             shortest_samples=int(length.min()),
             fewest_leads=int(mask.sum(axis=1).min()),
             covariates=tuple(_bounds(column) for column in values.T),
+            lead_records=tuple(mask.sum(axis=0).tolist()),
         )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> SeenRange:
         """Read one from JSON. Raises KeyError, TypeError or ValueError when it is not one."""
+        counts = value.get("lead_records")
         return cls(
             rates_hz=tuple(map(float, value["rates_hz"])),
             lead_sd_uv=_pairs(value["lead_sd_uv"]),
             shortest_samples=int(value["shortest_samples"]),
             fewest_leads=int(value["fewest_leads"]),
             covariates=_pairs(value["covariates"]),
+            lead_records=None if counts is None else tuple(map(int, counts)),
         )
 
 
@@ -130,6 +135,14 @@ class NormStats:
     n_records: int
     covariates: CovariateStats
     seen: SeenRange
+
+    @property
+    def is_seen(self) -> tuple[bool, ...]:
+        """Say for each lead whether any train recording has it.
+
+        A lead that is constant is missing, so the deviation of a lead that was seen is above 0.
+        """
+        return tuple(std > 0 for std in self.std_uv)
 
     @classmethod
     def of(cls, store: Store, rows: NDArray[np.int64], covariates: Sequence[str] = ()) -> NormStats:
@@ -169,6 +182,7 @@ class NormStats:
         except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError("is damaged") from None
         n_leads = {len(stats.mean_uv), len(stats.std_uv), len(stats.seen.lead_sd_uv)}
+        n_leads |= {len(stats.seen.lead_records or LEADS)}
         if value.get("leads") != list(LEADS) or n_leads != {len(LEADS)}:
             raise ValueError(f"is not for the leads {', '.join(LEADS)}")
         table = stats.covariates

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ecgfit.data.rows import select_rows
 from ecgfit.evaluation.split_metrics import evaluate_predictions
+from ecgfit.inference.lead_shift import lead_shift
 from ecgfit.inference.predictions import Aggregate, Predictions
 from ecgfit.inference.scorer import Ensemble, load_run, predict_rows, without_lead
 from ecgfit.metrics.paired import paired_difference
@@ -60,6 +61,9 @@ def evaluate_run(
     shared = count_shared_recordings(run, trained_on, store, rows) if external else None
     predictions = predict_rows(ensemble, store, rows, run.config.tabular, amp)
     metrics = _metrics_of_run(run, store, split, name, how, predictions)
+    shift = lead_shift(run, store.array("lead_mask")[rows])
+    if shift is not None:
+        metrics["lead_shift"] = shift
     if external:
         metrics["external"] = {
             "store": store.path.name,

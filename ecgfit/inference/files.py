@@ -20,6 +20,7 @@ from ecgfit.data.loader import Batch
 from ecgfit.data.rows import covariate_columns, select_rows
 from ecgfit.data.statistics import lead_deviation
 from ecgfit.inference.covariates import HeaderCovariates, covariates_of_files
+from ecgfit.inference.lead_shift import lead_shift, shift_in_words, unseen_leads
 from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.scorer import BATCH, Ensemble, load_run, predict_rows, score_batch
 from ecgfit.inference.training_range import TrainingRange
@@ -60,7 +61,8 @@ class LoadedRun:
         """Load the run's models. Raises StoreError where they are damaged."""
         ensemble, amp = load_run(run)
         seen = [member.stats.seen for member in run.members]
-        return cls(run, ensemble, amp, TrainingRange(seen, run.config.tabular))
+        unseen = tuple(unseen_leads(run))
+        return cls(run, ensemble, amp, TrainingRange(seen, run.config.tabular, unseen))
 
     def call(self, logit_difference: float) -> Entry:
         """Return the calibrated probability and the class at the run's threshold."""
@@ -68,20 +70,25 @@ class LoadedRun:
         return {"probability": probability, "positive": int(probability >= self.run.threshold)}
 
 
-def predict_store(run: RunFolder, store: Store, split: str = "all") -> pd.DataFrame:
+def predict_store(
+    run: RunFolder, store: Store, split: str = "all", say: Callable[[str], Any] = print
+) -> pd.DataFrame:
     """Predict every usable recording of a split, labelled or not, one row for each.
 
     Unless the run judges single recordings, each row also has the patient's probability and class.
     They come from the recordings that `ecgfit eval` would use: with `--missing drop` those with all
     leads. A patient without any has neither.
 
-    The store need not be the run's. Raises InputError and StoreError.
+    The store need not be the run's. `say` gets a line where its leads differ from those of the
+    train recordings. Raises InputError and StoreError.
     """
     run.check_layout(store)
     loaded = LoadedRun.load(run)
     rows = select_rows(store, split, "mask", labelled=False)
     predictions = predict_rows(loaded.ensemble, store, rows, run.config.tabular, loaded.amp)
     masks = store.array("lead_mask")[rows]
+    for line in shift_in_words(lead_shift(run, masks)):
+        say(line)
     warnings = _warnings_of_rows(loaded, store, rows, masks)
     of_patient = _call_patients(loaded, predictions, masks)
     entries = []
@@ -142,7 +149,7 @@ def predict_files(
     The `status` of a file that cannot be used is the reason. `covariates` is a CSV with a column
     `file` (the path as given, or the bare name if no other file has it) and one column for each
     covariate of the run. What it does not hold comes from the headers of the files, where they have
-    it, or counts as missing; `say` gets the counts.
+    it, or counts as missing; `say` gets the counts, and a line where leads differ from training.
 
     Raises InputError for a CSV that is anything else and for no files, and StoreError for a damaged
     run.
@@ -157,10 +164,13 @@ def predict_files(
         values = covariates_of_files(covariates, files, names, say, run.sex_codes)
     headers = HeaderCovariates(names, run.sex_codes)
     entries: list[Entry] = []
+    masks: list[NDArray[np.bool_]] = []
     for start in range(0, len(files), BATCH):
         batch = slice(start, start + BATCH)
-        entries += _predict_batch(loaded, files[batch], values[batch], headers)
+        entries += _predict_batch(loaded, files[batch], values[batch], headers, masks)
     headers.say_sources(say)
+    for line in shift_in_words(lead_shift(run, np.array(masks, np.bool_).reshape(-1, len(LEADS)))):
+        say(line)
     return _table(entries)
 
 
@@ -181,14 +191,19 @@ def _predict_batch(
     files: Sequence[Path],
     values: NDArray[np.float32],
     headers: HeaderCovariates,
+    masks: list[NDArray[np.bool_]],
 ) -> list[Entry]:
-    """Predict at most `BATCH` files, for which covariates (files, K) were given."""
+    """Predict at most `BATCH` files, for which covariates (files, K) were given.
+
+    The leads (8,) of each usable file are added to `masks`.
+    """
     recorded = loaded.run.recorded["store"]
     target = Conformity(int(recorded["sample_rate_hz"]), int(recorded["n_samples"]))
     outcomes = [
         _read(file, target, given, headers) for file, given in zip(files, values, strict=True)
     ]
     usable = [outcome for outcome in outcomes if isinstance(outcome, _UsableFile)]
+    masks += [file.row.lead_mask for file in usable]
     differences = iter(_score(loaded, usable))
     entries = []
     for file, outcome in zip(files, outcomes, strict=True):

@@ -27,6 +27,8 @@ class TrainingRange:
     """One for each member."""
     covariates: tuple[str, ...]
     """Names of the run's covariates (K,)."""
+    unseen: tuple[str, ...] = ()
+    """Leads that no train recording has, which the model does not get."""
 
     def warnings(
         self,
@@ -42,6 +44,13 @@ class TrainingRange:
         their standard deviation in µV, and `values` (K,) are the covariates, NaN where missing.
         """
         found = []
+        is_unseen = np.isin(LEADS, self.unseen)
+        masked = [lead for lead in self.unseen if mask[LEADS.index(lead)]]
+        mask = mask & ~is_unseen
+        if masked:
+            found.append(f"{', '.join(masked)} not used: no train recording has them")
+        if masked and not mask.any():
+            found.append("no lead that the run uses: the probability says nothing of this ECG")
         if not any(np.isclose(rate_hz, seen.rates_hz).any() for seen in self.ranges):
             found.append(f"recorded at {rate_hz:g} Hz")
         if span[1] - span[0] < min(seen.shortest_samples for seen in self.ranges):
@@ -76,4 +85,7 @@ class TrainingRange:
         """Return the least and the greatest values (n,) over the members."""
         pairs = [getattr(seen, name) for seen in self.ranges]
         bounds = np.array(pairs, np.float64).reshape(len(self.ranges), -1, 2)
-        return bounds[:, :, 0].min(axis=0), bounds[:, :, 1].max(axis=0)
+        least, greatest = bounds[:, :, 0], bounds[:, :, 1]
+        if name == "lead_sd_uv":  # 0 in a member that has not seen the lead
+            least = np.where(greatest > 0, least, np.inf)
+        return least.min(axis=0), greatest.max(axis=0)

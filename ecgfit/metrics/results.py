@@ -97,6 +97,25 @@ class External(TypedDict):
     """Recordings that also trained the run: 0, or None where nobody looked."""
 
 
+class LeadShare(TypedDict):
+    """The share of recordings that have a lead."""
+
+    train: float
+    here: float
+
+
+class LeadShift(TypedDict):
+    """How the leads of recordings differ from those of the train recordings."""
+
+    n_records: int
+    unseen: list[str]
+    """Leads that are here, and that no train recording has: the model does not get them."""
+    n_records_masked: int
+    """Recordings with such a lead."""
+    differing: dict[str, LeadShare]
+    """Leads whose share differs relevantly from that in training."""
+
+
 class SplitMetrics(Metrics):
     """The content of metrics_<split>.json."""
 
@@ -118,6 +137,8 @@ class SplitMetrics(Metrics):
     subgroups: dict[str, dict[str, Subgroup]]
     count_baseline: NotRequired[dict[str, MetricValue]]
     """AUROC and AUPRC of the number of recordings alone; for patients only."""
+    lead_shift: NotRequired[LeadShift]
+    """Only where the leads differ from those of the train recordings."""
     external: NotRequired[External]
     lead_removal: NotRequired[dict[str, dict[str, MetricDifference]]]
     """By lead: what happens when it is missing."""

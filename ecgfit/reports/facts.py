@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecgfit.config import TrainConfig
+from ecgfit.inference.lead_shift import unseen_leads
+from ecgfit.metrics.results import LeadShift
 from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.task import recorded_task
 from ecgfit.reports.wording import is_fixed, rule_in_words, split_name
@@ -42,6 +44,7 @@ class TrainingInput:
     rates_hz: list[float]
     fewest_leads: int
     shortest_s: float
+    unseen_leads: list[str]
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Facts:
     has_lead_removal: bool
     task: Task | None
     """What labelled the recordings; None where the store does not say."""
+    lead_shift: LeadShift | None
+    """How the leads of the evaluated recordings differ from those of training, if they do."""
 
     @property
     def n_external(self) -> int:
@@ -122,6 +127,7 @@ def gather_facts(
         has_store=store is not None,
         has_lead_removal="lead_removal" in main.metrics,
         task=recorded_task(run),
+        lead_shift=main.metrics.get("lead_shift"),
     )
 
 
@@ -172,4 +178,5 @@ def _training_input(run: RunFolder) -> TrainingInput:
         rates_hz=sorted(rates),
         fewest_leads=min(own.fewest_leads for own in seen),
         shortest_s=shortest / run.recorded["store"]["sample_rate_hz"],
+        unseen_leads=unseen_leads(run),
     )

@@ -47,7 +47,7 @@ def preflight(trainer: Trainer, *, test: bool = True) -> list[str]:
             checked.append(name)
     _check_statistics(trainer)
     _check_augmentation(trainer.scorer.model_input, store.n_samples)
-    return [
+    lines = [
         f"checked: tensors of {', '.join(checked)} are finite and "
         f"(B, {trainer.scorer.model_input.n_channels}, {store.n_samples}); "
         f"leads are {', '.join(LEADS)}",
@@ -56,6 +56,7 @@ def preflight(trainer: Trainer, *, test: bool = True) -> list[str]:
         _describe_model(trainer),
         _describe_validation(trainer),
     ]
+    return lines + _describe_unseen_leads(trainer)
 
 
 def multiply_accumulates(trainer: Trainer) -> int:
@@ -92,6 +93,18 @@ def _describe_validation(trainer: Trainer) -> str:
     if trainer.config.folds:
         return line
     return f"{line} (several --seeds, or --folds, steady it)"
+
+
+def _describe_unseen_leads(trainer: Trainer) -> list[str]:
+    """Say which leads no train recording has, as the model will not get them from others either."""
+    seen = zip(LEADS, trainer.stats.is_seen, strict=True)
+    unseen = [lead for lead, is_seen in seen if not is_seen]
+    if not unseen or trainer.config.tabular_only:
+        return []
+    return [
+        f"leads: no train recording has {', '.join(unseen)}, so this model does not get them, "
+        "even from recordings that have them"
+    ]
 
 
 def _check_statistics(trainer: Trainer) -> None:
