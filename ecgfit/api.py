@@ -336,6 +336,7 @@ def predict(
     store: AnyPath | Store | None = None,
     split: str | None = None,
     covariates: AnyPath | None = None,
+    refuse_quality: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> DataFrame:
     """Return the probability of each recording: of vendor XML files, or of a store's rows.
@@ -347,6 +348,8 @@ def predict(
         split: With `store`: train, val, test or all (the default).
         covariates: With vendor files: a CSV with a column `file` and one for each covariate that
             the run needs. What it leaves out is taken from the XML, where that holds it.
+        refuse_quality: Give recordings with any of these quality flags, such as flat,noise, the
+            status quality instead of a result. Without it, flags are only warned of.
         progress: Called with lines of text: how the leads differ from those that the run was
             trained on, which lines and files have no partner, and where the covariates of files
             came from.
@@ -360,13 +363,14 @@ def predict(
     """
     from ecgfit.inference.files import predict_files, predict_store
 
+    refused = _names(refuse_quality)
     if (files is None) == (store is None):
         raise InputError("Give files or a store to predict, one of the two.")
     if store is not None:
         if covariates is not None:
             raise InputError("covariates goes with files: a store holds its own.")
         say = _line_to(progress)
-        return predict_store(_open_run(run), _open_store(store), split or "all", say)
+        return predict_store(_open_run(run), _open_store(store), split or "all", say, refused)
     if split is not None:
         raise InputError("split goes with a store.")
     if isinstance(files, str | os.PathLike):
@@ -379,6 +383,7 @@ def predict(
         paths,
         None if covariates is None else Path(covariates),
         _line_to(progress),
+        refused,
     )
 
 
@@ -579,6 +584,12 @@ def _read_curves(run: Path) -> DataFrame:
         return pd.read_csv(run / CURVES)
     except (OSError, ValueError):
         raise StoreError(f"{run}/{CURVES} is missing or damaged. Train again.") from None
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names without repetitions; text is a comma-separated list of them."""
+    names = given.split(",") if isinstance(given, str) else given
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def _line_to(progress: Progress | None) -> Callable[[str], None]:

@@ -177,7 +177,7 @@ def evaluate(store: Path, run_dir: Path | None, as_json: bool, **options: Any) -
 @cli.command()
 @click.argument("files", nargs=-1, type=Output)
 @click.option("--run", "run_dir", required=True, type=Folder, help="Run folder.")
-@api_options(api.predict, "store", "split", "covariates")
+@api_options(api.predict, "store", "split", "covariates", "refuse_quality")
 @output_option("CSV to write (readable by you only).  [default: standard output]")
 @overwrite_option
 @json_option
@@ -188,6 +188,7 @@ def predict(
     store: Path | None,
     split: str | None,
     covariates: Path | None,
+    refuse_quality: tuple[str, ...],
     output: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -215,12 +216,20 @@ def predict(
     if output not in (None, STDOUT):
         inputs = [*files, covariates] if covariates else [*files]
         target = check_output(output, MARKS, inputs, overwrite)
-    table = api.predict(run_dir, files or None, store=store, split=split, covariates=covariates)
+    table = api.predict(
+        run_dir,
+        files or None,
+        store=store,
+        split=split,
+        covariates=covariates,
+        refuse_quality=refuse_quality,
+    )
     write_predictions(table, target, as_json)
     n_refused = count_refused(table)
     if n_refused:
         click.echo(
-            f"{n_refused:,} of {len(table):,} files could not be used; column status says why.",
+            f"{n_refused:,} of {len(table):,} {'rows' if store else 'files'} could not be used; "
+            "column status says why.",
             err=True,
         )
         raise SystemExit(InputError.exit_code)

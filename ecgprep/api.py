@@ -439,8 +439,8 @@ def inspect(store: str | Path | Store) -> StoreSummary:
     """Count what is in a store.
 
     Returns:
-        Rows by status, patients and labels by split, leads present, source rates, settings, size
-        and content hash, ready for JSON.
+        Rows by status, patients and labels by split, leads present, quality flags, source rates,
+        settings, size and content hash, ready for JSON.
 
     Raises:
         StoreError: if the store cannot be opened.

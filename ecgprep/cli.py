@@ -309,8 +309,8 @@ def _root_for_build(ecg: Path, output: Path, paths: Any) -> list[str]:
 def inspect(store: Path, as_json: bool) -> None:
     """Show what is in STORE.
 
-    That is: rows by status, patients and labels by split, leads, rates, size, and
-    the content hash.
+    That is: rows by status, patients and labels by split, leads, quality flags,
+    rates, size, and the content hash.
 
     Example: ecgprep inspect cohort.zarr
     """
@@ -482,6 +482,8 @@ def _describe(content: FilePreview) -> str:
         steps = content["conform"].items()
         taken = [_step(name, value) for name, value in steps if value and name != "valid_span"]
         lines.append(f"  conform: {'; '.join(taken) or 'nothing to change'}")
+    if "quality" in content:
+        lines.append(_wrapped(f"  quality: {'; '.join(content['quality'])}"))
     if "refused" in content:
         refused = content["refused"]
         lines.append(f"  refused by the {refused['by']}: {refused['reason']}: {refused['message']}")
@@ -630,6 +632,8 @@ def _print_summary(
         f"all eight leads in {summary['records_with_all_leads']:,} of {n_ok:,}; "
         f"padded: {summary['records_padded']:,}"
     )
+    flags = {name: n for name, n in summary["quality_flags"].items() if n}
+    click.echo(f"quality flags, in rows: {_counts(flags) or 'none'}")
     click.echo(f"source rates: {rates or 'none'}")
     codes, allowed = (summary["settings"].get(key) for key in ("sex_code", "allow_covariate"))
     if codes:

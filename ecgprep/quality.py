@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.conform import Row
+from ecgprep.errors import InputError
 from ecgprep.leads import LEADS, LIMB_LEADS
 from ecgprep.recording import Recording
 from ecgprep.store.format import QUALITY_FLAGS
@@ -123,6 +124,36 @@ def quality_flags(
     if _arms_look_swapped(row, bins, rate_hz):
         flags[_ONE] |= BIT["arm_reversal"]
     return flags
+
+
+def flags_of_row(recording: Recording, row: Row, rate_hz: float) -> NDArray[np.uint32]:
+    """Return the flags of each of the eight leads, uint32 (8,), where no spectrum is at hand."""
+    bins = spectrum(row.waveform, row.valid_span, row.lead_mask, rate_hz)
+    return quality_flags(recording, row, bins, rate_hz)
+
+
+def flags_in_words(flags: NDArray[np.uint32], chosen: Sequence[str] = FLAGS) -> list[str]:
+    """Say which of the `chosen` flags a recording has and where: `noise in all leads`.
+
+    `flags` are those of its eight leads (8,). Flags come in the order of `chosen`.
+    """
+    found = []
+    for name in chosen:
+        leads = [lead for lead, bits in zip(LEADS, flags.tolist(), strict=True) if bits & BIT[name]]
+        if leads:
+            where = "all leads" if len(leads) == len(LEADS) else ", ".join(leads)
+            found.append(f"{name} in {where}")
+    return found
+
+
+def checked_flags(names: Sequence[str], option: str) -> tuple[str, ...]:
+    """Return names of flags. Raises InputError, naming the option, where one is no flag."""
+    unknown = sorted(set(names) - set(FLAGS))
+    if unknown:
+        raise InputError(
+            f"{option}: unknown flag {', '.join(unknown)}; there are {', '.join(FLAGS)}"
+        )
+    return tuple(names)
 
 
 class _Band:

@@ -50,7 +50,13 @@ ECGFIT_MAY_USE = {
     "ecgprep.sex_code",
     "ecgprep.store",
 }
-FOR_PREDICTION = {"ecgprep.readers", "ecgprep.header", "ecgprep.conform", "ecgprep.patients"}
+FOR_PREDICTION = {
+    "ecgprep.conform",
+    "ecgprep.header",
+    "ecgprep.patients",
+    "ecgprep.quality",
+    "ecgprep.readers",
+}
 XML_PARSERS = {"xml", "lxml", "defusedxml", "xmltodict", "html"}
 SOURCES = sorted(p for package in ("ecgprep", "ecgfit") for p in (ROOT / package).rglob("*.py"))
 

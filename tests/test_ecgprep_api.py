@@ -179,7 +179,7 @@ def test_a_damaged_row_is_in_the_verification(store, tmp_path):
     assert (found.intact, found.bad_rows) == (False, (3,))
 
 
-ABSENT = {"refused", "lead_off", "baseline_sway", "unknown_leads", "notes"}
+ABSENT = {"refused", "lead_off", "baseline_sway", "unknown_leads", "notes", "quality"}
 """Keys of a preview that say something only about some files."""
 
 

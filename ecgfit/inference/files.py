@@ -1,8 +1,8 @@
 """Predict new recordings: vendor XML files, or the rows of a store.
 
 A file goes through the same steps that make a store's row. Each row of the result says how far it
-can be trusted: which leads were missing, and how the recording differs from those that the run was
-trained on.
+can be trusted: which leads were missing, how the recording differs from those that the run was
+trained on, and what a reader of ECGs would object to.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ecgfit.run import RunFolder
 from ecgprep.conform import Conformity, Row, conform
 from ecgprep.errors import InputError, RecordError
 from ecgprep.leads import LEADS
+from ecgprep.quality import checked_flags, flags_in_words, flags_of_row
 from ecgprep.readers import open_file
 from ecgprep.store.reader import Store
 
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]
 """One row of a table of predictions."""
+
+_REFUSE = "--refuse-quality"
+
+NO_CALL: Entry = {"probability": None, "positive": None}
 
 _DTYPES: dict[str, Any] = {
     "file": object,
@@ -71,7 +76,11 @@ class LoadedRun:
 
 
 def predict_store(
-    run: RunFolder, store: Store, split: str = "all", say: Callable[[str], Any] = print
+    run: RunFolder,
+    store: Store,
+    split: str = "all",
+    say: Callable[[str], Any] = print,
+    refuse_quality: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Predict every usable recording of a split, labelled or not, one row for each.
 
@@ -80,27 +89,52 @@ def predict_store(
     leads. A patient without any has neither.
 
     The store need not be the run's. `say` gets a line where its leads differ from those of the
-    train recordings. Raises InputError and StoreError.
+    train recordings. With `refuse_quality`, each row has a status and a message, and recordings
+    with any of these quality flags have no result. Raises InputError and StoreError.
     """
     run.check_layout(store)
+    _check_flags_are_known(store, refuse_quality)
     loaded = LoadedRun.load(run)
     rows = select_rows(store, split, "mask", labelled=False)
     predictions = predict_rows(loaded.ensemble, store, rows, run.config.tabular, loaded.amp)
     masks = store.array("lead_mask")[rows]
     for line in shift_in_words(lead_shift(run, masks)):
         say(line)
+    flags = store.array("quality")[rows]
+    refusals = ["; ".join(flags_in_words(found, refuse_quality)) for found in flags]
+    usable = np.array([not refusal for refusal in refusals])
     warnings = _warnings_of_rows(loaded, store, rows, masks)
-    of_patient = _call_patients(loaded, predictions, masks)
+    of_patient = _call_patients(loaded, predictions.select(usable), masks[usable])
     entries = []
     for i, difference in enumerate(predictions.logit_difference().tolist()):
         patient = int(predictions.patient[i])
-        entry = {"row": int(rows[i]), "patient": patient, **loaded.call(difference)}
+        entry: Entry = {"row": int(rows[i]), "patient": patient}
+        if refuse_quality:
+            status = "quality" if refusals[i] else "ok"
+            entry |= {"status": status, "message": _refusal(refusals[i])}
+        entry |= loaded.call(difference) if usable[i] else NO_CALL
         if run.config.aggregate != "none":
-            result = of_patient.get(patient, {"probability": None, "positive": None})
+            result = of_patient.get(patient, NO_CALL)
             entry["patient_probability"] = result["probability"]
             entry["patient_positive"] = result["positive"]
-        entries.append(entry | _remarks(masks[i], warnings[i]))
+        entries.append(entry | _remarks(masks[i], warnings[i] + flags_in_words(flags[i])))
     return _table(entries)
+
+
+def _check_flags_are_known(store: Store, refuse_quality: Sequence[str]) -> None:
+    """Refuse to look for flags that were not computed when the store was built."""
+    checked_flags(refuse_quality, _REFUSE)
+    absent = [name for name in refuse_quality if name not in store.quality_flags]
+    if absent:
+        raise InputError(
+            f"{store.path} was built without the quality flags {', '.join(absent)}, so "
+            f"{_REFUSE} cannot look for them. Build it again, or leave them out."
+        )
+
+
+def _refusal(flags: str) -> str:
+    """Return the message of a recording that was refused for these flags; empty for none."""
+    return f"{flags} ({_REFUSE})" if flags else ""
 
 
 def _warnings_of_rows(
@@ -143,10 +177,12 @@ def predict_files(
     files: Sequence[Path],
     covariates: Path | None = None,
     say: Callable[[str], Any] = print,
+    refuse_quality: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Predict vendor XML files, one row for each, in their order.
 
-    The `status` of a file that cannot be used is the reason. `covariates` is a CSV with a column
+    The `status` of a file that cannot be used is the reason, and `quality` that of a file with any
+    of the quality flags in `refuse_quality`. `covariates` is a CSV with a column
     `file` (the path as given, or the bare name if no other file has it) and one column for each
     covariate of the run. What it does not hold comes from the headers of the files, where they have
     it, or counts as missing; `say` gets the counts, and a line where leads differ from training.
@@ -156,6 +192,7 @@ def predict_files(
     """
     if not files:
         raise InputError("files (=[]) must name at least one file.")
+    checked_flags(refuse_quality, _REFUSE)
     loaded = LoadedRun.load(run)
     names = run.config.tabular
     if covariates is None:
@@ -163,69 +200,82 @@ def predict_files(
     else:
         values = covariates_of_files(covariates, files, names, say, run.sex_codes)
     headers = HeaderCovariates(names, run.sex_codes)
+    reader = _Reader(target_of(run), headers, refuse_quality)
     entries: list[Entry] = []
     masks: list[NDArray[np.bool_]] = []
     for start in range(0, len(files), BATCH):
         batch = slice(start, start + BATCH)
-        entries += _predict_batch(loaded, files[batch], values[batch], headers, masks)
+        outcomes = [
+            reader.read(file, given)
+            for file, given in zip(files[batch], values[batch], strict=True)
+        ]
+        masks += [outcome.row.lead_mask for outcome in outcomes if isinstance(outcome, _UsableFile)]
+        entries += _call_files(loaded, files[batch], outcomes)
     headers.say_sources(say)
     for line in shift_in_words(lead_shift(run, np.array(masks, np.bool_).reshape(-1, len(LEADS)))):
         say(line)
     return _table(entries)
 
 
+def target_of(run: RunFolder) -> Conformity:
+    """Return the rate and length that a run takes."""
+    recorded = run.recorded["store"]
+    return Conformity(int(recorded["sample_rate_hz"]), int(recorded["n_samples"]))
+
+
 def count_refused(table: pd.DataFrame) -> int:
-    """Return how many files of a table could not be used; rows of a store all could."""
+    """Return how many recordings of a table were refused; its status says why."""
     return int((table["status"] != "ok").sum()) if "status" in table else 0
 
 
 class _UsableFile(NamedTuple):
-    """A file as a store's row, and its covariates (K,)."""
+    """A file as a store's row, with its covariates (K,), quality flags (8,) and remarks."""
 
     row: Row
     values: NDArray[np.float32]
+    flags: NDArray[np.uint32]
+    remarks: list[str]
 
 
-def _predict_batch(
-    loaded: LoadedRun,
-    files: Sequence[Path],
-    values: NDArray[np.float32],
-    headers: HeaderCovariates,
-    masks: list[NDArray[np.bool_]],
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads files as a build would."""
+
+    target: Conformity
+    headers: HeaderCovariates
+    refuse_quality: Sequence[str]
+
+    def read(self, path: Path, given: NDArray[np.float32]) -> _UsableFile | RecordError:
+        """Return a file with its covariates, of which some may be `given` (K,); or its fault."""
+        try:
+            file = open_file(path)
+            recording = file.recording()
+            row = conform(recording, self.target)
+        except RecordError as error:
+            return error
+        flags = flags_of_row(recording, row, self.target.rate_hz)
+        refused = flags_in_words(flags, self.refuse_quality)
+        if refused:
+            return RecordError("quality", _refusal("; ".join(refused)))
+        return _UsableFile(row, self.headers.complete(given, file), flags, list(recording.notes))
+
+
+def _call_files(
+    loaded: LoadedRun, files: Sequence[Path], outcomes: Sequence[_UsableFile | RecordError]
 ) -> list[Entry]:
-    """Predict at most `BATCH` files, for which covariates (files, K) were given.
-
-    The leads (8,) of each usable file are added to `masks`.
-    """
-    recorded = loaded.run.recorded["store"]
-    target = Conformity(int(recorded["sample_rate_hz"]), int(recorded["n_samples"]))
-    outcomes = [
-        _read(file, target, given, headers) for file, given in zip(files, values, strict=True)
-    ]
+    """Return an entry for each of at most `BATCH` files."""
     usable = [outcome for outcome in outcomes if isinstance(outcome, _UsableFile)]
-    masks += [file.row.lead_mask for file in usable]
     differences = iter(_score(loaded, usable))
     entries = []
     for file, outcome in zip(files, outcomes, strict=True):
         if isinstance(outcome, RecordError):
             entries.append(_refused(file, outcome))
             continue
-        entry = {"file": str(file), "status": "ok", "message": ""}
+        entry = {"file": str(file), "status": "ok", "message": "; ".join(outcome.remarks)}
         entry |= loaded.call(next(differences))
         warnings = _warnings_of_file(loaded, outcome)
         entries.append(entry | _remarks(outcome.row.lead_mask, warnings))
     return entries
-
-
-def _read(
-    path: Path, target: Conformity, given: NDArray[np.float32], headers: HeaderCovariates
-) -> _UsableFile | RecordError:
-    try:
-        file = open_file(path)
-        row = conform(file.recording(), target)
-    except RecordError as error:
-        return error
-    return _UsableFile(row, headers.complete(given, file))
 
 
 def _score(loaded: LoadedRun, usable: Sequence[_UsableFile]) -> list[float]:
@@ -252,12 +302,13 @@ def _score(loaded: LoadedRun, usable: Sequence[_UsableFile]) -> list[float]:
 
 
 def _warnings_of_file(loaded: LoadedRun, file: _UsableFile) -> list[str]:
-    row, values = file
+    row = file.row
     length = np.array([row.valid_span[1] - row.valid_span[0]])
     deviation = lead_deviation(row.moments[None], length)[0]
-    return loaded.training_range.warnings(
-        row.rate_hz, row.valid_span, row.lead_mask, deviation, values
+    unlike_training = loaded.training_range.warnings(
+        row.rate_hz, row.valid_span, row.lead_mask, deviation, file.values
     )
+    return unlike_training + flags_in_words(file.flags)
 
 
 def _refused(file: Path, error: RecordError) -> Entry:
@@ -265,8 +316,7 @@ def _refused(file: Path, error: RecordError) -> Entry:
         "file": str(file),
         "status": error.reason,
         "message": error.message,
-        "probability": None,
-        "positive": None,
+        **NO_CALL,
         "missing_leads": "",
         "warnings": "",
     }

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 MARKS = (
     rb"\Afile,status,message,probability,positive,missing_leads,warnings\n",
-    rb"\Arow,patient,probability,positive(,patient_probability,patient_positive)?"
+    rb"\Arow,patient,(status,message,)?probability,positive"
+    rb"(,patient_probability,patient_positive)?"
     rb",missing_leads,warnings\n",
     rb'\A\[\n  \{\n    "(file|row)": .*\n    "missing_leads": "',
 )

@@ -27,7 +27,7 @@ from ecgprep.patients.duplicates import FINGERPRINT_VERSION
 from ecgprep.patients.manifest import Manifest, read_manifest
 from ecgprep.patients.manifest_columns import ManifestColumns
 from ecgprep.patients.registry import SplitPlan, load_registry
-from ecgprep.quality import FLAGS
+from ecgprep.quality import FLAGS, checked_flags
 from ecgprep.sex_code import SexCode
 from ecgprep.store.format import CHUNK_RECORDS, Layout, sex_codes_of
 
@@ -67,12 +67,7 @@ class BuildSettings:
 
     def __post_init__(self) -> None:
         check_options(duplicates=self.duplicates, label_level=self.label_level)
-        unknown = sorted(set(self.exclude_quality) - set(FLAGS))
-        if unknown:
-            raise InputError(
-                f"--exclude-quality: unknown flag {', '.join(unknown)}; "
-                f"there are {', '.join(FLAGS)}"
-            )
+        checked_flags(self.exclude_quality, "--exclude-quality")
 
     def recorded(
         self, covariates: Sequence[str], sex_codes: Mapping[str, SexCode]

@@ -13,6 +13,7 @@ from ecgprep.errors import RecordError
 from ecgprep.header import MEASUREMENTS, Header
 from ecgprep.leads import LEADS
 from ecgprep.patients.covariates import AGE_LIMIT
+from ecgprep.quality import flags_in_words, flags_of_row
 from ecgprep.readers import open_file
 from ecgprep.recording import Recording
 
@@ -64,7 +65,8 @@ class HeaderPreview(TypedDict):
 class FilePreview(TypedDict):
     """What a reader sees in a file. Without `dialect` and the like, the reader refused it.
 
-    `lead_off`, `baseline_sway`, `unknown_leads` and `notes` are only there if they say something.
+    `lead_off`, `baseline_sway`, `unknown_leads`, `notes` and `quality` are only there if they say
+    something.
     """
 
     header: NotRequired[HeaderPreview]
@@ -79,6 +81,8 @@ class FilePreview(TypedDict):
     unknown_leads: NotRequired[list[str]]
     notes: NotRequired[list[str]]
     conform: NotRequired[ConformSteps]
+    quality: NotRequired[list[str]]
+    """The quality flags that the row would have, and where; only if there are some."""
     refused: NotRequired[Refusal]
 
 
@@ -102,6 +106,9 @@ def preview(path: Path, target: Conformity) -> tuple[FilePreview, Recording | No
         seen["refused"] = _refusal("conform", error)
         return seen, recording, None
     seen["conform"] = _steps(recording, row, target)
+    flags = flags_in_words(flags_of_row(recording, row, target.rate_hz))
+    if flags:
+        seen["quality"] = flags
     return seen, recording, row
 
 

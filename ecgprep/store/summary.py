@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -36,6 +37,8 @@ class StoreSummary(TypedDict):
     """By lead: `ok` rows that have it."""
     records_with_all_leads: int
     records_padded: int
+    quality_flags: dict[str, int]
+    """By flag: `ok` rows that have it on any lead."""
     source_rates_hz: dict[str, int]
     """By sampling rate of the file: `ok` rows."""
     sample_rate_hz: float
@@ -65,6 +68,7 @@ def summarise(store: Store) -> StoreSummary:
         "leads_present": dict(zip(LEADS, lead_mask.sum(axis=0).tolist(), strict=True)),
         "records_with_all_leads": int(lead_mask.all(axis=1).sum()),
         "records_padded": int(np.count_nonzero(span[:, 1] - span[:, 0] < store.n_samples)),
+        "quality_flags": _count_flags(store.array("quality")[ok], store.quality_flags),
         "source_rates_hz": _count_rates(store.array("rate_hz")[ok]),
         "sample_rate_hz": store.sample_rate_hz,
         "n_samples": store.n_samples,
@@ -80,6 +84,11 @@ def _count_statuses(store: Store) -> dict[str, int]:
     """Count the rows of each status that occurs."""
     counts = np.bincount(store.array("status"), minlength=len(STATUSES)).tolist()
     return {name: n for name, n in zip(STATUSES, counts, strict=False) if n}
+
+
+def _count_flags(quality: NDArray[np.uint32], names: Sequence[str]) -> dict[str, int]:
+    """Count the rows that have each flag on any lead; bit k is that of the k-th name."""
+    return {name: int((quality >> k & 1).any(axis=1).sum()) for k, name in enumerate(names)}
 
 
 def _count_rates(rates: NDArray[np.float32]) -> dict[str, int]:
