@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ecgfit.data.named_batches import ECGBatch
     from ecgfit.explaining.attributions import Explanation
     from ecgfit.inference.export import ExportedFile
-    from ecgfit.metrics.results import Comparison, SplitMetrics
+    from ecgfit.metrics.results import Comparison, Decided, SplitMetrics
     from ecgprep.store.reader import Store
 
 LOGGER = logging.getLogger("ecgfit")
@@ -94,8 +94,8 @@ class Run(RunFolder):
 
         name = f"predictions_{split}.csv"
         self._require_evaluated(name, split)
-        calibration = None if split == "oof" and self.config.folds else self.calibration
-        Predictions.load(self.path / name, calibration)  # refuses a damaged file
+        known = [] if split == "oof" and self.config.folds else [self.calibration]
+        Predictions.load(self.path / name, *known)  # refuses a damaged file
         return pd.read_csv(self.path / name)
 
     def _require_evaluated(self, name: str, split: str) -> None:
@@ -131,6 +131,10 @@ class Run(RunFolder):
     def evaluate(self, store: AnyPath | Store, **options: Any) -> SplitMetrics:
         """Evaluate the run; the options are those of `ecgfit.evaluate`."""
         return evaluate(self, store, **options)
+
+    def decide(self, **options: Any) -> Decided:
+        """Choose the operating point again; the options are those of `ecgfit.decide`."""
+        return decide(self, **options)
 
     def predict(self, files: Sequence[AnyPath] | None = None, **options: Any) -> DataFrame:
         """Predict recordings; the options are those of `ecgfit.predict`."""
@@ -385,6 +389,38 @@ def predict(
         _line_to(progress),
         refused,
     )
+
+
+def decide(
+    run: AnyPath | RunFolder,
+    *,
+    threshold: str | None = None,
+    calibration: Literal["none", "temperature", "platt"] | None = None,
+) -> Decided:
+    """Choose a run's operating point again, on the patients that chose it when training ended.
+
+    Those are the validation patients, or with folds all patients out of fold; test rows are never
+    looked at, and nothing is trained. The earlier decisions stay in threshold.json. Results that
+    were made under one of them have an entry `outdated` until `evaluate` makes them again.
+
+    Args:
+        run: A run or its folder.
+        threshold: Rule of the threshold, such as youden, f1, sensitivity=0.90, specificity=0.95,
+            npv=0.99, net-benefit=0.10 or fixed=0.30; the run's rule by default.
+        calibration: How to fit the calibration anew; without it, the run's is kept.
+
+    Returns:
+        The new content of threshold.json.
+
+    Raises:
+        InputError: Nothing is asked for, a value is not allowed, the rule has no answer, or the run
+            is a member of an ensemble.
+        StoreError: The run is missing or damaged.
+        TargetExists: Another process trains the run or decides on it.
+    """
+    from ecgfit.evaluation.decide_again import decide_again
+
+    return decide_again(_open_run(run), threshold, calibration)
 
 
 def compare(runs: Sequence[AnyPath | RunFolder], split: str = "test") -> Comparison:

@@ -15,7 +15,7 @@ import click
 
 from ecgfit import api
 from ecgfit.options import FitGroup, TrainingCommand, run_options
-from ecgfit.tables import print_comparison, print_explanation, print_metrics
+from ecgfit.tables import print_comparison, print_decision, print_explanation, print_metrics
 from ecgprep import __version__
 from ecgprep.console import (
     api_option,
@@ -171,6 +171,29 @@ def evaluate(store: Path, run_dir: Path | None, as_json: bool, **options: Any) -
         _print_json({"run": str(run.path), **metrics})
     else:
         print_metrics(run, metrics)
+
+
+@cli.command()
+@run_argument
+@api_options(api.decide, "threshold", "calibration")
+@json_option
+@verbosity_options
+def decide(run_dir: Path, as_json: bool, **options: Any) -> None:
+    """Choose the threshold or the calibration of RUN again.
+
+    They are chosen on validation as when training ended, and never on test rows. Results that were
+    made under the earlier decision are marked until `ecgfit eval` makes them again.
+
+    Example: ecgfit decide runs/baseline --threshold sensitivity=0.90
+    """
+    if not any(options.values()):
+        raise click.UsageError("Give --threshold, --calibration or both.")
+    decided = api.decide(run_dir, **options)
+    if as_json:
+        _print_json({"run": str(run_dir), **decided})
+        return
+    run = api.load_run(run_dir)
+    print_decision(run, decided, run.outdated_results())
 
 
 # A file that cannot be read is not refused here: it has its line in the result.

@@ -6,7 +6,8 @@ checkpoints/last.pt      all that resuming needs
 norm_stats.json          what the train rows decide: mean and deviation of leads, medians and
                          scales of covariates, ranges seen
 calibration.json         from logits to a probability, chosen on validation when training ends
-threshold.json           the operating point, chosen likewise; marks a run as finished
+threshold.json           the operating point, chosen likewise; marks a run as finished. After
+                         `ecgfit decide` it also holds its calibration, and the earlier decisions
 metrics_val.json, metrics_test.json, predictions_val.csv, predictions_test.csv
 curves.csv               one line an epoch; events.out.tfevents.ecgfit: the same for TensorBoard
 members/NAME/            an ensemble's members, each a run folder of its own; the ensemble itself
@@ -79,9 +80,14 @@ class RunFolder:
             raise StoreError(f"{path}: {error}") from None
         self.members: list[RunFolder] = self._read_members()
         self.stats = self._read_stats()
-        self.threshold = self._read_threshold()
-        self.calibration = self._read_calibration()
+        self.read_decision()
         self.sex_codes = self._read_sex_codes()
+
+    def outdated_results(self) -> list[str]:
+        """Return the names of results that were made under an earlier decision."""
+        names = sorted(path.name for path in self.path.glob("metrics_*.json"))
+        results = [name for name in names if RESULT.fullmatch(name)]
+        return [name for name in results if "outdated" in self.read_json(name)]
 
     def _read_members(self) -> list[RunFolder]:
         """Return an ensemble's members, or this run itself where it is a single model."""
@@ -121,18 +127,48 @@ class RunFolder:
                 f"{first.path}/{NORM_STATS} {error}. {remedy_for(NORM_STATS)}"
             ) from None
 
-    def _read_threshold(self) -> float:
-        value: Any = self.read_json(THRESHOLD).get("value")
+    def read_decision(self) -> None:
+        """Read the operating point and the calibration in force. Raises StoreError."""
+        self.point = self.read_json(THRESHOLD)
+        self.earlier = self._read_earlier()
+        self.threshold = self._threshold_of(self.point)
+        # After `ecgfit decide` one file decides: it is written whole or not at all.
+        calibration = self.point.get("calibration") or self.read_json(CALIBRATION)
+        self.calibration = self._calibration_of(calibration)
+
+    @property
+    def rule(self) -> str:
+        """The rule that chose the threshold in force, such as `youden` or `sensitivity=0.9`."""
+        return str(self.point.get("rule", self.config.threshold))
+
+    def _read_earlier(self) -> list[dict[str, Any]]:
+        """Return the decisions before the one in force, the oldest first."""
+        earlier: Any = self.point.get("earlier", [])
+        if not isinstance(earlier, list) or not all(isinstance(entry, dict) for entry in earlier):
+            raise StoreError(f"{self.path}/{THRESHOLD} is damaged. {remedy_for(THRESHOLD)}")
+        return list(earlier)
+
+    @property
+    def decisions(self) -> list[tuple[float, Calibration]]:
+        """Threshold and calibration in force, then those of earlier decisions, if any."""
+        earlier = [
+            (self._threshold_of(entry), self._calibration_of(entry.get("calibration")))
+            for entry in self.earlier
+        ]
+        return [(self.threshold, self.calibration), *earlier]
+
+    def _threshold_of(self, point: dict[str, Any]) -> float:
+        value: Any = point.get("value")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value <= LARGEST_THRESHOLD:
             raise StoreError(f"{self.path}/{THRESHOLD} is damaged. {remedy_for(THRESHOLD)}")
         return float(value)
 
-    def _read_calibration(self) -> Calibration:
+    def _calibration_of(self, content: Any) -> Calibration:
         from ecgfit.metrics.calibration import Calibration
 
         try:
-            return Calibration.from_json(self.read_json(CALIBRATION))
+            return Calibration.from_json(content)
         except ValueError as error:
             detail = str(error).rstrip(".")
             raise StoreError(

@@ -135,10 +135,38 @@ def _threshold_line(run: RunFolder, metrics: Mapping[str, Any]) -> str:
     cells = ", ".join(f"{name} {confusion[name]:,}" for name in ("tp", "fp", "fn", "tn"))
     if metrics["threshold"] is None:
         return f"threshold each fold's own; {cells}"
-    how = run.config.threshold
+    how = run.rule
     if not how.startswith("fixed"):
-        how = f"{how} on {run.read_json('threshold.json')['chosen_on']}"
+        how = f"{how} on {run.point['chosen_on']}"
     return f"threshold {metrics['threshold']:.4f} ({how}); {cells}"
+
+
+def print_decision(run: RunFolder, decided: Mapping[str, Any], outdated: Sequence[str]) -> None:
+    """Print a decision, the one before, and which results were made under an earlier one."""
+    for when, point in (("now", decided), ("before", decided["earlier"][-1])):
+        fitted = point["calibration"]
+        click.echo(
+            f"{when + ':':7} threshold {point['value']:.4f} "
+            f"({point.get('rule', run.config.threshold)}{_interval_of(point)}), calibration "
+            f"{fitted['method']} (slope {fitted['slope']:.3f}, intercept "
+            f"{fitted['intercept']:.3f})"
+        )
+    click.echo(
+        f"chosen on {decided['chosen_on']}: {decided['n_patients']:,} patients, "
+        f"{decided['n_positive']:,} positive; no test row was looked at"
+    )
+    if decided["note"]:
+        click.echo(f"note: {decided['note']}")
+    if outdated:
+        click.echo(
+            f"made under an earlier decision: {', '.join(outdated)}; `ecgfit eval` makes them again"
+        )
+    click.echo(f"run folder: {run.path}")
+
+
+def _interval_of(point: Mapping[str, Any]) -> str:
+    low, high = point.get("ci95") or (0, 0)
+    return f", 95 % {low:.4f} to {high:.4f}" if low < high else ""
 
 
 def _remarks(metrics: Mapping[str, Any]) -> list[str]:

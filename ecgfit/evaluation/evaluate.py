@@ -115,13 +115,18 @@ def _metrics_of_run(
         )
     except ValueError as error:
         raise InputError(f"{store.path}: the {split} rows cannot be evaluated: {error}") from None
+    notes = [metrics["note"]]
     if how != run.config.aggregate:
-        chosen_with = (
+        notes.append(
             f"epoch, calibration and threshold were chosen with aggregate={run.config.aggregate}, "
             f"and are used with {how} as they are"
         )
-        notes = [metrics["note"], chosen_with]
-        metrics["note"] = "; ".join(note for note in notes if note)
+    if run.earlier and split != "val":
+        notes.append(
+            "the operating point was decided again after training: if these results were known by "
+            "then, expect worse results elsewhere"
+        )
+    metrics["note"] = "; ".join(note for note in notes if note) or None
     return metrics
 
 

@@ -157,8 +157,8 @@ class Predictions:
         write_file(path, text.encode())
 
     @classmethod
-    def load(cls, path: Path, calibration: Calibration | None = None) -> Predictions:
-        """Read what `save` wrote; with `calibration`, check that it was written with the same.
+    def load(cls, path: Path, *calibrations: Calibration) -> Predictions:
+        """Read what `save` wrote; with `calibrations`, check that it was written with one of them.
 
         Raises InputError where the file is missing, damaged or was written with another.
         """
@@ -169,13 +169,19 @@ class Predictions:
             predictions, saved = cls._parse(path)
         except (OSError, ValueError):
             raise InputError(f"{path} is missing or damaged. {advice}") from None
-        if calibration is not None:
-            probability, _ = predictions.probability_and_threshold(calibration, 0.0)
-            if not np.allclose(probability, saved, rtol=0, atol=_SAME_PROBABILITY):
-                raise InputError(
-                    f"{path} was made with another calibration than the run has now, so it is "
-                    f"of an earlier training. {advice}"
-                )
+        if calibrations and not any(
+            np.allclose(
+                predictions.probability_and_threshold(calibration, 0.0)[0],
+                saved,
+                rtol=0,
+                atol=_SAME_PROBABILITY,
+            )
+            for calibration in calibrations
+        ):
+            raise InputError(
+                f"{path} was made with another calibration than the run has now, so it is "
+                f"of an earlier training or decision. {advice}"
+            )
         return predictions
 
     @classmethod

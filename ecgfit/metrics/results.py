@@ -139,6 +139,8 @@ class SplitMetrics(Metrics):
     """AUROC and AUPRC of the number of recordings alone; for patients only."""
     lead_shift: NotRequired[LeadShift]
     """Only where the leads differ from those of the train recordings."""
+    outdated: NotRequired[str]
+    """Only where the run has decided again since (`ecgfit decide`)."""
     external: NotRequired[External]
     lead_removal: NotRequired[dict[str, dict[str, MetricDifference]]]
     """By lead: what happens when it is missing."""
@@ -166,6 +168,15 @@ class OperatingPoint(ThresholdChoice):
     n_positive: int
     level: str
     aggregation: str
+
+
+class Decided(OperatingPoint):
+    """The content of threshold.json after `ecgfit decide`."""
+
+    calibration: dict[str, Any]
+    """The calibration that the threshold goes with: it counts, not calibration.json."""
+    earlier: list[dict[str, Any]]
+    """The decisions before, the oldest first, each with its calibration; no dates."""
 
 
 class MetricDifference(TypedDict):

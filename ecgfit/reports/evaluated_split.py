@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -41,12 +42,17 @@ class EvaluatedSplit:
         if not (run.path / file_name).is_file():
             raise InputError(_not_evaluated(run, name))
         metrics = run.read_json(file_name)
+        if is_outdated(metrics):
+            raise InputError(
+                f"{run.path}: {file_name} was made under an earlier decision than the run has now "
+                f"(`ecgfit decide`). {_evaluate_again(run, name)}"
+            )
         predictions = run.path / f"predictions_{metrics.get('split', name)}.csv"
         records = Predictions.load(predictions, run.calibration).labelled()
         if metrics.get("threshold") not in (None, run.threshold):
             raise InputError(
                 f"{run.path}: {file_name} has another threshold than the run: it is of an earlier "
-                f"training. {_evaluate_again(run, name)}"
+                f"training or decision. {_evaluate_again(run, name)}"
             )
         if not metrics_match(metrics, records, run.calibration, run.threshold):
             raise InputError(
@@ -117,6 +123,14 @@ class EvaluatedSplit:
         return cast(Aggregate, self.metrics["aggregation"])
 
 
+def is_outdated(metrics: Mapping[str, Any]) -> bool:
+    """Say whether results are of an earlier decision than the run's.
+
+    Those out of fold are of the folds' own decisions, and always may be shown.
+    """
+    return "outdated" in metrics and metrics.get("threshold") is not None
+
+
 def _not_evaluated(run: RunFolder, name: str) -> str:
     """Say that a split has no metrics, which have, and what to do."""
     found = sorted(path.stem.removeprefix("metrics_") for path in run.path.glob("metrics_*.json"))
@@ -133,7 +147,8 @@ def _not_evaluated(run: RunFolder, name: str) -> str:
 
 def _evaluate_again(run: RunFolder, name: str) -> str:
     """Say what makes the results of a split again."""
-    if name in DECIDED:  # made by training; `ecgfit eval` refuses them in a run of folds
+    # Training makes them, and `ecgfit eval` refuses them in a run of folds.
+    if name in DECIDED and not run.earlier:
         return "`ecgfit train` with the run's settings and --resume makes both again."
     run_path = shlex.quote(str(run.path))
     return f"Run `ecgfit eval --store STORE --run {run_path} --split {name}` again."

@@ -13,7 +13,6 @@ from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.task import recorded_task
 from ecgfit.reports.wording import is_fixed, rule_in_words, split_name
 from ecgfit.run import RunFolder
-from ecgfit.run_files import THRESHOLD
 from ecgprep.cohorts.task import Task
 from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.store.reader import Store
@@ -35,6 +34,10 @@ class ThresholdFacts:
     low: float
     high: float
     """Ends of the interval of the choice; equal where it has no width."""
+    n_earlier: int
+    """Decisions since training that this one replaces, the first one included."""
+    calibration_is_first: bool
+    """Whether the calibration is still that of training."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +136,19 @@ def gather_facts(
 
 def threshold_facts(run: RunFolder) -> ThresholdFacts:
     """Read where the threshold of a run comes from. Raises StoreError."""
-    recorded = run.read_json(THRESHOLD)
+    recorded = run.point
     low, high = recorded.get("ci95") or (0.0, 0.0)
     return ThresholdFacts(
         value=recorded["value"],
-        rule=rule_in_words(run.config.threshold),
-        is_fixed=is_fixed(run.config.threshold),
+        rule=rule_in_words(run.rule),
+        is_fixed=is_fixed(run.rule),
         chosen_on=split_name(str(recorded.get("chosen_on", "val"))),
         low=low,
         high=high,
+        n_earlier=len(run.earlier),
+        calibration_is_first=all(
+            entry.get("calibration") == run.calibration.to_json() for entry in run.earlier
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgfit.reports.checklist import checklist
-from ecgfit.reports.evaluated_split import EvaluatedSplit
+from ecgfit.reports.evaluated_split import EvaluatedSplit, is_outdated
 from ecgfit.reports.facts import gather_facts
 from ecgfit.reports.metric_tables import fold_table, metric_table
 from ecgfit.reports.mistakes import draw_mistakes
@@ -97,16 +97,23 @@ def report_content(
 
 
 def shown_splits(run: RunFolder, main: EvaluatedSplit) -> list[EvaluatedSplit]:
-    """Return the splits of the table of metrics, the reported one among them or last."""
+    """Return the splits of the table of metrics, the reported one among them or last.
+
+    Those that were not evaluated since the run decided again are left out.
+    """
     columns = []
     for name in _SHOWN_BESIDE:
         if name == main.name:
             columns.append(main)
-        elif (run.path / f"metrics_{name}.json").is_file():
+        elif _is_evaluated(run, f"metrics_{name}.json"):
             columns.append(EvaluatedSplit.load(run, name))
     if main.name not in _SHOWN_BESIDE:
         columns.append(main)
     return columns
+
+
+def _is_evaluated(run: RunFolder, name: str) -> bool:
+    return (run.path / name).is_file() and not is_outdated(run.read_json(name))
 
 
 def other_externals(run: RunFolder, main: EvaluatedSplit) -> list[EvaluatedSplit]:

@@ -130,7 +130,7 @@ def _operating_point(run: RunFolder) -> list[str]:
     names = []
     if run.calibration.method != "none":
         names.append("calibration")
-    if not is_fixed(run.config.threshold):
+    if not is_fixed(run.rule):
         names.append("threshold")
     return names
 

@@ -20,11 +20,10 @@ from ecgfit.training.decisions import finish, write_decisions
 from ecgfit.training.job import Job
 from ecgfit.training.outdir import check_same_settings, recorded_facts
 from ecgfit.training.single import train_one
-from ecgfit.training.state import RunState, run_state
+from ecgfit.training.state import RunState, decided_again, run_state
 from ecgfit.training.trainer import Trainer, training_rows
 from ecgprep.files.atomic import write_json
 
-OF_SINGLE_MODELS = "fitted to the single models' predictions out of fold, used on their mean logit"
 CURVE_METRICS = ("auroc", "auprc")
 
 
@@ -47,7 +46,9 @@ def train_ensemble(job: Job) -> None:
         job.say(f"member {name} of {', '.join(members)}")
         train_one(member)
 
-    if job.ranks.is_first:
+    if job.resume and decided_again(job.outdir):
+        job.say(f"{job.outdir} is finished already, and was decided again since")
+    elif job.ranks.is_first:
         trained = [RunFolder(member.outdir, job.outdir) for member in members.values()]
         if job.config.folds:
             _decide_out_of_fold(job, trained)
@@ -105,9 +106,6 @@ def _decide_out_of_fold(job: Job, members: Sequence[RunFolder]) -> None:
     ]
     raw = Predictions.concatenate(parts)
     calibration, threshold = choose_operating_point(raw, config, "oof")
-    if calibration.method != "none":
-        notes = [calibration.note, OF_SINGLE_MODELS]
-        calibration = replace(calibration, note="; ".join(note for note in notes if note))
 
     judged = Predictions.concatenate(
         [

@@ -21,7 +21,7 @@ from ecgfit.training.decisions import decide
 from ecgfit.training.job import Job
 from ecgfit.training.outdir import check_same_settings, recorded_facts
 from ecgfit.training.preflight import preflight
-from ecgfit.training.state import RunState, run_state
+from ecgfit.training.state import RunState, decided_again, run_state
 from ecgfit.training.trainer import Trainer
 from ecgprep.errors import StoreError
 from ecgprep.store.reader import Store
@@ -50,6 +50,8 @@ def train_one(job: Job) -> None:
             return
         case RunState.TRAINED:
             job.say(f"{job.outdir} is trained: making again what validation decides")
+            if decided_again(job.outdir):
+                job.say("the decisions of `ecgfit decide` are lost with it: decide again")
         case RunState.WEIGHTS_LOST:
             raise StoreError(
                 f"{job.outdir} has results, but its weights are lost. --overwrite deletes the "

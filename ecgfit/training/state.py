@@ -61,9 +61,25 @@ def _is_whole(outdir: Path, config: TrainConfig, ensemble: Path | None) -> bool:
 
 
 def _results_agree(run: RunFolder, rows: str) -> bool:
-    """Say whether metrics and predictions on some rows belong together and to the threshold."""
+    """Say whether metrics and predictions on some rows belong together and to a decision.
+
+    Those of validation are of the first decision, unless they were made again after a later one.
+    """
     metrics = run.read_json(f"metrics_{rows}.json")
-    predictions = Predictions.load(run.path / f"predictions_{rows}.csv", run.calibration)
-    if metrics.get("threshold") != run.threshold:
+    calibrations = [calibration for _, calibration in run.decisions]
+    predictions = Predictions.load(run.path / f"predictions_{rows}.csv", *calibrations)
+    return any(
+        metrics.get("threshold") == threshold
+        and metrics_match(metrics, predictions, calibration, threshold)
+        for threshold, calibration in run.decisions
+    )
+
+
+def decided_again(outdir: Path) -> bool:
+    """Say whether a finished run has been given another operating point since training."""
+    if not (outdir / THRESHOLD).exists():
         return False
-    return metrics_match(metrics, predictions, run.calibration, run.threshold)
+    try:
+        return bool(RunFolder(outdir).earlier)
+    except StoreError:
+        return False
