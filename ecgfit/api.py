@@ -340,6 +340,8 @@ def predict(
     store: AnyPath | Store | None = None,
     split: str | None = None,
     covariates: AnyPath | None = None,
+    index: AnyPath | None = None,
+    root: AnyPath | None = None,
     refuse_quality: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> DataFrame:
@@ -352,6 +354,10 @@ def predict(
         split: With `store`: train, val, test or all (the default).
         covariates: With vendor files: a CSV with a column `file` and one for each covariate that
             the run needs. What it leaves out is taken from the XML, where that holds it.
+        index: With vendor files: the table of `ecgprep index`, which says whose they are. Each
+            file then also has its patient's result, as the rows of a store have.
+        root: With `index`: the folder that its paths are relative to, as for `ecgprep index`; by
+            default the folder of the table.
         refuse_quality: Give recordings with any of these quality flags, such as flat,noise, the
             status quality instead of a result. Without it, flags are only warned of.
         progress: Called with lines of text: how the leads differ from those that the run was
@@ -366,6 +372,7 @@ def predict(
         StoreError: Run or store is missing, damaged, or they do not fit each other.
     """
     from ecgfit.inference.files import predict_files, predict_store
+    from ecgfit.inference.patients_of_files import PatientsOfFiles
 
     refused = _names(refuse_quality)
     if (files is None) == (store is None):
@@ -373,6 +380,8 @@ def predict(
     if store is not None:
         if covariates is not None:
             raise InputError("covariates goes with files: a store holds its own.")
+        if index is not None:
+            raise InputError("index goes with files: a store knows its patients.")
         say = _line_to(progress)
         return predict_store(_open_run(run), _open_store(store), split or "all", say, refused)
     if split is not None:
@@ -382,12 +391,21 @@ def predict(
     paths = [Path(file) for file in files or ()]
     if not paths:
         raise InputError("There is no file to predict. Give at least one.")
+    if root is not None and index is None:
+        raise InputError("root goes with index: the folder that its paths are relative to.")
+    opened, say = _open_run(run), _line_to(progress)
+    patients = None
+    if index is not None:
+        patients = PatientsOfFiles.read(
+            Path(index), paths, None if root is None else Path(root), say
+        )
     return predict_files(
-        _open_run(run),
+        opened,
         paths,
         None if covariates is None else Path(covariates),
-        _line_to(progress),
+        say,
         refused,
+        patients,
     )
 
 

@@ -200,7 +200,7 @@ def decide(run_dir: Path, as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("files", nargs=-1, type=Output)
 @click.option("--run", "run_dir", required=True, type=Folder, help="Run folder.")
-@api_options(api.predict, "store", "split", "covariates", "refuse_quality")
+@api_options(api.predict, "store", "split", "covariates", "index", "root", "refuse_quality")
 @output_option("CSV to write (readable by you only).  [default: standard output]")
 @overwrite_option
 @json_option
@@ -211,6 +211,8 @@ def predict(
     store: Path | None,
     split: str | None,
     covariates: Path | None,
+    index: Path | None,
+    root: Path | None,
     refuse_quality: tuple[str, ...],
     output: Path | None,
     overwrite: bool,
@@ -230,6 +232,10 @@ def predict(
         raise click.UsageError(
             "--covariates goes with FILES; a store holds its own (ecgprep build --covariates)."
         )
+    if store is not None and index is not None:
+        raise click.UsageError("--index goes with FILES; a store knows its patients.")
+    if root is not None and index is None:
+        raise click.UsageError("--root goes with --index.")
     if store is None and split is not None:
         raise click.UsageError("--split goes with --store.")
     from ecgfit.inference.files import count_refused
@@ -237,7 +243,7 @@ def predict(
 
     target = None
     if output not in (None, STDOUT):
-        inputs = [*files, covariates] if covariates else [*files]
+        inputs = [*files, *(path for path in (covariates, index) if path)]
         target = check_output(output, MARKS, inputs, overwrite)
     table = api.predict(
         run_dir,
@@ -245,6 +251,8 @@ def predict(
         store=store,
         split=split,
         covariates=covariates,
+        index=index,
+        root=root,
         refuse_quality=refuse_quality,
     )
     write_predictions(table, target, as_json)

@@ -21,6 +21,7 @@ from ecgfit.data.rows import covariate_columns, select_rows
 from ecgfit.data.statistics import lead_deviation
 from ecgfit.inference.covariates import HeaderCovariates, covariates_of_files
 from ecgfit.inference.lead_shift import lead_shift, shift_in_words, unseen_leads
+from ecgfit.inference.patients_of_files import PatientsOfFiles, ScoredFile
 from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.scorer import BATCH, Ensemble, load_run, predict_rows, score_batch
 from ecgfit.inference.training_range import TrainingRange
@@ -46,6 +47,7 @@ _DTYPES: dict[str, Any] = {
     "file": object,
     "probability": np.float64,
     "positive": "Int64",
+    "patient": "Int64",
     "patient_probability": np.float64,
     "patient_positive": "Int64",
 }
@@ -178,6 +180,7 @@ def predict_files(
     covariates: Path | None = None,
     say: Callable[[str], Any] = print,
     refuse_quality: Sequence[str] = (),
+    patients: PatientsOfFiles | None = None,
 ) -> pd.DataFrame:
     """Predict vendor XML files, one row for each, in their order.
 
@@ -186,6 +189,8 @@ def predict_files(
     `file` (the path as given, or the bare name if no other file has it) and one column for each
     covariate of the run. What it does not hold comes from the headers of the files, where they have
     it, or counts as missing; `say` gets the counts, and a line where leads differ from training.
+    With `patients`, each row has the number of its patient and, unless the run judges single
+    recordings, the patient's result.
 
     Raises InputError for a CSV that is anything else and for no files, and StoreError for a damaged
     run.
@@ -202,19 +207,48 @@ def predict_files(
     headers = HeaderCovariates(names, run.sex_codes)
     reader = _Reader(target_of(run), headers, refuse_quality)
     entries: list[Entry] = []
-    masks: list[NDArray[np.bool_]] = []
+    scored: list[ScoredFile] = []
     for start in range(0, len(files), BATCH):
         batch = slice(start, start + BATCH)
         outcomes = [
             reader.read(file, given)
             for file, given in zip(files[batch], values[batch], strict=True)
         ]
-        masks += [outcome.row.lead_mask for outcome in outcomes if isinstance(outcome, _UsableFile)]
-        entries += _call_files(loaded, files[batch], outcomes)
+        scored_here = _score(loaded, outcomes, start)
+        entries += _call_files(loaded, files[batch], outcomes, scored_here)
+        scored += scored_here
     headers.say_sources(say)
-    for line in shift_in_words(lead_shift(run, np.array(masks, np.bool_).reshape(-1, len(LEADS)))):
+    masks = np.array([one.lead_mask for one in scored], np.bool_).reshape(-1, len(LEADS))
+    for line in shift_in_words(lead_shift(run, masks)):
         say(line)
+    if patients is not None:
+        entries = _with_patients(loaded, entries, scored, patients)
     return _table(entries)
+
+
+def _with_patients(
+    loaded: LoadedRun,
+    entries: Sequence[Entry],
+    scored: Sequence[ScoredFile],
+    patients: PatientsOfFiles,
+) -> list[Entry]:
+    """Return the entries of files with their patients' numbers and results, before the remarks."""
+    config = loaded.run.config
+    differences = patients.differences(
+        scored, config.aggregate, whole_only=config.missing == "drop"
+    )
+    combined = []
+    for entry, number in zip(entries, patients.patient.tolist(), strict=True):
+        head = {name: entry[name] for name in ("file", "status", "message")}
+        result = {name: entry[name] for name in NO_CALL}
+        tail = {name: entry[name] for name in ("missing_leads", "warnings")}
+        of_patient: Entry = {}
+        if config.aggregate != "none":
+            call = loaded.call(differences[number]) if number in differences else NO_CALL
+            of_patient = {f"patient_{name}": value for name, value in call.items()}
+        known = {"patient": number if number >= 0 else None}
+        combined.append(head | known | result | of_patient | tail)
+    return combined
 
 
 def target_of(run: RunFolder) -> Conformity:
@@ -261,11 +295,13 @@ class _Reader:
 
 
 def _call_files(
-    loaded: LoadedRun, files: Sequence[Path], outcomes: Sequence[_UsableFile | RecordError]
+    loaded: LoadedRun,
+    files: Sequence[Path],
+    outcomes: Sequence[_UsableFile | RecordError],
+    scored: Sequence[ScoredFile],
 ) -> list[Entry]:
-    """Return an entry for each of at most `BATCH` files."""
-    usable = [outcome for outcome in outcomes if isinstance(outcome, _UsableFile)]
-    differences = iter(_score(loaded, usable))
+    """Return an entry for each file; `scored` are the usable ones, in their order."""
+    differences = iter([float(one.logits[1] - one.logits[0]) for one in scored])
     entries = []
     for file, outcome in zip(files, outcomes, strict=True):
         if isinstance(outcome, RecordError):
@@ -278,12 +314,17 @@ def _call_files(
     return entries
 
 
-def _score(loaded: LoadedRun, usable: Sequence[_UsableFile]) -> list[float]:
-    """Return the difference of logits of each file, all in one batch."""
+def _score(
+    loaded: LoadedRun, outcomes: Sequence[_UsableFile | RecordError], start: int
+) -> list[ScoredFile]:
+    """Score the usable ones of at most `BATCH` files together; `start` is the first's position."""
+    usable = {
+        start + i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, _UsableFile)
+    }
     if not usable:
         return []
-    rows = [file.row for file in usable]
-    values = np.stack([file.values for file in usable])
+    rows = [file.row for file in usable.values()]
+    values = np.stack([file.values for file in usable.values()])
     no_rows = np.empty(0, np.int64)
     batch = Batch(
         waveforms=torch.from_numpy(np.stack([row.waveform for row in rows])),
@@ -297,8 +338,10 @@ def _score(loaded: LoadedRun, usable: Sequence[_UsableFile]) -> list[float]:
     )
     device = next(loaded.ensemble.parameters()).device
     logits = score_batch(loaded.ensemble, batch, device, loaded.amp).cpu().numpy()
-    differences: list[float] = (logits[:, 1] - logits[:, 0]).tolist()
-    return differences
+    return [
+        ScoredFile(position, logits[i], rows[i].lead_mask, rows[i].crc32c())
+        for i, position in enumerate(usable)
+    ]
 
 
 def _warnings_of_file(loaded: LoadedRun, file: _UsableFile) -> list[str]:
@@ -327,11 +370,16 @@ def _remarks(mask: NDArray[np.bool_], warnings: Sequence[str]) -> Entry:
     return {"missing_leads": " ".join(missing), "warnings": "; ".join(warnings)}
 
 
+def _dtype(name: str, entry: Entry) -> Any:
+    """Return the type of a column; every row of a store has a patient, and not every file."""
+    return None if name == "patient" and "row" in entry else _DTYPES.get(name)
+
+
 def _table(entries: Sequence[Entry]) -> pd.DataFrame:
     import pandas as pd  # importing it costs half a second
 
     columns = {}
     for name in entries[0]:
         values = [entry[name] for entry in entries]
-        columns[name] = pd.Series(values, dtype=_DTYPES.get(name))
+        columns[name] = pd.Series(values, dtype=_dtype(name, entries[0]))
     return pd.DataFrame(columns)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MARKS = (
-    rb"\Afile,status,message,probability,positive,missing_leads,warnings\n",
+    rb"\Afile,status,message(,patient)?,probability,positive"
+    rb"(,patient_probability,patient_positive)?,missing_leads,warnings\n",
     rb"\Arow,patient,(status,message,)?probability,positive"
     rb"(,patient_probability,patient_positive)?"
     rb",missing_leads,warnings\n",
