@@ -339,6 +339,7 @@ def predict(
     *,
     store: AnyPath | Store | None = None,
     split: str | None = None,
+    ids: bool = False,
     covariates: AnyPath | None = None,
     index: AnyPath | None = None,
     root: AnyPath | None = None,
@@ -352,6 +353,8 @@ def predict(
         files: Vendor XML files. One that cannot be used has its reason in the column `status`.
         store: A store to predict instead of files; its rows may be labelled or not.
         split: With `store`: train, val, test or all (the default).
+        ids: With `store`: also give patient, file and line of the manifest of each row, from
+            `STORE.build.json`, which lies beside the store.
         covariates: With vendor files: a CSV with a column `file` and one for each covariate that
             the run needs. What it leaves out is taken from the XML, where that holds it.
         index: With vendor files: the table of `ecgprep index`, which says whose they are. Each
@@ -382,10 +385,18 @@ def predict(
             raise InputError("covariates goes with files: a store holds its own.")
         if index is not None:
             raise InputError("index goes with files: a store knows its patients.")
-        say = _line_to(progress)
-        return predict_store(_open_run(run), _open_store(store), split or "all", say, refused)
+        return predict_store(
+            _open_run(run),
+            _open_store(store),
+            split or "all",
+            ids,
+            _line_to(progress),
+            refused,
+        )
     if split is not None:
         raise InputError("split goes with a store.")
+    if ids:
+        raise InputError("ids goes with a store: a file says itself whose it is.")
     if isinstance(files, str | os.PathLike):
         files = [files]
     paths = [Path(file) for file in files or ()]
@@ -538,6 +549,7 @@ def report(
     store: AnyPath | Store | None = None,
     split: str = "test",
     exact_counts: bool = False,
+    ids: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write the report of a run: one HTML file that opens offline.
@@ -549,25 +561,28 @@ def report(
             then health data.
         split: A split on which `ecgfit eval` has evaluated the run.
         exact_counts: Show counts below 10, which are "<10" otherwise; subgroups stay as they are.
+        ids: With `store`: name patient, file and line of each ECG, from `STORE.build.json`.
         overwrite: Replace an existing file even if it is not a report.
 
     Returns:
         The file that was written.
 
     Raises:
-        InputError: The split was not evaluated.
+        InputError: The split was not evaluated, or nothing says whose the rows are.
         StoreError: Run or store is missing, damaged, or they do not fit each other.
         TargetExists: The file exists and is not a report.
         EcgError: The extra is not installed.
     """
     from ecgfit.reports.html import MARK, write_run_report
 
+    if ids and store is None:
+        raise InputError("ids goes with store: the rows are the store's.")
     opened = _open_run(run)
     own_store = None if store is None else _open_store(store)
     path = opened.path / REPORT if out is None else Path(out)
     target = check_output(path, [MARK], overwrite=overwrite)
     try:
-        write_run_report(opened, target, own_store, split, exact_counts)
+        write_run_report(opened, target, own_store, split, exact_counts, ids)
     except ImportError as error:
         raise EcgError(missing_extra("jinja2 and matplotlib", "report")) from error
     return path

@@ -200,7 +200,9 @@ def decide(run_dir: Path, as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("files", nargs=-1, type=Output)
 @click.option("--run", "run_dir", required=True, type=Folder, help="Run folder.")
-@api_options(api.predict, "store", "split", "covariates", "index", "root", "refuse_quality")
+@api_options(
+    api.predict, "store", "split", "ids", "covariates", "index", "root", "refuse_quality"
+)
 @output_option("CSV to write (readable by you only).  [default: standard output]")
 @overwrite_option
 @json_option
@@ -210,6 +212,7 @@ def predict(
     run_dir: Path,
     store: Path | None,
     split: str | None,
+    ids: bool,
     covariates: Path | None,
     index: Path | None,
     root: Path | None,
@@ -238,6 +241,8 @@ def predict(
         raise click.UsageError("--root goes with --index.")
     if store is None and split is not None:
         raise click.UsageError("--split goes with --store.")
+    if store is None and ids:
+        raise click.UsageError("--ids goes with --store.")
     from ecgfit.inference.files import count_refused
     from ecgfit.inference.tables import MARKS, write_predictions
 
@@ -250,6 +255,7 @@ def predict(
         files or None,
         store=store,
         split=split,
+        ids=ids,
         covariates=covariates,
         index=index,
         root=root,
@@ -353,7 +359,7 @@ def explain(run_dir: Path, store: Path, as_json: bool, **options: Any) -> None:
 @run_argument
 @api_options(api.report, "store", "split")
 @api_option(api.report, "out", "--output", "--out", "-o")
-@api_options(api.report, "overwrite", "exact_counts")
+@api_options(api.report, "overwrite", "exact_counts", "ids")
 def report(run_dir: Path, store: Path | None, **options: Any) -> None:
     """Write the report of RUN: one HTML file that opens offline.
 

@@ -32,11 +32,13 @@ __all__ = [
     "preview",
     "read_recording",
     "report",
+    "rows",
     "sample_size",
     "simulate",
     "unpack",
     "verify",
     "write_index",
+    "write_rows",
 ]
 
 if TYPE_CHECKING:
@@ -53,11 +55,13 @@ if TYPE_CHECKING:
         plan,
         preview,
         report,
+        rows,
         sample_size,
         simulate,
         unpack,
         verify,
         write_index,
+        write_rows,
     )
     from ecgprep.errors import (
         EcgError,

@@ -464,12 +464,73 @@ def verify(store: str | Path | Store) -> Verification:
     return check_store(_path_of(store))
 
 
+def rows(
+    store: str | Path | Store, out: str | Path | None = None, *, overwrite: bool = False
+) -> pd.DataFrame:
+    """Say whose each row of a store is, from the private build record beside it.
+
+    The table identifies patients. Use it for linking results to your own data, never in a store.
+
+    Example:
+        >>> table = ecgprep.rows("cohort.zarr", "rows.csv")
+
+    Args:
+        store: The store, or its path; `STORE.build.json` lies beside it.
+        out: CSV file to write, readable by you only.
+        overwrite: Replace a file even if it is not such a table.
+
+    Returns:
+        A line a row: row, patient_id, path_xml, line (of the manifest), status and split. Ids and
+        paths are text; a row without a split has an empty one.
+
+    Raises:
+        StoreError: if the store cannot be opened.
+        InputError: if the build record is missing, belongs to another store or holds no ids.
+        TargetExists: if the file exists and is not such a table, or lies in a store.
+    """
+    import pandas as pd
+
+    data = write_rows(store, out, overwrite=overwrite)
+    texts = dict.fromkeys(("patient_id", "path_xml", "status", "split"), str)
+    return pd.read_csv(io.BytesIO(data), dtype=texts, keep_default_na=False)
+
+
+def write_rows(
+    store: str | Path | Store, out: str | Path | None = None, *, overwrite: bool = False
+) -> bytes:
+    """Write the table of `rows` without pandas.
+
+    Args:
+        store: The store, or its path; `STORE.build.json` lies beside it.
+        out: CSV file to write, readable by you only.
+        overwrite: Replace a file even if it is not such a table.
+
+    Returns:
+        The table as CSV.
+
+    Raises:
+        InputError: as `rows`, which has the other exceptions, too.
+    """
+    from ecgprep.files.atomic import PRIVATE
+    from ecgprep.files.output import check_output, write_output
+    from ecgprep.store.row_ids import MARK, rows_csv
+
+    target = None
+    if out is not None:
+        target = check_output(Path(out), [rb"\A" + MARK], overwrite=overwrite)
+    data = rows_csv(_opened(store))
+    if target is not None:
+        write_output(target, data, PRIVATE)
+    return data
+
+
 def report(
     store: str | Path | Store,
     out: str | Path | None = None,
     *,
     ecgs: int = 12,
     exact_counts: bool = False,
+    ids: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write the report of a store: one HTML file that opens offline.
@@ -481,6 +542,7 @@ def report(
         out: HTML file to write. Without it, STORE.report.html.
         ecgs: ECGs to draw, chosen at random.
         exact_counts: Show counts below 10 as they are, instead of as "<10".
+        ids: Name patient, file and line of each ECG and each duplicate, from `STORE.build.json`.
         overwrite: Replace a file even if it is not such a report.
 
     Returns:
@@ -488,7 +550,7 @@ def report(
 
     Raises:
         StoreError: if the store cannot be opened.
-        InputError: if nothing can be written there.
+        InputError: if nothing can be written there, or nothing says whose the rows are.
         TargetExists: if the file exists and is not such a report, or lies in a store.
         EcgError: without the extra `report`.
     """
@@ -501,7 +563,7 @@ def report(
         out = opened.path.with_name(f"{opened.path.name}.report.html")
     target = check_output(Path(out), [MARK], overwrite=overwrite)
     try:
-        write_report(opened, target, ecgs, exact_counts)
+        write_report(opened, target, ecgs, exact_counts, ids)
     except ImportError as error:
         raise EcgError(f"The report: {missing_extra('jinja2', 'report')}") from error
     return Path(out)

@@ -26,6 +26,7 @@ from ecgprep.console import (
     run_command,
     verbosity_options,
 )
+from ecgprep.files.output import STDOUT
 
 if TYPE_CHECKING:
     from ecgprep.reports.preview import FilePreview, HeaderPreview, LeadRange
@@ -354,19 +355,39 @@ def _print_verification(faults: Any, bad_rows: Any) -> None:
 @store_argument
 @output_option("HTML file to write. Without it, STORE.report.html.")
 @overwrite_option
-@api_options(api.report, "ecgs", "exact_counts")
+@api_options(api.report, "ecgs", "exact_counts", "ids")
 @verbosity_options
-def report(
-    store: Path, output: Path | None, overwrite: bool, ecgs: int, exact_counts: bool
-) -> None:
+def report(store: Path, output: Path | None, **options: Any) -> None:
     """Write the report of STORE: one HTML file that opens offline.
 
     It shows the flow of rows, splits, origins, quality, duplicates and ECGs.
 
     Example: ecgprep report cohort.zarr
     """
-    written = api.report(store, output, ecgs=ecgs, exact_counts=exact_counts, overwrite=overwrite)
+    written = api.report(store, output, **options)
     click.echo(f"{written}: one file, opens offline. It shows ECGs: treat it as health data.")
+
+
+@cli.command()
+@store_argument
+@output_option("CSV file to write (readable by you only).  [default: standard output]")
+@overwrite_option
+@verbosity_options
+def rows(store: Path, output: Path | None, overwrite: bool) -> None:
+    """Say whose each row of STORE is, in one private table.
+
+    It has a line a row: row, patient_id, path_xml, line of the manifest, status and
+    split. It is taken from STORE.build.json, which lies beside the store.
+
+    Example: ecgprep rows cohort.zarr -o rows.csv
+    """
+    target = None if output == STDOUT else output
+    data = api.write_rows(store, target, overwrite=overwrite)
+    if target is None:
+        click.echo(data.decode(), nl=False)
+        return
+    n_rows = len(api.open_store(store))
+    click.echo(f"{target}: {n_rows:,} rows. The table identifies patients: keep it private.")
 
 
 @cli.command()

@@ -31,7 +31,9 @@ from ecgprep.errors import InputError, RecordError
 from ecgprep.leads import LEADS
 from ecgprep.quality import checked_flags, flags_in_words, flags_of_row
 from ecgprep.readers import open_file
+from ecgprep.store.format import LABEL_UNKNOWN, SPLITS
 from ecgprep.store.reader import Store
+from ecgprep.store.row_ids import RowIds, read_row_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +47,7 @@ NO_CALL: Entry = {"probability": None, "positive": None}
 
 _DTYPES: dict[str, Any] = {
     "file": object,
+    "label": "Int64",
     "probability": np.float64,
     "positive": "Int64",
     "patient": "Int64",
@@ -81,10 +84,14 @@ def predict_store(
     run: RunFolder,
     store: Store,
     split: str = "all",
+    ids: bool = False,
     say: Callable[[str], Any] = print,
     refuse_quality: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Predict every usable recording of a split, labelled or not, one row for each.
+
+    Each row says its split and its label. With `ids` it also says patient, file and line, from the
+    private build record. `say` gets a warning where rows trained the run or selected it.
 
     Unless the run judges single recordings, each row also has the patient's probability and class.
     They come from the recordings that `ecgfit eval` would use: with `--missing drop` those with all
@@ -96,8 +103,10 @@ def predict_store(
     """
     run.check_layout(store)
     _check_flags_are_known(store, refuse_quality)
+    whose = read_row_ids(store) if ids else None
     loaded = LoadedRun.load(run)
     rows = select_rows(store, split, "mask", labelled=False)
+    _say_seen(run, store, rows, say)
     predictions = predict_rows(loaded.ensemble, store, rows, run.config.tabular, loaded.amp)
     masks = store.array("lead_mask")[rows]
     for line in shift_in_words(lead_shift(run, masks)):
@@ -110,7 +119,7 @@ def predict_store(
     entries = []
     for i, difference in enumerate(predictions.logit_difference().tolist()):
         patient = int(predictions.patient[i])
-        entry: Entry = {"row": int(rows[i]), "patient": patient}
+        entry = _origin(store, int(rows[i]), whose)
         if refuse_quality:
             status = "quality" if refusals[i] else "ok"
             entry |= {"status": status, "message": _refusal(refusals[i])}
@@ -137,6 +146,34 @@ def _check_flags_are_known(store: Store, refuse_quality: Sequence[str]) -> None:
 def _refusal(flags: str) -> str:
     """Return the message of a recording that was refused for these flags; empty for none."""
     return f"{flags} ({_REFUSE})" if flags else ""
+
+
+def _say_seen(
+    run: RunFolder, store: Store, rows: NDArray[np.int64], say: Callable[[str], Any]
+) -> None:
+    """Warn of rows whose probabilities say nothing about new patients: training saw them."""
+    if run.content_sha256 != store.content_sha256:
+        return
+    splits = store.array("split")[rows]
+    seen = {name: int((splits == SPLITS.index(name)).sum()) for name in ("train", "val")}
+    listed = " and ".join(f"{n:,} {name}" for name, n in seen.items() if n)
+    if listed:
+        say(
+            f"{listed} rows are among the {len(rows):,} predicted: they trained this run or "
+            "selected it, so their results are better than those of new patients will be. "
+            "`--split test` leaves them out."
+        )
+
+
+def _origin(store: Store, row: int, whose: RowIds | None) -> Entry:
+    """Return what identifies a row, and its split and label."""
+    entry: Entry = {"row": row, "patient": int(store.array("patient")[row])}
+    if whose is not None:
+        entry |= {name: column[row] for name, column in whose._asdict().items()}
+    label = int(store.array("label")[row])
+    entry["split"] = SPLITS[int(store.array("split")[row])]
+    entry["label"] = None if label == LABEL_UNKNOWN else label
+    return entry
 
 
 def _warnings_of_rows(

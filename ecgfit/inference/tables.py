@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 MARKS = (
     rb"\Afile,status,message(,patient)?,probability,positive"
     rb"(,patient_probability,patient_positive)?,missing_leads,warnings\n",
-    rb"\Arow,patient,(status,message,)?probability,positive"
-    rb"(,patient_probability,patient_positive)?"
-    rb",missing_leads,warnings\n",
+    rb"\Arow,patient(,patient_id,path_xml,line)?(,split,label)?(,status,message)?"
+    rb",probability,positive(,patient_probability,patient_positive)?,missing_leads,warnings\n",
     rb'\A\[\n  \{\n    "(file|row)": .*\n    "missing_leads": "',
 )
 """Every file that `write_predictions` wrote matches one of these patterns.

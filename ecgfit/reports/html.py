@@ -28,6 +28,7 @@ from ecgfit.run import RunFolder
 from ecgprep.reports.disclosure import CountFormatter
 from ecgprep.reports.page import write_page
 from ecgprep.store.reader import Store
+from ecgprep.store.row_ids import read_row_ids
 
 MARK = b'<meta name="generator" content="ecgfit report">'
 """Every report of a run holds this, so that a file is recognised as one."""
@@ -41,22 +42,32 @@ _FLATTERING = ("train", "val", "all")
 
 
 def write_run_report(
-    run: RunFolder, out: Path, store: Store | None = None, split: str = "test", exact: bool = False
+    run: RunFolder,
+    out: Path,
+    store: Store | None = None,
+    split: str = "test",
+    exact: bool = False,
+    ids: bool = False,
 ) -> None:
     """Write the report of a run to `out`, readable by its owner only.
 
-    With the run's own `store` it has Table 1 and the worst mistakes, drawn as ECGs. Raises
-    InputError where the split has not been evaluated, StoreError for another store than the run's,
-    and ImportError without the extra `report`.
+    With the run's own `store` it has Table 1 and the worst mistakes, drawn as ECGs; with `ids`
+    these name patient and file. Raises InputError where the split has not been evaluated or nothing
+    says whose the rows are, StoreError for another store than the run's, and ImportError without
+    the extra `report`.
     """
     import jinja2 as _jinja2  # noqa: F401 - a missing extra is noticed before the work
     import matplotlib as _matplotlib  # noqa: F401
 
-    write_page(out, TEMPLATES / "report.html.jinja", report_content(run, store, split, exact))
+    write_page(out, TEMPLATES / "report.html.jinja", report_content(run, store, split, exact, ids))
 
 
 def report_content(
-    run: RunFolder, store: Store | None = None, split: str = "test", exact: bool = False
+    run: RunFolder,
+    store: Store | None = None,
+    split: str = "test",
+    exact: bool = False,
+    ids: bool = False,
 ) -> dict[str, Any]:
     """Collect everything that the report shows.
 
@@ -74,7 +85,8 @@ def report_content(
     settings = run.shown_settings()
     mistakes, table1 = [], None
     if store is not None:
-        mistakes, table1 = draw_mistakes(main, store), table_one(store, run, show)
+        whose = read_row_ids(store) if ids else None
+        mistakes, table1 = draw_mistakes(main, store, whose), table_one(store, run, show)
     return {
         "name": run.path.resolve().name,
         "recorded": run.recorded,

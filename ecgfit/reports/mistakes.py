@@ -12,6 +12,7 @@ from ecgfit.reports.evaluated_split import EvaluatedSplit
 from ecgfit.reports.prose import call
 from ecgfit.reports.sections import Figure
 from ecgprep.store.reader import Store
+from ecgprep.store.row_ids import RowIds
 
 N_MISTAKES = 3
 """How many mistakes of each kind are shown, each of another patient."""
@@ -72,12 +73,14 @@ def _first_of_each(values: NDArray[np.int64], key: NDArray[np.int64]) -> NDArray
     return values[np.sort(first)]
 
 
-def draw_mistakes(evaluated: EvaluatedSplit, store: Store) -> list[Figure]:
-    """Draw the worst mistakes as ECGs."""
-    return [_draw(mistake, store) for mistake in worst_mistakes(evaluated)]
+def draw_mistakes(
+    evaluated: EvaluatedSplit, store: Store, whose: RowIds | None = None
+) -> list[Figure]:
+    """Draw the worst mistakes as ECGs; with `whose`, captions name patient and file."""
+    return [_draw(mistake, store, whose) for mistake in worst_mistakes(evaluated)]
 
 
-def _draw(mistake: Mistake, store: Store) -> Figure:
+def _draw(mistake: Mistake, store: Store, whose: RowIds | None) -> Figure:
     waveform_uv, mask, _ = store.recording(mistake.row)
     caption = call(
         "captions.jinja",
@@ -86,6 +89,7 @@ def _draw(mistake: Mistake, store: Store) -> Figure:
         mistake.probability,
         mistake.n_recordings,
         mistake.probability_of_recording,
+        "" if whose is None else whose.describe(mistake.row),
     )
     svg = figures.ecg(waveform_uv, mask, store.sample_rate_hz)
     return Figure(mistake.kind.capitalize(), caption, svg)

@@ -19,6 +19,7 @@ from ecgprep.patients.registry import load_registry
 from ecgprep.store import Store, looks_like_store
 from ecgprep.store.format import PATIENT_NONE
 from ecgprep.store.record import BUILD_RECORD_FORMAT, private_path, read_build_record
+from ecgprep.store.row_ids import packed_row_ids
 
 NO_RECORD = "its build record is missing or unreadable, so nothing says what it was built from"
 OTHER_RECORD = "its build record belongs to another store"
@@ -149,7 +150,7 @@ def stamp_from_record(source: NDArray[np.int64]) -> Stamp:
 
 
 def write_build_record(plan: Plan, rows: Rows, built: Store, registry_sha256: str) -> None:
-    """Keep what staleness, `--extend` and the reports need and the store must not hold.
+    """Keep what staleness, `--extend`, `rows` and the reports need and the store must not hold.
 
     The file is named `next` until the store is published.
     """
@@ -163,6 +164,7 @@ def write_build_record(plan: Plan, rows: Rows, built: Store, registry_sha256: st
         "tested_sha256": _sha256_of(plan.test_patients),
         "rows_sha256": _rows_sha256(plan.manifest, len(plan.manifest)),
         "sources": base64.b64encode(sources).decode(),  # a list would be ten times as large
+        "ids": packed_row_ids(plan.manifest.patient_id, plan.manifest.path_xml, plan.manifest.line),
         "dialects": rows.dialects,
         "copies": rows.duplicates,
         "messages": {str(row): message for row, message in enumerate(rows.messages) if message},

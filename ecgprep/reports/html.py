@@ -24,6 +24,7 @@ from ecgprep.reports.page import write_page
 from ecgprep.store.format import SPLITS
 from ecgprep.store.reader import Store
 from ecgprep.store.record import read_build_record
+from ecgprep.store.row_ids import RowIds, read_row_ids
 from ecgprep.store.summary import summarise
 
 MARK = b'<meta name="generator" content="ecgprep report">'
@@ -40,21 +41,27 @@ _ECGS_PER_FLAG = 2
 Counts = dict[str, int]
 
 
-def write_report(store: Store, out: Path, n_ecgs: int = 12, exact: bool = False) -> None:
+def write_report(
+    store: Store, out: Path, n_ecgs: int = 12, exact: bool = False, ids: bool = False
+) -> None:
     """Write the report of a store to `out`, readable by its owner only.
 
-    `n_ecgs` recordings are drawn at random; 0 draws none at all. Raises NoSpace, and ImportError
-    without jinja2.
+    `n_ecgs` recordings are drawn at random; 0 draws none at all. With `ids`, patient and file stand
+    beside each ECG and duplicate. Raises NoSpace, ImportError without jinja2, and InputError where
+    nothing says whose the rows are.
     """
     template = Path(__file__).parent / "report.html.jinja"
-    write_page(out, template, report_content(store, n_ecgs, exact))
+    write_page(out, template, report_content(store, n_ecgs, exact, ids))
 
 
-def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[str, Any]:
+def report_content(
+    store: Store, n_ecgs: int = 12, exact: bool = False, ids: bool = False
+) -> dict[str, Any]:
     """Collect everything that the report shows.
 
     Counts are text already, so that the template cannot show a small one by mistake.
     """
+    whose = read_row_ids(store) if ids else None
     record = read_build_record(store.path)
     if record is not None and record["content_sha256"] != store.content_sha256:
         record = None
@@ -63,11 +70,11 @@ def report_content(store: Store, n_ecgs: int = 12, exact: bool = False) -> dict[
     warnings: list[str] = []
     if record is not None:
         dialects = record["dialects"]
-        duplicates = _duplicates(store, record["copies"], exact)
+        duplicates = _duplicates(store, record["copies"], exact, whose)
         warnings = record.get("warnings", [])
     summary, show = summarise(store), CountFormatter(exact)
     probe = probe_confounding(store, dialects)
-    ecgs = list(_ecgs(store, n_ecgs)) if n_ecgs else []
+    ecgs = list(_ecgs(store, n_ecgs, whose)) if n_ecgs else []
     return {
         "name": store.path.name,
         "hidden": not exact,
@@ -190,12 +197,14 @@ def _quality(store: Store, show: CountFormatter) -> list[dict[str, Any]]:
     return rows
 
 
-def _duplicates(store: Store, groups: list[list[int]], exact: bool) -> list[str]:
+def _duplicates(
+    store: Store, groups: list[list[int]], exact: bool, whose: RowIds | None
+) -> list[str]:
     """List groups of duplicates by data row of the manifest, counted from 1, with statuses."""
     status = np.asarray(store.array("status"))
     listed = []
     for group in groups:
-        rows = [f"row {row + 1}: {STATUSES[status[row]]}" for row in group]
+        rows = [f"{_name(row, whose)}: {STATUSES[status[row]]}" for row in group]
         listed.append(", ".join(rows))
     n_more = len(listed) - _MOST_DUPLICATES
     if exact or n_more <= 0:
@@ -203,7 +212,12 @@ def _duplicates(store: Store, groups: list[list[int]], exact: bool) -> list[str]
     return [*listed[:_MOST_DUPLICATES], f"and {n_more:,} more groups"]
 
 
-def _ecgs(store: Store, n_random: int) -> Iterator[dict[str, str]]:
+def _name(row: int, whose: RowIds | None) -> str:
+    """Name a row by its data row of the manifest, counted from 1, and say whose it is if asked."""
+    return f"row {row + 1}" if whose is None else f"row {row + 1} ({whose.describe(row)})"
+
+
+def _ecgs(store: Store, n_random: int, whose: RowIds | None) -> Iterator[dict[str, str]]:
     """Draw recordings used: a random sample, then up to two with each quality flag."""
     used = np.flatnonzero(_is_used(store))
     quality = np.asarray(store.array("quality"))
@@ -211,7 +225,7 @@ def _ecgs(store: Store, n_random: int) -> Iterator[dict[str, str]]:
     generator = np.random.Generator(np.random.PCG64(0))
     for row in np.sort(generator.permutation(used)[:n_random]).tolist():
         yield {
-            "title": f"row {row + 1}, {SPLITS[split[row]]}",
+            "title": f"{_name(row, whose)}, {SPLITS[split[row]]}",
             "kind": "random sample",
             "svg": _draw(store, row),
         }
@@ -221,7 +235,7 @@ def _ecgs(store: Store, n_random: int) -> Iterator[dict[str, str]]:
         for row in np.sort(generator.permutation(flagged)[:_ECGS_PER_FLAG]).tolist():
             leads = [lead for lead, has in zip(LEADS, has_flag[row], strict=True) if has]
             yield {
-                "title": f"row {row + 1}: {', '.join(leads)}",
+                "title": f"{_name(row, whose)}: {', '.join(leads)}",
                 "kind": flag,
                 "svg": _draw(store, row, leads),
             }
