@@ -19,6 +19,7 @@ Importing this module loads neither numpy nor pydantic: the help of each command
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 from pathlib import Path
@@ -37,8 +38,11 @@ from ecgfit.run_files import (
     config_values,
     differing_settings,
     looks_like_run,
+    origin_of,
 )
 from ecgprep.errors import InputError, StoreError
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from ecgfit.config import TrainConfig
@@ -227,12 +231,17 @@ class RunFolder:
         """Identity of the store that the run was trained on."""
         return str(self.recorded["store"]["content_sha256"])
 
+    def is_of(self, store: Store) -> bool:
+        """Say whether a run was trained on a store, or on one that only other versions built."""
+        return store.has_content(*origin_of(self.recorded["store"]))
+
     def check_store(self, store: Store) -> None:
         """Refuse a store other than the run's own, whose test split may hold its train patients.
 
+        One that holds the same to the bit, but was built by other versions, is accepted and noted.
         Raises StoreError.
         """
-        if self.content_sha256 != store.content_sha256:
+        if not self.is_of(store):
             raise StoreError(
                 f"{self.path} was trained on another store (content_sha256 "
                 f"{self.content_sha256[:12]}…) than {store.path} "
@@ -240,6 +249,13 @@ class RunFolder:
                 "Its splits need not be disjoint from the run's. Give the run's own store, or "
                 "train on this one. If no patient of this store was in the other, `ecgfit eval "
                 "--external` tests the run on it."
+            )
+        if self.content_sha256 != store.content_sha256:
+            log.info(
+                "%s holds the same as the store of %s, bit by bit; only the versions of the "
+                "packages that built it differ.",
+                store.path,
+                self.path,
             )
         self.check_layout(store)
 
@@ -289,12 +305,17 @@ def newest_run(folder: Path, store: Store) -> RunFolder:
     """
     markers = list(folder.glob(f"*/{THRESHOLD}"))
     markers.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    runs = []
     for marker in markers:
         try:
             run = RunFolder(marker.parent)
         except StoreError:  # damaged, or another program's: reported only when named with --run
             continue
         if run.content_sha256 == store.content_sha256:
+            return run
+        runs.append(run)
+    for run in runs:
+        if run.is_of(store):  # this reads the whole store
             return run
     raise StoreError(
         f"No finished run under {folder}/ was trained on {store.path}. "

@@ -74,6 +74,12 @@ def config_values(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
+def origin_of(recorded: Mapping[str, Any]) -> tuple[str, dict[str, str] | None]:
+    """Return the content hash of a recorded store and the versions that built it, if recorded."""
+    software = recorded.get("software")
+    return str(recorded["content_sha256"]), software if isinstance(software, dict) else None
+
+
 def differing_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Name the settings that differ, with both values; return an empty text if none does.
 

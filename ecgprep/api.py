@@ -450,18 +450,30 @@ def inspect(store: str | Path | Store) -> StoreSummary:
     return summarise(_opened(store))
 
 
-def verify(store: str | Path | Store) -> Verification:
+def verify(store: str | Path | Store, *, same_as: str | Path | Store | None = None) -> Verification:
     """Check a store: shapes, sizes, content hash, checksum of each row, patient-disjoint splits.
 
+    Args:
+        store: The store, or its path.
+        same_as: Another store that must hold the same, bit by bit. The versions of the packages
+            that built the two may differ.
+
     Returns:
-        The faults and the rows whose waveforms are damaged; `intact` if there are none.
+        The faults and the rows whose waveforms are damaged; `intact` if there are none. With
+        `same_as`, `differs_in` names the attributes and arrays that differ.
 
     Raises:
         StoreError: if the store cannot even be opened.
     """
     from ecgprep.store.verify import check_store
 
-    return check_store(_path_of(store))
+    result = check_store(_path_of(store))
+    if same_as is None:
+        return result
+    from ecgprep.store.comparing import differences
+
+    found = differences(_opened(store), _opened(same_as))
+    return replace(result, differs_in=tuple(found))
 
 
 def rows(

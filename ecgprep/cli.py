@@ -320,34 +320,43 @@ def inspect(store: Path, as_json: bool) -> None:
 
 @cli.command()
 @store_argument
+@api_option(api.verify, "same_as")
 @json_option
 @verbosity_options
-def verify(store: Path, as_json: bool) -> None:
+def verify(store: Path, same_as: Path | None, as_json: bool) -> None:
     """Check that STORE is intact; the exit code is 4 if it is not.
 
     Checked are shapes, sizes, the content hash, the checksum of every row, and that
-    no patient is in two splits.
+    no patient is in two splits. With --same-as the store must also hold the same as
+    another one, whichever versions of the packages built the two.
 
     Example: ecgprep verify cohort.zarr
     """
     from ecgprep.errors import StoreError
 
     try:
-        result = api.verify(store)
+        result = api.verify(store, same_as=same_as)
     except StoreError as error:
         if as_json:
             _print_verification([str(error)], [])
         raise
     if as_json:
-        _print_verification(result.faults, result.bad_rows)
+        _print_verification(result.faults, result.bad_rows, result.differs_in)
     if not result.intact:
         raise StoreError(f"{store} is damaged: {'; '.join(result.faults)}. {result.advice}")
+    if result.differs_in:
+        raise StoreError(
+            f"{store} is intact, but differs from {same_as} in {', '.join(result.differs_in)}."
+        )
     if not as_json:
-        click.echo(f"{store} is intact.")
+        same = f", and the same as {same_as}" if same_as else ""
+        click.echo(f"{store} is intact{same}.")
 
 
-def _print_verification(faults: Any, bad_rows: Any) -> None:
+def _print_verification(faults: Any, bad_rows: Any, differs_in: Any = ()) -> None:
     result = {"intact": not faults, "faults": list(faults), "bad_rows": list(bad_rows)}
+    if differs_in:
+        result["differs_in"] = list(differs_in)
     click.echo(json.dumps(result))
 
 

@@ -82,7 +82,7 @@ def evaluate_run(
 def _check_rows_may_judge(run: RunFolder, store: Store, split: str, external: bool) -> None:
     """Refuse another store unless `external`, and rows that the folds of the run trained on."""
     if external:
-        if run.content_sha256 == store.content_sha256:
+        if run.is_of(store):
             raise StoreError(
                 f"{run.path} was trained on {store.path}, so this is not an external test. "
                 "Leave out --external."

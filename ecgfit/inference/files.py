@@ -152,7 +152,7 @@ def _say_seen(
     run: RunFolder, store: Store, rows: NDArray[np.int64], say: Callable[[str], Any]
 ) -> None:
     """Warn of rows whose probabilities say nothing about new patients: training saw them."""
-    if run.content_sha256 != store.content_sha256:
+    if not run.is_of(store):
         return
     splits = store.array("split")[rows]
     seen = {name: int((splits == SPLITS.index(name)).sum()) for name in ("train", "val")}

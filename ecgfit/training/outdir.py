@@ -26,6 +26,7 @@ from ecgfit.run_files import (
     is_leftover,
     looks_like_run,
     new_run_dir,
+    origin_of,
     remove_if_empty,
 )
 from ecgfit.training.job import Job
@@ -75,7 +76,7 @@ def check_same_settings(job: Job) -> bool:
     """
     values = config_values(job.outdir)
     recorded = values.pop(RECORDED)
-    if recorded["store"]["content_sha256"] != job.store.content_sha256:
+    if not job.store.has_content(*origin_of(recorded["store"])):
         raise StoreError(
             f"{job.outdir} was trained on another store. Resume it with its own store, or start "
             "another run."
@@ -174,6 +175,7 @@ def recorded_facts(trainer: Trainer, loaded: list[str] | None) -> dict[str, Any]
         "store": {
             "name": store.path.name,
             "content_sha256": store.content_sha256,
+            "software": store.attributes["software"],
             "sample_rate_hz": store.sample_rate_hz,
             "n_samples": store.n_samples,
             **({"sex_code": sex_codes} if sex_codes else {}),

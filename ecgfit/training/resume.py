@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgfit.config import RECORDED, TrainConfig, make_config
-from ecgfit.run_files import CONFIG, config_values, looks_like_run
+from ecgfit.run_files import CONFIG, config_values, looks_like_run, origin_of
 from ecgprep.errors import InputError, StoreError
 from ecgprep.store.reader import Store
 
@@ -54,7 +54,7 @@ def find_store(outdir: Path) -> Store:
             store = Store(path)
         except StoreError:  # damaged, or of another version: not the one that is searched for
             continue
-        if store.content_sha256 == content_sha256:
+        if store.has_content(*origin_of(recorded)):
             LOGGER.debug("the run's store was found: %s", path)
             return store
         LOGGER.debug("not the run's store, which has other content: %s", path)

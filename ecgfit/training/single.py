@@ -121,7 +121,7 @@ def trained_on_same_rows(weights: Path, config: TrainConfig, store: Store) -> bo
     if not (weights / CONFIG).is_file():
         return False
     run = RunFolder(weights)
-    if run.content_sha256 != store.content_sha256 or run.config.init_from:
+    if not run.is_of(store) or run.config.init_from:
         return False
     if run.config.folds != config.folds:
         return False

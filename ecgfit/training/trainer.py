@@ -35,7 +35,7 @@ from ecgfit.inference.predictions import Predictions
 from ecgfit.inference.scorer import Scorer, build_network, predict_rows
 from ecgfit.metrics.definitions import auroc_auprc
 from ecgfit.models.factory import Network
-from ecgfit.run_files import differing_settings
+from ecgfit.run_files import differing_settings, origin_of
 from ecgfit.training.ema import Ema
 from ecgfit.training.loss_log import LossLog, StepLoss
 from ecgfit.training.losses import batch_weight, class_weights, row_losses
@@ -349,6 +349,7 @@ class Trainer:
             "losses": self.progress.losses,
             "settings": resolved_settings(self.config, self.device, self.amp, self.ranks),
             "content_sha256": self.store.content_sha256,
+            "software": self.store.attributes["software"],
         }
 
     def load_state(self, path: Path) -> None:
@@ -377,7 +378,7 @@ class Trainer:
 
     def _check_origin(self, state: dict[str, Any], run: Path) -> None:
         """Refuse a checkpoint of another store or config, and compute as it was trained."""
-        if state["content_sha256"] != self.store.content_sha256:
+        if not self.store.has_content(*origin_of(state)):
             raise StoreError(
                 f"{run} was trained on another store. Resume it with its own store, or start "
                 "another run."

@@ -21,8 +21,10 @@ from ecgprep.files.atomic import (
 )
 from ecgprep.leads import LEADS
 from ecgprep.patients.registry import Registry
+from ecgprep.store.additions import LEAD_FILES, consolidated_metadata
 from ecgprep.store.format import (
     ARRAYS,
+    CONSOLIDATED,
     PATIENT_NONE,
     SPLIT_NONE,
     Layout,
@@ -41,6 +43,9 @@ def write_store(plan: Plan, rows: Rows, registry: Registry) -> None:
         write_file(built / name / "zarr.json", canonical_json(layout.metadata(name), indent=2))
         if name != "waveforms":
             _write_array(built, layout, name, arrays[name])
+    for name, data in LEAD_FILES.items():
+        (built / name).parent.mkdir(parents=True, exist_ok=True)
+        write_file(built / name, data)
     _remove_foreign_files(built, layout)
     write_json(built / "zarr.json", _root_metadata(plan))
     for folder, _, _ in os.walk(built):
@@ -84,7 +89,12 @@ def _root_metadata(plan: Plan) -> dict[str, Any]:
         "settings": plan.recorded_settings,
         "software": software_versions(),
     }
-    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    root = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": attributes,
+        CONSOLIDATED: consolidated_metadata(plan.layout, tuple(ARRAYS)),
+    }
     attributes["content_sha256"] = content_sha256(plan.built, root, plan.layout)
     return root
 
@@ -94,7 +104,7 @@ def _remove_foreign_files(built: Path, layout: Layout) -> None:
 
     That is, chunks beyond the last one and arrays of another shape.
     """
-    expected = {"zarr.json", *(name for name, _ in layout.files())}
+    expected = {"zarr.json", *LEAD_FILES, *(name for name, _ in layout.files())}
     for path in sorted(built.rglob("*"), reverse=True):
         if path.is_dir():
             with contextlib.suppress(OSError):  # it is not empty

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from ecgprep.files.atomic import (
 )
 from ecgprep.files.lock import locked
 from ecgprep.files.output import refuse_inside_store
-from ecgprep.store.format import Layout
+from ecgprep.store.additions import LEAD_FILES
+from ecgprep.store.format import CONSOLIDATED, Layout
 from ecgprep.store.reader import Store
 
 CODECS = ("zstd",)
@@ -59,13 +60,16 @@ def pack(path: Path, out: Path, codec: str = "zstd", progress: Progress | None =
     chunks = set(store.layout.chunk_files("waveforms"))
 
     def packed(name: str) -> bytes:
+        if name == "zarr.json":
+            metadata = _packed_metadata(store.layout, codec)
+            return _with_waveforms((path / name).read_bytes(), metadata)
         if name == _WAVEFORM_METADATA:
             return canonical_json(_packed_metadata(store.layout, codec), indent=2)
         data = (path / name).read_bytes()
         return bytes(zstd.encode(data)) if name in chunks else data
 
     with _publishing(out) as unfinished:
-        _write_files(unfinished, store.layout, packed, progress)
+        _write_files(unfinished, _names(path, store.layout), packed, progress)
 
 
 def unpack(path: Path, out: Path, progress: Progress | None = None) -> Store:
@@ -78,13 +82,15 @@ def unpack(path: Path, out: Path, progress: Progress | None = None) -> Store:
     chunks = set(layout.chunk_files("waveforms"))
 
     def unpacked(name: str) -> bytes | bytearray:
+        if name == "zarr.json":
+            return _with_waveforms(_read(path, name), layout.metadata("waveforms"))
         if name == _WAVEFORM_METADATA:
             return canonical_json(layout.metadata("waveforms"), indent=2)
         data = _read(path, name)
         return _decompress(data, layout, f"{path}: {name}") if name in chunks else data
 
     with _publishing(out) as unfinished:
-        _write_files(unfinished, layout, unpacked, progress)
+        _write_files(unfinished, _names(path, layout), unpacked, progress)
         store = Store(unfinished)
         if store.computed_sha256() != store.content_sha256:
             raise StoreError(
@@ -95,18 +101,34 @@ def unpack(path: Path, out: Path, progress: Progress | None = None) -> Store:
 
 def _write_files(
     folder: Path,
-    layout: Layout,
+    names: Sequence[str],
     content: Callable[[str], bytes | bytearray],
     progress: Progress | None,
 ) -> None:
     """Write every file of a store, `content` of its name, below `folder`."""
-    names = ["zarr.json", *(name for name, _ in layout.files())]
     for k, name in enumerate(names):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_file(target, memoryview(content(name)))
         if progress:
             progress(k + 1, len(names))
+
+
+def _names(source: Path, layout: Layout) -> list[str]:
+    """Return the files of a store or a packed one: what it must hold, and what was added."""
+    added = [name for name in LEAD_FILES if (source / name).is_file()]
+    return ["zarr.json", *added, *(name for name, _ in layout.files())]
+
+
+def _with_waveforms(root: bytes, metadata: dict[str, Any]) -> bytes:
+    """Return a root `zarr.json` whose consolidated metadata, if any, describe the waveforms so."""
+    content = json.loads(root)
+    if CONSOLIDATED not in content:
+        return root
+    is_ours = root == canonical_json(content, indent=2)
+    content[CONSOLIDATED]["metadata"]["waveforms"]["codecs"] = metadata["codecs"]
+    # zarr-python has an order and an ending of its own: additions.py.
+    return canonical_json(content, indent=2) if is_ours else json.dumps(content, indent=2).encode()
 
 
 def _packed_metadata(layout: Layout, codec: str) -> dict[str, Any]:

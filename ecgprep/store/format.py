@@ -222,24 +222,46 @@ class Layout:
                 yield path, self.chunk_bytes(name)
 
 
-def content_sha256(store: Path, root: dict[str, Any], layout: Layout) -> str:
-    """Hash the whole content of a store.
+CONSOLIDATED = "consolidated_metadata"
+"""The key of the root that repeats the metadata of the arrays. It is no content of its own."""
+
+
+def content_sha256(
+    store: Path, root: dict[str, Any], layout: Layout, known: Mapping[str, str] | None = None
+) -> str:
+    """Hash the whole content of a store; `known` has hashes of files that need not be read.
 
     SHA-256 over one line `<path> <sha256 of the file>` (ended by a line feed) for every file but
     the root `zarr.json`, in sorted order of the paths, followed by the canonical JSON (sorted keys,
-    no white space) of the root without `content_sha256`.
+    no white space) of the root without `content_sha256` and consolidated metadata.
     """
+    return sha256_of_content(file_hashes(store, layout, known), root)
 
-    def line(name: str) -> bytes:
+
+def file_hashes(
+    store: Path, layout: Layout, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the SHA-256 of every file but the root `zarr.json`, by name, in sorted order."""
+    known = known or {}
+
+    def hashed(name: str) -> str:
+        if name in known:
+            return known[name]
         with open(store / name, "rb") as file:
-            return f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
-    digest = hashlib.sha256()
     names = sorted(path for path, _ in layout.files())
     with ThreadPoolExecutor(N_THREADS) as threads:  # hashing lets other threads run
-        for hashed in threads.map(line, names):
-            digest.update(hashed)
+        return dict(zip(names, threads.map(hashed, names), strict=True))
+
+
+def sha256_of_content(hashes: Mapping[str, str], root: dict[str, Any]) -> str:
+    """Return the `content_sha256` of a store with these files and this root."""
+    digest = hashlib.sha256()
+    for name, hashed in hashes.items():
+        digest.update(f"{name} {hashed}\n".encode())
     attributes = dict(root["attributes"])
     attributes.pop("content_sha256", None)
-    digest.update(canonical_json(root | {"attributes": attributes}))
+    hashed_root = {key: value for key, value in root.items() if key != CONSOLIDATED}
+    digest.update(canonical_json(hashed_root | {"attributes": attributes}))
     return digest.hexdigest()

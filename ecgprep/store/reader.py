@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ from ecgprep.store.format import (
     CHUNK_RECORDS,
     QUALITY_FLAGS,
     content_sha256,
+    file_hashes,
     sex_codes_of,
+    sha256_of_content,
 )
 from ecgprep.store.mmap import is_cached, map_files, will_need
 from ecgprep.store.opening import (
@@ -119,6 +122,24 @@ class Store:
         Reads every byte.
         """
         return content_sha256(self.path, self._root, self.layout)
+
+    def has_content(self, content_sha256: str, software: Mapping[str, str] | None = None) -> bool:
+        """Say whether this is the store with a content hash, or differs only in its versions.
+
+        `software` are the versions that built that store. If they differ from these, every byte
+        here is hashed as if they had built it, once for each store that is opened.
+        """
+        if content_sha256 == self.content_sha256:
+            return True
+        if not software or software == self.attributes["software"]:
+            return False
+        root = self._root | {"attributes": self.attributes | {"software": dict(software)}}
+        return sha256_of_content(self.file_hashes, root) == content_sha256
+
+    @cached_property
+    def file_hashes(self) -> dict[str, str]:
+        """SHA-256 of every file but the root `zarr.json`, as they were when first asked for."""
+        return file_hashes(self.path, self.layout)
 
     def array(self, name: str) -> NDArray[Any]:
         """Return one whole array, read-only and mapped once: (N, ...) as the format says."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgprep.errors import STATUS_CODE, STATUSES, StoreError
-from ecgprep.files.atomic import canonical_json
 from ecgprep.leads import LEADS
+from ecgprep.store.additions import LEAD_FILES, addition_faults, is_plainly_written
 from ecgprep.store.format import (
     ARRAYS,
     CHUNK_RECORDS,
@@ -42,6 +42,8 @@ class Verification:
     faults: tuple[str, ...]
     bad_rows: tuple[int, ...]
     stray_files: tuple[str, ...] = ()
+    differs_in: tuple[str, ...] = ()
+    """Attributes and arrays that are not those of a store that it was compared with."""
 
     @property
     def intact(self) -> bool:
@@ -108,16 +110,18 @@ def _and_more(found: list[Any], shown: int) -> str:
 
 
 def _root_faults(store: Store) -> list[str]:
-    """Check that the root `zarr.json` has the bytes that format 1 writes."""
+    """Check the bytes of the root `zarr.json`, and what was added beside the format."""
     data = (store.path / "zarr.json").read_bytes()
-    if data != canonical_json(json.loads(data), indent=2):
-        return ["zarr.json is not written as format 1 writes it"]
-    return []
+    root = json.loads(data)
+    faults = addition_faults(store.path, root, tuple(ARRAYS))
+    if not is_plainly_written(data, root):
+        faults.append("zarr.json is not written as format 1 writes it")
+    return faults
 
 
 def _stray_files(store: Store) -> list[str]:
     """Return the files that do not belong to a store, relative to it."""
-    expected = {"zarr.json", *(name for name, _ in store.layout.files())}
+    expected = {"zarr.json", *LEAD_FILES, *(name for name, _ in store.layout.files())}
     strays = []
     for path in store.path.rglob("*"):
         name = path.relative_to(store.path).as_posix()
@@ -215,7 +219,7 @@ def _zarr_faults(store: Store) -> list[str]:
     """Compare the small arrays and the last waveform chunk with what zarr-python reads."""
     import zarr  # 0.3 s
 
-    group = zarr.open_group(store.path, mode="r")
+    group = zarr.open_group(store.path, mode="r", use_consolidated=False)
     last_chunk = np.arange((len(store) - 1) // CHUNK_RECORDS * CHUNK_RECORDS, len(store))
     differing = []
     for name in ARRAYS:
