@@ -16,12 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ecgprep.errors import EcgError, InputError, missing_extra
+from ecgprep.errors import EcgError, InputError, TargetExists, missing_extra
 from ecgprep.options import CHOICES, check_options
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ecgprep.building.derivation import Derivation
     from ecgprep.building.plan import Plan, Progress
     from ecgprep.building.run import BuiltParts
     from ecgprep.cohorts.run import CohortResult
@@ -163,6 +164,90 @@ def build(
     built = build_store(planned, jobs=jobs, dask=dask, progress=progress)
     _log_warnings(built)
     return built
+
+
+def derive(
+    store: str | Path | Store,
+    new: str | Path,
+    *,
+    manifest: str | Path | pd.DataFrame,
+    rows: str | Path | None = None,
+    by_row: bool = False,
+    root: str | Path | None = None,
+    registry: str | Path | None = None,
+    patient_column: str = "patient_id",
+    path_column: str = "path_xml",
+    label_column: str = "label",
+    covariates: Sequence[str] | None = None,
+    sex_code: str | None = None,
+    allow_covariate: Sequence[str] = (),
+    split: str | None = None,
+    split_by_column: str | None = None,
+    test_manifest: str | Path | None = None,
+    allow_missing_class: bool = False,
+    unlabelled: bool = False,
+    exclude_quality: Sequence[str] | None = None,
+    max_rejected: float = 0.05,
+    progress: Callable[[int, int], None] | None = None,
+) -> Store:
+    """Make a store from the rows of another one, without reading vendor files.
+
+    Labels, covariates, splits and the choice of rows are those of the manifest; rows are found by
+    patient and path through the private build record. The result has the bytes that a build from
+    the vendor files would have. Everything not given is as the store was built; whole chunks that
+    stay take no space.
+
+    Example:
+        >>> ecgprep.derive("cohort.zarr", "mace.zarr", manifest="cohort.csv", label_column="mace")
+
+    Args:
+        store: The store to take rows from.
+        new: Folder to make.
+        manifest: CSV file, or DataFrame, with the rows of the new store, in its order.
+        rows: CSV file with a column `row`, such as an edited table of `ecgprep rows`: only these
+            rows of the store are taken.
+        by_row: Row i of the manifest is the store's row i. For a store whose build record is lost.
+        root: Folder that paths are relative to. Without it, the manifest's folder.
+        registry: CSV file that keeps which patient is in which split. Without it, the store's own:
+            nobody changes sides. A new name splits anew.
+        patient_column: Name of the column with the patient's id.
+        path_column: Name of the column with the file.
+        label_column: Name of the column with the label, such as another endpoint.
+        covariates: Columns of the manifest to keep, such as age,sex. Without it, those of the
+            store.
+        sex_code: Which numbers are F and M in a column of sexes, such as 0=M,1=F.
+        allow_covariate: Covariates that were refused because they may identify patients, but do
+            not, such as troponin.
+        split: Percent of patients in train/val/test. Without it, as the store; another one needs
+            a new `registry`.
+        split_by_column: Keep patients who share a value of this manifest column in one split.
+            Without it, as the store.
+        test_manifest: CSV file with a column of patients' ids. Exactly these patients are tested.
+        allow_missing_class: Accept a split without a positive or without a negative patient.
+        unlabelled: Labels may be missing.
+        exclude_quality: Exclude recordings with any of these quality flags. Without it, as the
+            store.
+        max_rejected: Share of rows that may be rejected.
+        progress: Called as `progress(done, total)`, in rows.
+
+    Returns:
+        The new store, open for reading.
+
+    Raises:
+        StoreError: if the store cannot be opened or is damaged.
+        InputError: for what is wrong with the manifest, the registry or an option, or if a row of
+            the manifest is not in the store.
+        TargetExists: if something has the new name.
+        TooManyRejects: if more rows are rejected than `max_rejected` allows.
+        NoSpace: if the disk is full, or would be.
+    """
+    options = locals()
+    from ecgprep.building.derivation import derive_store
+
+    check_options(max_rejected=max_rejected)
+    derived = derive_store(_make_derivation(_opened(store), options), progress)
+    _log_warnings(derived)
+    return derived
 
 
 def plan(manifest: str | Path | pd.DataFrame, store: str | Path, **options: Any) -> Plan:
@@ -743,6 +828,13 @@ PLAN_OPTIONS = tuple(
 )
 """The options of `build` that a plan has, too."""
 
+DERIVE_OPTIONS = tuple(
+    name
+    for name in inspection.signature(derive).parameters
+    if name not in ("store", "new", "progress")
+)
+"""The options of the command `ecgprep derive`."""
+
 
 def _make_plan(
     manifest: str | Path | pd.DataFrame, store: str | Path, options: dict[str, Any]
@@ -851,6 +943,83 @@ def sample_size(
     from ecgprep.study.sample_size import sample_size as plan_sample_size
 
     return plan_sample_size(prevalence, auroc, parameters, patients, risk_threshold)
+
+
+def _make_derivation(source: Store, options: dict[str, Any]) -> Derivation:
+    """Read the manifest by the store's settings and those given, and find its rows."""
+    from ecgprep.building.derivation import (
+        Derivation,
+        derived_settings,
+        match_rows,
+        read_chosen_rows,
+        rows_in_order,
+    )
+    from ecgprep.building.plan import Plan, default_registry
+    from ecgprep.building.run import check_store_name, recover
+    from ecgprep.patients.covariates import stated_sex_codes
+    from ecgprep.patients.manifest import read_manifest
+    from ecgprep.patients.manifest_columns import ManifestColumns
+    from ecgprep.patients.registry import load_registry
+    from ecgprep.store.record import read_build_record
+    from ecgprep.store.row_ids import read_row_ids
+
+    target, by_row = Path(options["new"]), options["by_row"]
+    check_store_name(target)
+    recover(target)
+    if target.exists():
+        raise TargetExists(f"{target} exists. Choose another name.")
+    given = options["covariates"]
+    covariates = source.covariate_names if given is None else _names(given)
+    quality = options["exclude_quality"]
+    settings = derived_settings(
+        source,
+        options,
+        tuple(covariates),
+        allowed=_names(options["allow_covariate"]),
+        sex_codes=stated_sex_codes(options["sex_code"], covariates),
+        exclude_quality=None if quality is None else _names(quality),
+    )
+    columns = ManifestColumns(
+        options["patient_column"], options["path_column"], options["label_column"]
+    ).checked()
+    ids = None if by_row else read_row_ids(source)
+    record = read_build_record(source.path)
+    if record is not None and record["content_sha256"] != source.content_sha256:
+        record = None
+    path, root = _manifest_file(options["manifest"], target, options["root"], columns)
+    recorded = None if record is None else record["registry"]
+    registry_path = Path(options["registry"] or recorded or default_registry(path))
+    rows = read_manifest(
+        path,
+        root,
+        covariates,
+        settings.unlabelled,
+        settings.plan.by_column,
+        allow_covariate=settings.allow_covariate,
+        sex_codes=settings.sex_codes,
+        columns=columns,
+        merge_with=load_registry(registry_path, settings.plan)
+        if settings.merge_lookalikes
+        else None,
+    )
+    for warning in rows.warnings:
+        log.warning(warning)
+    if ids is None:
+        places = rows_in_order(source, rows)
+    else:
+        places = match_rows(source, ids, rows, settings.merge_lookalikes)
+    if options["rows"] is not None:
+        kept = read_chosen_rows(Path(options["rows"]), places, len(source))
+        rows, places = rows.select(kept), places[kept]
+    planned = Plan(
+        manifest=rows,
+        store=target,
+        settings=settings,
+        registry_path=registry_path,
+        max_rejected=options["max_rejected"],
+        test_patients=_test_patients(options["test_manifest"], rows, settings.merge_lookalikes),
+    )
+    return Derivation(planned, source, places, record)
 
 
 def _manifest_file(

@@ -133,6 +133,26 @@ def _print_build(store: Store, as_json: bool, unchanged: bool) -> None:
     click.echo(f"Rows that are not used, by manifest line: {rejects} (private)")
 
 
+@cli.command()
+@store_argument
+@click.argument("new", type=click.Path(path_type=Path))
+@api_options(api.derive, *api.DERIVE_OPTIONS)
+@json_option
+@verbosity_options
+def derive(store: Path, new: Path, as_json: bool, **options: Any) -> None:
+    """Make NEW from the rows of STORE, without reading vendor files.
+
+    NEW has other labels, covariates or splits, or fewer rows: those of the manifest.
+    Its rows are found by patient and path in STORE.build.json, which lies beside the
+    store. All that is not given is as STORE was built.
+
+    Example: ecgprep derive cohort.zarr mace.zarr --manifest cohort.csv --label-column mace
+    """
+    with progress_bar("Taking") as progress:
+        derived = api.derive(store, new, progress=progress, **options)
+    _print_build(derived, as_json, unchanged=False)
+
+
 _JOB_ARRAY = """\b
 Example: a job array of 100
   ecgprep plan cohort.csv cohort.zarr --covariates age,sex

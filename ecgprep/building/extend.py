@@ -75,6 +75,11 @@ class ExistingRows:
     def __len__(self) -> int:
         return len(self.store)
 
+    @property
+    def n_full_chunks(self) -> int:
+        """Chunks that are linked, and need no space."""
+        return len(self) // CHUNK_RECORDS
+
     def holds(self, part: Part) -> bool:
         """Say whether any row of a part is in the store."""
         return part.first_row < len(self)

@@ -22,7 +22,9 @@ from ecgprep.files.atomic import PRIVATE, write_file
 from ecgprep.leads import LEADS
 from ecgprep.patients.duplicates import (
     FINGERPRINT_SIZE,
+    Load,
     exact_duplicates,
+    fingerprint,
     join_pairs,
     near_duplicates,
 )
@@ -108,6 +110,31 @@ class Rows:
             if any(row >= self.n_frozen for row in group):
                 self._exclude_group(group)
 
+    def compute_fingerprints(self, built: Path, rate_hz: float, rows: Iterable[int]) -> None:
+        """Compute the fingerprints of rows whose files are not read."""
+        load = self._loader(_Waveforms(built, self.layout), rate_hz)
+        for row in rows:
+            bins, per_hz, _, _ = load(row)
+            self.fingerprints[row] = fingerprint(bins, per_hz)
+
+    def exclude_known_duplicates(
+        self, built: Path, rate_hz: float, known: Iterable[list[int]], suspects: Sequence[int]
+    ) -> None:
+        """Exclude as `exclude_duplicates` where it is known which rows are exported again.
+
+        Only equal rows are looked for among all, and near ones among `suspects`.
+        """
+        waveforms = _Waveforms(built, self.layout)
+        again = near_duplicates(
+            self.fingerprints,
+            self.arrays["lead_mask"],
+            np.unique(np.array(suspects, np.int64)),
+            self._loader(waveforms, rate_hz),
+        )
+        groups = [*self._exact_duplicates(waveforms), *known, *again]
+        for group in join_pairs((copies[0], row) for copies in groups for row in copies[1:]):
+            self._exclude_group(group)
+
     def _compared(self) -> NDArray[np.int64]:
         """Return the rows among which duplicates are looked for."""
         status = self.arrays["status"]
@@ -123,6 +150,15 @@ class Rows:
         self, exact: list[list[int]], waveforms: _Waveforms, rate_hz: float
     ) -> list[list[int]]:
         """Join groups of equal rows with those of rows that are the same recording."""
+        load = self._loader(waveforms, rate_hz)
+        repeated = [row for group in exact for row in group[1:]]
+        compared = self._compared()
+        distinct = compared[~np.isin(compared, repeated)]
+        near = near_duplicates(self.fingerprints, self.arrays["lead_mask"], distinct, load)
+        return join_pairs((group[0], row) for group in [*exact, *near] for row in group[1:])
+
+    def _loader(self, waveforms: _Waveforms, rate_hz: float) -> Load:
+        """Return a function that gives what comparing a row needs."""
 
         def load(row: int) -> tuple[Spectrum, float, NDArray[np.bool_], float]:
             span, mask = self.arrays["valid_span"][row], self.arrays["lead_mask"][row]
@@ -130,11 +166,7 @@ class Rows:
             duration_s = float(span[1] - span[0]) / rate_hz
             return bins, bins_per_hz(bins, rate_hz), mask, duration_s
 
-        repeated = [row for group in exact for row in group[1:]]
-        compared = self._compared()
-        distinct = compared[~np.isin(compared, repeated)]
-        near = near_duplicates(self.fingerprints, self.arrays["lead_mask"], distinct, load)
-        return join_pairs((group[0], row) for group in [*exact, *near] for row in group[1:])
+        return load
 
     def _exclude_group(self, group: list[int]) -> None:
         """Exclude the new rows of a group of duplicates as conflicts, or all but one of them."""

@@ -29,7 +29,7 @@ from ecgprep.building.parts import (
 from ecgprep.building.plan import Plan, Progress, share, work_folder, write_plan
 from ecgprep.building.record import OTHER_MANIFEST, stale_reason, write_build_record
 from ecgprep.building.rows import Rows, collect
-from ecgprep.building.writer import write_store
+from ecgprep.building.writer import Taken, write_store
 from ecgprep.errors import InputError, NoSpace, StoreError, TargetExists
 from ecgprep.files.atomic import (
     finish_publishing,
@@ -115,12 +115,12 @@ def build_store(
         TooManyRejects: if more rows are rejected than the plan allows.
         NoSpace: if the disk is full, or would be.
     """
-    _check_plan(plan)
+    check_plan(plan)
     existing = ExistingRows.of(plan) if plan.extend else None
     _check_files(plan, 0 if existing is None else len(existing))
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(connect(dask)) if dask else None
-        stack.enter_context(_working(plan, existing))
+        stack.enter_context(working(plan, 0 if existing is None else existing.n_full_chunks))
         write_plan(plan)
         parts = plan.parts()
         if existing is not None:
@@ -136,9 +136,9 @@ def plan_store(plan: Plan) -> int:
 
     Returns the number of parts. Raises as `build_store`.
     """
-    _check_plan(plan)
+    check_plan(plan)
     _check_files(plan)
-    with _working(plan):
+    with working(plan):
         write_plan(plan)
     return len(plan.parts())
 
@@ -167,8 +167,8 @@ def finalise_store(plan: Plan) -> Store:
     Raises:
         InputError: naming the parts that are missing or out of date; otherwise as `build_store`.
     """
-    _check_plan(plan)
-    with _working(plan):
+    check_plan(plan)
+    with working(plan):
         parts = plan.parts()
         missing = [part.index + 1 for part in parts if not _is_built(part)]
         if missing:
@@ -228,12 +228,13 @@ class Work:
                 progress(self.done, self.n_rows, self.rejected)
 
 
-def _check_plan(plan: Plan) -> None:
-    """Find what would end the build before anything is read."""
+def check_plan(plan: Plan, searches: bool = True) -> None:
+    """Find what would end the build before it begins; `searches` if copies are looked for."""
     check_store_name(plan.store)
     recover(plan.store)
     _check_target(plan)
-    if plan.settings.duplicates == "near" and len(plan.manifest) > MAX_COMPARED:
+    is_near = searches and plan.settings.duplicates == "near"
+    if is_near and len(plan.manifest) > MAX_COMPARED:
         raise InputError(
             f"{len(plan.manifest):,} recordings are too many to compare every pair in a day; "
             f"the limit is {MAX_COMPARED:,}. With --duplicates exact only recordings that are "
@@ -299,19 +300,16 @@ def _check_target(plan: Plan) -> None:
 
 
 @contextlib.contextmanager
-def _working(plan: Plan, existing: ExistingRows | None = None) -> Iterator[None]:
+def working(plan: Plan, n_linked: int = 0) -> Iterator[None]:
     """Make the work folder, locked against a second builder.
 
-    The folder stays until the store is published.
+    The folder stays until the store is published. `n_linked` chunks will need no space.
     """
     plan.store.parent.mkdir(parents=True, exist_ok=True)
     with locked(plan.store, wait=False), naming_full_disk(plan.store.parent):
         _recover(plan.store)
         remove_partials_of(plan.store)
         _check_target(plan)
-        n_linked = 0
-        if existing is not None:
-            n_linked = len(existing) // CHUNK_RECORDS
         _check_space(plan, n_linked)
         plan.work.mkdir(mode=0o700, exist_ok=True)
         plan.built.mkdir(exist_ok=True)
@@ -336,18 +334,35 @@ def _check_space(plan: Plan, n_linked: int) -> None:
 
 
 def _finalise(plan: Plan, parts: Sequence[Part], existing: ExistingRows | None) -> Store:
-    """Exclude rows, assign splits, write what is not a waveform, verify, publish."""
+    """Gather the rows of all parts, exclude copies, and finish the store."""
     rows = collect(plan.manifest, plan.layout, _results(parts))
     if existing is not None:
         existing.restore(rows)
     log.debug("Looking for duplicates.")
     near = plan.settings.duplicates == "near"
     rows.exclude_duplicates(plan.built, plan.settings.target.rate_hz, near)
+    try:
+        return finish(plan, rows)
+    except VerificationFailed as error:
+        _forget_damaged(plan, parts, error.bad_rows)
+        raise
+
+
+def finish(plan: Plan, rows: Rows, taken: Taken | None = None) -> Store:
+    """Exclude rows for quality, assign splits, write what is not a waveform, verify, publish.
+
+    `taken` is what comes from another store.
+
+    Raises:
+        TooManyRejects: if more rows are rejected than the plan allows.
+        VerificationFailed: if what was written reads back otherwise.
+        InputError: for what is wrong with the registry or the splits.
+    """
     rows.exclude_quality(plan.settings.exclude_quality)
     _check_rejects(plan, rows)
     # Two builds may share a registry: neither may lose the other's patients.
     with locked(plan.registry_path):
-        _publish(plan, parts, rows)
+        _publish(plan, rows, taken)
     _finish_private_files(plan.store)
     return Store(plan.store)
 
@@ -366,20 +381,16 @@ def _check_rejects(plan: Plan, rows: Rows) -> None:
     rows.check_rejects(plan.max_rejected, rejects.name)
 
 
-def _publish(plan: Plan, parts: Sequence[Part], rows: Rows) -> None:
+def _publish(plan: Plan, rows: Rows, taken: Taken | None) -> None:
     """Assign splits, write the rest of the store, verify it, and give it its name."""
     log.debug("Assigning splits.")
     remove_partials_of(plan.registry_path)
     labels = rows.labels_by_patient()
     before = load_registry(plan.registry_path, plan.settings.plan)
     registry = assign(before, labels, rows.groups_by_patient(), plan.test_patients)
-    write_store(plan, rows, registry)
+    write_store(plan, rows, registry, taken)
     log.debug("Verifying what was written.")
-    try:
-        verify_new_store(plan.built)
-    except VerificationFailed as error:
-        _forget_damaged(plan, parts, error.bad_rows)
-        raise
+    verify_new_store(plan.built, frozenset() if taken is None else taken.chunks)
     save_registry(registry)
     write_build_record(plan, rows, Store(plan.built), registry.digest(labels))
     publish_dir(plan.built, plan.store, plan.replace or plan.extend)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,19 @@ from ecgprep.store.format import (
 )
 
 
-def write_store(plan: Plan, rows: Rows, registry: Registry) -> None:
+@dataclass(frozen=True)
+class Taken:
+    """What a store has from another one: the versions that built it, and whole chunks.
+
+    `hashes` are the SHA-256 of files that are linked, `chunks` their numbers.
+    """
+
+    software: Mapping[str, str]
+    hashes: Mapping[str, str]
+    chunks: frozenset[int]
+
+
+def write_store(plan: Plan, rows: Rows, registry: Registry, taken: Taken | None = None) -> None:
     """Write the small arrays and all metadata beside the chunks that are there already."""
     layout, built = plan.layout, plan.built
     remove_partials(built)
@@ -47,7 +61,7 @@ def write_store(plan: Plan, rows: Rows, registry: Registry) -> None:
         (built / name).parent.mkdir(parents=True, exist_ok=True)
         write_file(built / name, data)
     _remove_foreign_files(built, layout)
-    write_json(built / "zarr.json", _root_metadata(plan))
+    write_json(built / "zarr.json", _root_metadata(plan, taken))
     for folder, _, _ in os.walk(built):
         fsync_dir(Path(folder))
 
@@ -78,7 +92,7 @@ def _write_array(built: Path, layout: Layout, name: str, values: NDArray[Any]) -
         write_file(built / path, data)
 
 
-def _root_metadata(plan: Plan) -> dict[str, Any]:
+def _root_metadata(plan: Plan, taken: Taken | None) -> dict[str, Any]:
     """Return the content of the store's zarr.json, with the hash of all its other files."""
     attributes: dict[str, Any] = {
         "format_version": format_version(plan.recorded_settings),
@@ -87,7 +101,7 @@ def _root_metadata(plan: Plan) -> dict[str, Any]:
         "n_samples": plan.layout.n_samples,
         "covariate_names": list(plan.manifest.covariate_names),
         "settings": plan.recorded_settings,
-        "software": software_versions(),
+        "software": software_versions() if taken is None else dict(taken.software),
     }
     root = {
         "zarr_format": 3,
@@ -95,7 +109,9 @@ def _root_metadata(plan: Plan) -> dict[str, Any]:
         "attributes": attributes,
         CONSOLIDATED: consolidated_metadata(plan.layout, tuple(ARRAYS)),
     }
-    attributes["content_sha256"] = content_sha256(plan.built, root, plan.layout)
+    attributes["content_sha256"] = content_sha256(
+        plan.built, root, plan.layout, None if taken is None else taken.hashes
+    )
     return root
 
 

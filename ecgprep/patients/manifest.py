@@ -13,7 +13,7 @@ import os
 import re
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +76,19 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.patient_id)
+
+    def select(self, index: NDArray[np.int64]) -> Manifest:
+        """Return some of the rows, in the order of `index`."""
+        chosen = index.tolist()
+        return replace(
+            self,
+            patient_id=[self.patient_id[i] for i in chosen],
+            path_xml=[self.path_xml[i] for i in chosen],
+            label=self.label[index],
+            line=[self.line[i] for i in chosen],
+            covariates=self.covariates[index],
+            group=None if self.group is None else [self.group[i] for i in chosen],
+        )
 
 
 def read_manifest(

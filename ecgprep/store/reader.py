@@ -136,6 +136,10 @@ class Store:
         root = self._root | {"attributes": self.attributes | {"software": dict(software)}}
         return sha256_of_content(self.file_hashes, root) == content_sha256
 
+    def is_intact(self) -> bool:
+        """Say whether the files, as first hashed, are those of `content_sha256`."""
+        return sha256_of_content(self.file_hashes, self._root) == self.content_sha256
+
     @cached_property
     def file_hashes(self) -> dict[str, str]:
         """SHA-256 of every file but the root `zarr.json`, as they were when first asked for."""
