@@ -20,7 +20,9 @@ from ecgprep.errors import EcgError, InputError, TargetExists, missing_extra
 from ecgprep.options import CHOICES, check_options
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from ecgprep.building.derivation import Derivation
     from ecgprep.building.plan import Plan, Progress
@@ -666,6 +668,49 @@ def report(
     return Path(out)
 
 
+def plot(
+    store: str | Path | Store, row: int, out: str | Path | None = None, *, overwrite: bool = False
+) -> Path:
+    """Draw a row of a store on ECG paper, 25 mm/s and 10 mm/mV, as a picture.
+
+    The drawing has no name on it but the number of the row. It is health data all the same.
+
+    Example:
+        >>> ecgprep.plot("cohort.zarr", 17, "row17.png")
+
+    Args:
+        store: The store, or its path.
+        row: Row of the store, from 0, such as one that `ecgfit.predict` names.
+        out: File to draw to: .png, .pdf or .svg. Without it, STORE.rowROW.png.
+        overwrite: Replace a file even if it is not such a drawing.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        StoreError: if the store cannot be opened.
+        InputError: if the store has no such row, the row holds no recording, or nothing can be
+            drawn there.
+        TargetExists: if the file exists and is not such a drawing, or lies in a store.
+        EcgError: without the extra `report`.
+    """
+    from ecgprep.errors import STATUSES
+
+    opened = _opened(store)
+    if not 0 <= row < len(opened):
+        raise InputError(f"row (={row}) must be from 0 to {len(opened) - 1:,}.")
+    uv, mask, _ = opened.recording(row)
+    status = STATUSES[int(opened.array("status")[row])]
+    if not mask.any():
+        raise InputError(f"Row {row} holds no recording to draw: its status is {status}.")
+    if out is None:
+        out = opened.path.with_name(f"{opened.path.name}.row{row}.png")
+    title = f"row {row}{'' if status == 'ok' else f' ({status})'}: 25 mm/s, 10 mm/mV"
+    target = _picture(Path(out), None, overwrite)
+    _draw(target, uv, mask, opened.sample_rate_hz, title)
+    return Path(out)
+
+
 def pack(
     store: str | Path | Store,
     out: str | Path,
@@ -748,10 +793,10 @@ def preview(
     from ecgprep.reports.preview import preview as preview_file
 
     target = Conformity()
-    picture = _picture(Path(plot), Path(path), overwrite) if plot is not None else None
+    picture = None if plot is None else _picture(Path(plot), Path(path), overwrite)
     content, _, row = preview_file(Path(path), target)
     if picture is not None and row is not None:
-        _draw(picture, row, target.rate_hz)
+        _draw(picture, row.waveform, row.lead_mask, target.rate_hz)
     return content
 
 
@@ -1116,20 +1161,26 @@ def _opened(store: str | Path | Store) -> Store:
     return open_store(store) if isinstance(store, (str, Path)) else store
 
 
-def _picture(path: Path, source: Path, overwrite: bool) -> Path:
+def _picture(path: Path, source: Path | None, overwrite: bool) -> Path:
     """Return where to draw a recording. Raises InputError and TargetExists."""
     from ecgprep.drawing import MARK
     from ecgprep.files.output import check_output
 
     if path.suffix.lower() not in PICTURES:
         raise InputError(f"plot must end in {', '.join(PICTURES)}.")
-    return check_output(path, [MARK.encode()], [source], overwrite)
+    return check_output(path, [MARK.encode()], [] if source is None else [source], overwrite)
 
 
-def _draw(path: Path, row: Any, rate_hz: float) -> None:
+def _draw(
+    path: Path,
+    waveform_uv: NDArray[Any],
+    lead_mask: NDArray[np.bool_],
+    rate_hz: float,
+    title: str = "25 mm/s, 10 mm/mV",
+) -> None:
     from ecgprep.drawing import save_ecg
 
     try:
-        save_ecg(path, row.waveform, row.lead_mask, rate_hz)
+        save_ecg(path, waveform_uv, lead_mask, rate_hz, title)
     except ImportError as error:
         raise EcgError(f"The drawing: {missing_extra('matplotlib', 'report')}") from error

@@ -421,6 +421,21 @@ def rows(store: Path, output: Path | None, overwrite: bool) -> None:
 
 @cli.command()
 @store_argument
+@click.option("--row", type=click.IntRange(0), required=True, help="Row of the store, from 0.")
+@output_option("File to draw to: .png, .pdf or .svg. Without it, STORE.rowROW.png.")
+@overwrite_option
+@verbosity_options
+def plot(store: Path, row: int, output: Path | None, overwrite: bool) -> None:
+    """Draw a row of STORE on ECG paper.
+
+    Example: ecgprep plot cohort.zarr --row 17 -o row17.png
+    """
+    written = api.plot(store, row, output, overwrite=overwrite)
+    click.echo(f"{written}: row {row}. It shows an ECG: treat it as health data.")
+
+
+@cli.command()
+@store_argument
 @click.argument("out", type=click.Path(path_type=Path))
 @api_option(api.pack, "codec")
 @verbosity_options

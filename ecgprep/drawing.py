@@ -169,7 +169,11 @@ def _rule_paper(axes: Any) -> None:
 
 
 def save_ecg(
-    path: Path, waveform_uv: NDArray[Any], lead_mask: NDArray[np.bool_], rate_hz: float
+    path: Path,
+    waveform_uv: NDArray[Any],
+    lead_mask: NDArray[np.bool_],
+    rate_hz: float,
+    title: str = "25 mm/s, 10 mm/mV",
 ) -> None:
     """Write a picture of one recording, 5 s of each column of leads.
 
@@ -181,7 +185,7 @@ def save_ecg(
 
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
-    draw_ecg(figure.subplots(), waveform_uv, lead_mask, rate_hz, "25 mm/s, 10 mm/mV", seconds=5.0)
+    draw_ecg(figure.subplots(), waveform_uv, lead_mask, rate_hz, title, seconds=5.0)
     kind = path.suffix.removeprefix(".").lower() or "png"
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format=kind, metadata={"Title": MARK})
