@@ -252,6 +252,50 @@ def derive(
     return derived
 
 
+def merge(
+    stores: Sequence[str | Path | Store],
+    out: str | Path,
+    *,
+    sites: Sequence[str] = (),
+    duplicates: str = "near",
+    progress: Callable[[int, int], None] | None = None,
+) -> Store:
+    """Make one store of several of the same rate and length, without files and private records.
+
+    Rows follow each other store by store. Patients of different stores stay different, and
+    everyone stays in their split. A recording that is in two stores becomes a `conflict`. The new
+    covariate `site` numbers the stores from 0.
+
+    Example:
+        >>> ecgprep.merge(["north.zarr", "south.zarr"], "both.zarr", sites=["north", "south"])
+
+    Args:
+        stores: The stores, or their paths, in the order of their rows.
+        out: Folder to make.
+        sites: A short name for each store, which is stored. Without it, site0, site1 and so on.
+        duplicates: Also find recordings that were exported again (near), or only those that are
+            byte-identical (exact).
+        progress: Called as `progress(done, total)`, in rows.
+
+    Returns:
+        The new store, open for reading.
+
+    Raises:
+        StoreError: if a store cannot be opened or is damaged.
+        InputError: for stores that do not fit each other, or names that are no sites.
+        TargetExists: if something has the name.
+        NoSpace: if the disk is full.
+    """
+    from ecgprep.building.pooling import merge_stores
+
+    check_options(duplicates=duplicates)
+    opened = [_opened(store) for store in stores]
+    names = _names(sites) or tuple(f"site{k}" for k in range(len(opened)))
+    merged = merge_stores(opened, Path(out), names, duplicates == "near", progress)
+    _log_warnings(merged)
+    return merged
+
+
 def plan(manifest: str | Path | pd.DataFrame, store: str | Path, **options: Any) -> Plan:
     """Plan the build of a store for several machines that share a file system.
 

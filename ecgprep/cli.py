@@ -153,6 +153,26 @@ def derive(store: Path, new: Path, as_json: bool, **options: Any) -> None:
     _print_build(derived, as_json, unchanged=False)
 
 
+@cli.command()
+@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@api_options(api.merge, "sites", "duplicates")
+@json_option
+@verbosity_options
+def merge(stores: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
+    """Make one store OUT of STORES of the same rate and length.
+
+    Neither files nor private records are needed. Patients of different stores stay
+    different, splits stand, and a recording that is in two stores is a conflict. The
+    covariate `site` numbers the stores from 0.
+
+    Example: ecgprep merge north.zarr south.zarr both.zarr --sites north,south
+    """
+    with progress_bar("Taking") as progress:
+        merged = api.merge(stores, out, progress=progress, **options)
+    _print_summary(merged.path, api.inspect(merged), as_json)
+
+
 _JOB_ARRAY = """\b
 Example: a job array of 100
   ecgprep plan cohort.csv cohort.zarr --covariates age,sex

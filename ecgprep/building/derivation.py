@@ -7,10 +7,9 @@ registry decide is made again, as a build would make it.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,20 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgprep.building.chunks import Progress, Sources
 from ecgprep.building.parts import ROW_ARRAYS
 from ecgprep.building.plan import BuildSettings, Plan
 from ecgprep.building.rows import Rows
 from ecgprep.building.run import check_plan, finish, working
-from ecgprep.building.writer import Taken
 from ecgprep.errors import STATUS_CODE, InputError, StoreError, TargetExists
-from ecgprep.files.atomic import write_file
 from ecgprep.files.csv_header import check_header
 from ecgprep.patients.identifiers import lookalike_key
 from ecgprep.patients.manifest import Manifest
 from ecgprep.patients.private_csv import Faults, counted, listed_lines, read_rows, read_text
 from ecgprep.patients.registry import parse_ratios
 from ecgprep.sex_code import SexCode
-from ecgprep.store.format import CHUNK_RECORDS, QUALITY_FLAGS
+from ecgprep.store.format import QUALITY_FLAGS
 from ecgprep.store.reader import Store
 from ecgprep.store.row_ids import RowIds
 from ecgprep.store.verify import VerificationFailed
@@ -48,8 +46,6 @@ In more, the copies that the store's own build found are taken over.
 _DECIDED_LATER = ("duplicate", "conflict", "quality")
 """Statuses that a build gives to rows that were read without fault."""
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, eq=False)
 class Derivation:
@@ -64,16 +60,9 @@ class Derivation:
     record: dict[str, Any] | None
 
     @cached_property
-    def linked(self) -> dict[int, int]:
-        """Chunks that hold the same rows as a chunk of the source: {chunk: that of the source}."""
-        found = {}
-        for chunk, first in enumerate(range(0, len(self.rows), CHUNK_RECORDS)):
-            rows = self.rows[first : first + CHUNK_RECORDS]
-            start = int(rows[0])
-            n_there = min(CHUNK_RECORDS, len(self.source) - start)
-            if start % CHUNK_RECORDS == 0 and np.array_equal(rows, start + np.arange(n_there)):
-                found[chunk] = start // CHUNK_RECORDS
-        return found
+    def sources(self) -> Sources:
+        """Where the rows come from."""
+        return Sources([self.source], np.zeros_like(self.rows), self.rows)
 
     @property
     def keeps_all(self) -> bool:
@@ -92,8 +81,12 @@ def derived_settings(
 ) -> BuildSettings:
     """Return the settings of a store, with those that are given in their place.
 
-    Raises InputError for splits that are not allowed.
+    Raises InputError for splits that are not allowed, and for a pooled store.
     """
+    if "sites" in source.attributes["settings"]:
+        raise InputError(
+            f"{source.path} was merged of other stores. Derive each of those, then merge them."
+        )
     recorded = BuildSettings.from_recorded(source.attributes["settings"])
     plan = recorded.plan
     if plan.fixed_test and given["test_manifest"] is None and given["registry"] is None:
@@ -189,7 +182,7 @@ def derive_store(derivation: Derivation, progress: Progress | None = None) -> St
         StoreError: if the source is damaged or was built without a quality flag of today.
         InputError, TargetExists, TooManyRejects, NoSpace: as `build_store`.
     """
-    plan, source = derivation.plan, derivation.source
+    plan, source, sources = derivation.plan, derivation.source, derivation.sources
     if source.quality_flags != QUALITY_FLAGS:
         raise StoreError(
             f"{source.path} was built before some quality flags existed. Build it again."
@@ -197,16 +190,17 @@ def derive_store(derivation: Derivation, progress: Progress | None = None) -> St
     if plan.store.exists():
         raise TargetExists(f"{plan.store} exists. Choose another name.")
     check_plan(plan, searches=derivation.record is None)
-    with working(plan, n_linked=len(derivation.linked)):
+    with working(plan, n_linked=len(sources.linked)):
         _forget_other_plans(plan)
-        if not source.is_intact():
-            raise StoreError(
-                f"{source.path} is damaged. `ecgprep verify {source.path}` lists the faults."
-            )
-        _write_chunks(derivation, progress)
+        sources.check_intact()
+        taken = sources.write_chunks(plan.built, plan.layout, progress)
         rows = _rows_of(derivation)
         _exclude_copies(derivation, rows)
-        return _finish(derivation, rows)
+        try:
+            return finish(plan, rows, taken)
+        except VerificationFailed:  # nothing that was written can be trusted
+            shutil.rmtree(plan.work, ignore_errors=True)
+            raise
 
 
 def _forget_other_plans(plan: Plan) -> None:
@@ -215,39 +209,12 @@ def _forget_other_plans(plan: Plan) -> None:
     (plan.work / "plan.json").unlink(missing_ok=True)
 
 
-def _write_chunks(derivation: Derivation, progress: Progress | None) -> None:
-    """Link the chunks that stay, and gather the rows of all others."""
-    plan, source = derivation.plan, derivation.source
-    layout, n = plan.layout, len(derivation.rows)
-    for chunk, name in enumerate(layout.chunk_files("waveforms")):
-        target = plan.built / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        rows = derivation.rows[chunk * CHUNK_RECORDS : (chunk + 1) * CHUNK_RECORDS]
-        if chunk in derivation.linked:
-            linked = source.layout.chunk_file("waveforms", derivation.linked[chunk])
-            target.unlink(missing_ok=True)
-            _link_or_copy(source, linked, target)
-        else:
-            waveforms = np.zeros(layout.chunk_shape("waveforms"), "<i2")
-            source.gather(rows, waveforms[: len(rows)])
-            write_file(target, waveforms.data)
-        if progress:
-            progress(min((chunk + 1) * CHUNK_RECORDS, n), n)
-
-
-def _link_or_copy(source: Store, name: str, target: Path) -> None:
-    try:
-        os.link(source.path / name, target)
-    except OSError:  # a file system without hard links
-        write_file(target, (source.path / name).read_bytes())
-
-
 def _rows_of(derivation: Derivation) -> Rows:
     """Return the rows as they were read; what a build decides afterwards is taken back."""
-    plan, source, record = derivation.plan, derivation.source, derivation.record
+    plan, record = derivation.plan, derivation.record
     rows = Rows.empty(plan.manifest, plan.layout)
     for name in ROW_ARRAYS:
-        rows.arrays[name] = np.array(source.array(name)[derivation.rows])
+        rows.arrays[name] = derivation.sources.array(name)
     status = rows.arrays["status"]
     later = [STATUS_CODE[name] for name in _DECIDED_LATER]
     status[np.isin(status, later)] = STATUS_CODE["ok"]
@@ -293,20 +260,3 @@ def _known_groups(
         members = [i for row in there for i in places[row] if rows.ok[i]]
         if len(members) > 1:
             yield sorted(members), len(there) == len(group)
-
-
-def _finish(derivation: Derivation, rows: Rows) -> Store:
-    plan, source = derivation.plan, derivation.source
-    layout = plan.layout
-    hashes = {
-        layout.chunk_file("waveforms", chunk): source.file_hashes[
-            source.layout.chunk_file("waveforms", from_chunk)
-        ]
-        for chunk, from_chunk in derivation.linked.items()
-    }
-    taken = Taken(source.attributes["software"], hashes, frozenset(derivation.linked))
-    try:
-        return finish(plan, rows, taken=taken)
-    except VerificationFailed:
-        shutil.rmtree(plan.work, ignore_errors=True)
-        raise

@@ -49,9 +49,26 @@ class Taken:
 
 def write_store(plan: Plan, rows: Rows, registry: Registry, taken: Taken | None = None) -> None:
     """Write the small arrays and all metadata beside the chunks that are there already."""
-    layout, built = plan.layout, plan.built
+    attributes = {
+        "sample_rate_hz": plan.settings.target.rate_hz,
+        "covariate_names": list(plan.manifest.covariate_names),
+        "settings": plan.recorded_settings,
+    }
+    write_content(plan.built, plan.layout, _small_arrays(plan, rows, registry), attributes, taken)
+
+
+def write_content(
+    built: Path,
+    layout: Layout,
+    arrays: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, Any],
+    taken: Taken | None = None,
+) -> None:
+    """Write small arrays, coordinate and metadata, and delete what does not belong to the store.
+
+    `attributes` are those of the group that `layout` and `taken` do not decide.
+    """
     remove_partials(built)
-    arrays = _small_arrays(plan, rows, registry)
     for name in ARRAYS:
         (built / name).mkdir(exist_ok=True)
         write_file(built / name / "zarr.json", canonical_json(layout.metadata(name), indent=2))
@@ -61,7 +78,7 @@ def write_store(plan: Plan, rows: Rows, registry: Registry, taken: Taken | None 
         (built / name).parent.mkdir(parents=True, exist_ok=True)
         write_file(built / name, data)
     _remove_foreign_files(built, layout)
-    write_json(built / "zarr.json", _root_metadata(plan, taken))
+    write_json(built / "zarr.json", _root_metadata(built, layout, attributes, taken))
     for folder, _, _ in os.walk(built):
         fsync_dir(Path(folder))
 
@@ -92,26 +109,25 @@ def _write_array(built: Path, layout: Layout, name: str, values: NDArray[Any]) -
         write_file(built / path, data)
 
 
-def _root_metadata(plan: Plan, taken: Taken | None) -> dict[str, Any]:
+def _root_metadata(
+    built: Path, layout: Layout, given: Mapping[str, Any], taken: Taken | None
+) -> dict[str, Any]:
     """Return the content of the store's zarr.json, with the hash of all its other files."""
     attributes: dict[str, Any] = {
-        "format_version": format_version(plan.recorded_settings),
+        **given,
+        "format_version": format_version(given["settings"]),
         "lead_names": list(LEADS),
-        "sample_rate_hz": plan.settings.target.rate_hz,
-        "n_samples": plan.layout.n_samples,
-        "covariate_names": list(plan.manifest.covariate_names),
-        "settings": plan.recorded_settings,
+        "n_samples": layout.n_samples,
         "software": software_versions() if taken is None else dict(taken.software),
     }
     root = {
         "zarr_format": 3,
         "node_type": "group",
         "attributes": attributes,
-        CONSOLIDATED: consolidated_metadata(plan.layout, tuple(ARRAYS)),
+        CONSOLIDATED: consolidated_metadata(layout, tuple(ARRAYS)),
     }
-    attributes["content_sha256"] = content_sha256(
-        plan.built, root, plan.layout, None if taken is None else taken.hashes
-    )
+    known = None if taken is None else taken.hashes
+    attributes["content_sha256"] = content_sha256(built, root, layout, known)
     return root
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ecgprep.ranking import auroc
 from ecgprep.store.format import LABEL_UNKNOWN, PATIENT_NONE
+from ecgprep.store.opening import SITE
 from ecgprep.store.reader import Store
 
 WARN_ABOVE = 0.6
@@ -92,6 +93,9 @@ def _clues(
         "leads": np.packbits(lead_mask, axis=1)[:, 0].astype(np.float64),
         "padding": tenths_of_signal,
     }
+    if "sites" in store.attributes["settings"]:
+        column = store.covariate_names.index(SITE)
+        clues[SITE] = np.asarray(store.array("covariates"))[rows, column].astype(np.float64)
     if dialects is not None and len(dialects) == len(store):
         _, code = np.unique(np.array(dialects), return_inverse=True)
         clues["dialect"] = code[rows].astype(np.float64)

@@ -7,23 +7,15 @@ to the byte, and proves it by the content hash.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ecgprep.errors import StoreError, TargetExists
-from ecgprep.files.atomic import (
-    canonical_json,
-    fsync_dir,
-    naming_full_disk,
-    publish_dir,
-    write_file,
-)
-from ecgprep.files.lock import locked
+from ecgprep.errors import StoreError
+from ecgprep.files.atomic import canonical_json, write_file
 from ecgprep.files.output import refuse_inside_store
+from ecgprep.files.publishing import publishing
 from ecgprep.store.additions import LEAD_FILES
 from ecgprep.store.format import CONSOLIDATED, Layout
 from ecgprep.store.reader import Store
@@ -68,7 +60,7 @@ def pack(path: Path, out: Path, codec: str = "zstd", progress: Progress | None =
         data = (path / name).read_bytes()
         return bytes(zstd.encode(data)) if name in chunks else data
 
-    with _publishing(out) as unfinished:
+    with publishing(out) as unfinished:
         _write_files(unfinished, _names(path, store.layout), packed, progress)
 
 
@@ -89,7 +81,7 @@ def unpack(path: Path, out: Path, progress: Progress | None = None) -> Store:
         data = _read(path, name)
         return _decompress(data, layout, f"{path}: {name}") if name in chunks else data
 
-    with _publishing(out) as unfinished:
+    with publishing(out) as unfinished:
         _write_files(unfinished, _names(path, layout), unpacked, progress)
         store = Store(unfinished)
         if store.computed_sha256() != store.content_sha256:
@@ -180,23 +172,3 @@ def _decompress(data: bytes, layout: Layout, where: str) -> bytearray:
     except (RuntimeError, ValueError):
         raise StoreError(f"{where} is damaged: it cannot be decompressed. {_FETCH_AGAIN}") from None
     return chunk
-
-
-@contextlib.contextmanager
-def _publishing(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out` that gets this name on success and is deleted on failure."""
-    if out.exists() or out.is_symlink():
-        raise TargetExists(f"{out} exists. Choose another name.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.making")
-    with locked(out, wait=False), naming_full_disk(out.parent):
-        shutil.rmtree(unfinished, ignore_errors=True)  # left behind by a killed process
-        try:
-            unfinished.mkdir()
-            yield unfinished
-            folders = [path for path in unfinished.rglob("*") if path.is_dir()]
-            for folder in [unfinished, *folders]:
-                fsync_dir(folder)
-            publish_dir(unfinished, out, replace=False)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)

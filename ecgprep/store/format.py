@@ -69,9 +69,9 @@ SETTINGS = frozenset(
     "sample_rate_hz n_samples min_seconds min_leads resampler split_ratios split_seed "
     "allow_missing_class unlabelled covariates split_by_column fixed_test label_level "
     "exclude_quality duplicates merge_lookalikes follow_symlinks allow_covariate sex_code "
-    "task".split()
+    "task sites".split()
 )
-"""All that `settings` may hold. The last five are there only where they say something.
+"""All that `settings` may hold. The last six are there only where they say something.
 
 `task`, the canonical text of the task that made the manifest, is there in version 2 only.
 """

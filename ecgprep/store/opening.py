@@ -42,6 +42,11 @@ _MAX_TASK = 20_000
 _TASK = re.compile(r"(?:[ -.0-\[\]-~]| / )*")
 """Printable ASCII, slashes only for division: no path, and no character that JSON must escape."""
 
+SITE = "site"
+"""The covariate of a merged store that says which of its stores a row is from, from 0."""
+
+SITE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,19}")
+
 _VERSION = re.compile(r"[0-9A-Za-z.+_-]{1,40}")
 
 
@@ -152,6 +157,8 @@ def _are_plain(attributes: dict[str, Any]) -> bool:
     names = attributes["covariate_names"]
     if not isinstance(names, list) or not _are_sex_codes(settings.get("sex_code", {}), names):
         return False
+    if not _are_sites(settings.get("sites", []), names):
+        return False
     allowed = settings.get("allow_covariate", [])
     if not isinstance(allowed, list) or not all(name in names for name in allowed):
         return False
@@ -181,6 +188,14 @@ def _is_task(settings: dict[str, Any]) -> bool:
         return isinstance(value, dict) and canonical_json(value).decode() == text
     except (ValueError, RecursionError):
         return False
+
+
+def _are_sites(sites: Any, covariate_names: list[Any]) -> bool:
+    """Return whether `sites` are short plain names, which the covariate `site` numbers."""
+    if not isinstance(sites, list):
+        return False
+    are_plain = all(isinstance(name, str) and SITE_NAME.fullmatch(name) for name in sites)
+    return are_plain and (not sites or SITE in covariate_names)
 
 
 def _is_version(value: Any) -> bool:
