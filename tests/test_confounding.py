@@ -27,7 +27,7 @@ def fake_store(label, rate, mask=None, patient=None):
         def array(self, name):
             return arrays[name]
 
-    return Fake(n_samples=5000)
+    return Fake(n_samples=5000, attributes={"settings": {}})
 
 
 def test_labels_that_do_not_depend_on_the_origin_give_one_half():
