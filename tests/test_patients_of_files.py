@@ -146,6 +146,8 @@ def test_an_index_elsewhere_needs_its_root(trained_run, export, files, tmp_path)
     index = shutil.copy(export / "ecg.csv", tmp_path)
     with pytest.raises(InputError, match=r"Index ecg.csv: none of the files is in it.* --root"):
         ecgfit.predict(trained_run, files[:2], index=index)
+    with pytest.raises(InputError, match="--root is not a folder"):
+        ecgfit.predict(trained_run, files[:2], index=index, root=tmp_path / "absent")
     table = ecgfit.predict(trained_run, files[:2], index=index, root=export)
     assert table["patient"].notna().all()
 

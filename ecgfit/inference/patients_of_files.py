@@ -60,6 +60,10 @@ class PatientsOfFiles:
         `say` gets a line where files are not in it, or have no patient id there. Raises InputError
         where the index has faults, or none of the files is in it.
         """
+        if root is not None and not root.is_dir():
+            raise InputError(
+                "--root is not a folder. Name the one that the index's paths start at."
+            )
         positions = _positions_by_path(files)
         base = os.path.realpath(index.parent if root is None else root)
         patient = np.full(len(files), _NOBODY, np.int64)
