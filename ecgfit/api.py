@@ -381,10 +381,7 @@ def predict(
     if (files is None) == (store is None):
         raise InputError("Give files or a store to predict, one of the two.")
     if store is not None:
-        if covariates is not None:
-            raise InputError("covariates goes with files: a store holds its own.")
-        if index is not None:
-            raise InputError("index goes with files: a store knows its patients.")
+        _refuse_those_of_files(covariates, index)
         return predict_store(
             _open_run(run),
             _open_store(store),
@@ -418,6 +415,14 @@ def predict(
         refused,
         patients,
     )
+
+
+def _refuse_those_of_files(covariates: AnyPath | None, index: AnyPath | None) -> None:
+    """Refuse what goes with files and not with a store. Raises InputError."""
+    if covariates is not None:
+        raise InputError("covariates goes with files: a store holds its own.")
+    if index is not None:
+        raise InputError("index goes with files: a store knows its patients.")
 
 
 def decide(

@@ -200,9 +200,7 @@ def decide(run_dir: Path, as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("files", nargs=-1, type=Output)
 @click.option("--run", "run_dir", required=True, type=Folder, help="Run folder.")
-@api_options(
-    api.predict, "store", "split", "ids", "covariates", "index", "root", "refuse_quality"
-)
+@api_options(api.predict, "store", "split", "ids", "covariates", "index", "root", "refuse_quality")
 @output_option("CSV to write (readable by you only).  [default: standard output]")
 @overwrite_option
 @json_option

@@ -1045,6 +1045,7 @@ def _make_derivation(source: Store, options: dict[str, Any]) -> Derivation:
     )
     from ecgprep.building.plan import Plan, default_registry
     from ecgprep.building.run import check_store_name, recover
+    from ecgprep.cohorts.carried import carried_task
     from ecgprep.patients.covariates import stated_sex_codes
     from ecgprep.patients.manifest import read_manifest
     from ecgprep.patients.manifest_columns import ManifestColumns
@@ -1093,6 +1094,7 @@ def _make_derivation(source: Store, options: dict[str, Any]) -> Derivation:
     )
     for warning in rows.warnings:
         log.warning(warning)
+    settings = replace(settings, task=carried_task(rows))
     if ids is None:
         places = rows_in_order(source, rows)
     else:

@@ -140,7 +140,7 @@ def _print_build(store: Store, as_json: bool, unchanged: bool) -> None:
 @json_option
 @verbosity_options
 def derive(store: Path, new: Path, as_json: bool, **options: Any) -> None:
-    """Make NEW from the rows of STORE, without reading vendor files.
+    """Make NEW from rows of STORE; no vendor file is read.
 
     NEW has other labels, covariates or splits, or fewer rows: those of the manifest.
     Its rows are found by patient and path in STORE.build.json, which lies beside the
