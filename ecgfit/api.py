@@ -386,9 +386,9 @@ def predict(
             _open_run(run),
             _open_store(store),
             split or "all",
-            ids,
             _line_to(progress),
             refused,
+            ids,
         )
     if split is not None:
         raise InputError("split goes with a store.")

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.conform import Row
+from ecgprep.conform import Row, without_calibration_pulse
 from ecgprep.errors import InputError
 from ecgprep.leads import LEADS, LIMB_LEADS
 from ecgprep.recording import Recording
@@ -94,9 +94,10 @@ def quality_flags(
 ) -> NDArray[np.uint32]:
     """Return the flags of each of the eight leads, uint32 (8,).
 
-    They describe the recording as the file stores it and its row at `rate_hz`, whose spectrum is
-    `bins`.
+    They describe the recording as the file stores it, without a calibration pulse, and its row at
+    `rate_hz`, whose spectrum is `bins`.
     """
+    recording = without_calibration_pulse(recording)  # no heart made it
     first, last = row.valid_span
     signal = row.waveform[:, first:last]
     band = _Band(bins, rate_hz, n_signal=last - first)

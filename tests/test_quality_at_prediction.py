@@ -77,7 +77,8 @@ def test_warnings_of_rows_are_the_flags_of_the_store(trained_run, flagged_store)
 def test_refused_rows_take_no_part_in_their_patients_result(trained_run, flagged_store):
     whole = predict_store(trained_run, flagged_store)
     table = predict_store(trained_run, flagged_store, refuse_quality=["noise"])
-    assert list(table)[:6] == ["row", "patient", "status", "message", "probability", "positive"]
+    columns = ["row", "patient", "split", "label", "status", "message", "probability", "positive"]
+    assert list(table)[:8] == columns
     refused = table["row"] % 5 == 0
     assert set(table["status"][refused]) == {"quality"}
     assert set(table["message"][refused]) == {"noise in II (--refuse-quality)"}
@@ -123,7 +124,9 @@ def test_the_command_refuses_and_says_how_many(trained_run, white_noise, flagged
         done = CliRunner().invoke(cli, list(map(str, words)))
         assert done.exit_code == 3
     assert "rows could not be used" in done.stderr
-    assert output.read_text().startswith("row,patient,status,message,probability,positive,")
+    assert output.read_text().startswith(
+        "row,patient,split,label,status,message,probability,positive,"
+    )
 
 
 def test_notes_of_the_reader_are_in_the_message(trained_run, white_noise, tmp_path):

@@ -63,10 +63,15 @@ def test_recordings_one_by_one_are_counted_with_their_patients(copied, tiny_stor
     assert "of the recordings are called negative" in text
 
 
-def test_a_threshold_that_was_given_is_not_called_chosen(ensemble_run):
-    run = RunFolder(ensemble_run.path)
-    run.config = run.config.model_copy(update={"threshold": "fixed=0.3"})
-    text = summarise(evaluated(run), HIDING)
+def with_fixed_threshold(run: RunFolder) -> RunFolder:
+    """Return the run as if 0.3 had been its threshold from the beginning."""
+    decided = run.read_json("threshold.json") | {"rule": "fixed=0.3", "threshold": 0.3}
+    (run.path / "threshold.json").write_text(json.dumps(decided))
+    return RunFolder(run.path)
+
+
+def test_a_threshold_that_was_given_is_not_called_chosen(copied):
+    text = summarise(evaluated(with_fixed_threshold(copied)), HIDING)
     assert "(the threshold 0.3, fixed in advance), the sensitivity is" in text
 
 
@@ -84,8 +89,8 @@ def test_what_few_patients_chose_is_said(copied, n_positive, is_few):
 
 
 def test_what_was_not_chosen_was_not_decided_by_few(copied):
-    copied.config = copied.config.model_copy(update={"threshold": "fixed=0.3"})
-    (decided,) = [line for line in find_warnings(evaluated(copied)) if "decided" in line]
+    run = with_fixed_threshold(copied)
+    (decided,) = [line for line in find_warnings(evaluated(run)) if "decided" in line]
     assert "decided the epoch and calibration: another" in decided
 
 

@@ -84,9 +84,9 @@ def predict_store(
     run: RunFolder,
     store: Store,
     split: str = "all",
-    ids: bool = False,
     say: Callable[[str], Any] = print,
     refuse_quality: Sequence[str] = (),
+    ids: bool = False,
 ) -> pd.DataFrame:
     """Predict every usable recording of a split, labelled or not, one row for each.
 

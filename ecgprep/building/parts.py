@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgprep.conform import Conformity, Row, conform, without_calibration_pulse
+from ecgprep.conform import Conformity, Row, conform
 from ecgprep.errors import RETRIED, STATUS_CODE, RecordError
 from ecgprep.files.atomic import PRIVATE, canonical_json, write_file
 from ecgprep.leads import LEADS
@@ -138,8 +138,7 @@ def read_one(root: Path, path: str, target: Conformity, follow_symlinks: bool = 
     """Read and conform one file; whatever is wrong with it is in the outcome."""
     stamp = stamp_of(root / path, follow_symlinks)
     try:
-        data = read_regular(root / path, root, follow_symlinks)
-        recording = without_calibration_pulse(read_bytes(data))  # it is no heart's: no flag sees it
+        recording = read_bytes(read_regular(root / path, root, follow_symlinks))
         row = conform(recording, target)
     except RecordError as error:
         return Outcome(stamp, status=error.reason, message=error.message)
