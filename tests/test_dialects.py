@@ -338,6 +338,7 @@ def test_mortara_equals_ecgdatakit_and_ecg2dcm(uv, tmp_path):
         ('(<CHANNEL [^>]*)OFFSET="0"', r'\1OFFSET="12"', "bad_units"),
         ('(<CHANNEL [^>]*)SAMPLE_FREQ="500"', r'\1SAMPLE_FREQ="1000"', "bad_rate"),
         ('(<CHANNEL [^>]*)SAMPLE_FREQ="500"', r"\1", "bad_rate"),
+        ('(<CHANNEL [^>]*)SAMPLE_FREQ="500"', r'\1SAMPLE_FREQ="1e-308"', "bad_rate"),
         ('(<CHANNEL [^>]*)BITS="16"', r'\1BITS="32"', "bad_waveform"),
         ('(<CHANNEL [^>]*)FORMAT="SIGNED"', r'\1FORMAT="UNSIGNED"', "bad_waveform"),
         ('(<CHANNEL [^>]*)ENCODING="BASE64"', r'\1ENCODING="HEX"', "bad_waveform"),
