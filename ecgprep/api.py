@@ -929,14 +929,13 @@ def _make_plan(
     manifest: str | Path | pd.DataFrame, store: str | Path, options: dict[str, Any]
 ) -> Plan:
     """Read the manifest, and check the options; what a user should know is logged."""
-    from ecgprep.building.plan import BuildSettings, Plan, default_registry
+    from ecgprep.building.plan import BuildSettings, Plan, default_registry, read_rows
     from ecgprep.building.record import recorded_registry
     from ecgprep.cohorts.carried import carried_task
     from ecgprep.conform import Conformity
     from ecgprep.patients.covariates import stated_sex_codes
-    from ecgprep.patients.manifest import read_manifest
     from ecgprep.patients.manifest_columns import ManifestColumns
-    from ecgprep.patients.registry import SplitPlan, load_registry, parse_ratios
+    from ecgprep.patients.registry import SplitPlan, parse_ratios
 
     check_options(**options)
     covariates = _names(options["covariates"])
@@ -967,19 +966,7 @@ def _make_plan(
     path, root = _manifest_file(manifest, target, options["root"], columns)
     given_registry = options["registry"] or recorded_registry(target) or default_registry(path)
     registry_path = Path(given_registry)
-    rows = read_manifest(
-        path,
-        root,
-        covariates,
-        settings.unlabelled,
-        settings.plan.by_column,
-        allow_covariate=settings.allow_covariate,
-        sex_codes=settings.sex_codes,
-        columns=columns,
-        merge_with=load_registry(registry_path, settings.plan)
-        if settings.merge_lookalikes
-        else None,
-    )
+    rows = read_rows(path, root, covariates, settings, columns, registry_path)
     for warning in rows.warnings:
         log.warning(warning)
     settings = replace(settings, task=carried_task(rows))
@@ -1043,13 +1030,11 @@ def _make_derivation(source: Store, options: dict[str, Any]) -> Derivation:
         read_chosen_rows,
         rows_in_order,
     )
-    from ecgprep.building.plan import Plan, default_registry
+    from ecgprep.building.plan import Plan, default_registry, read_rows
     from ecgprep.building.run import check_store_name, recover
     from ecgprep.cohorts.carried import carried_task
     from ecgprep.patients.covariates import stated_sex_codes
-    from ecgprep.patients.manifest import read_manifest
     from ecgprep.patients.manifest_columns import ManifestColumns
-    from ecgprep.patients.registry import load_registry
     from ecgprep.store.record import read_build_record
     from ecgprep.store.row_ids import read_row_ids
 
@@ -1079,19 +1064,7 @@ def _make_derivation(source: Store, options: dict[str, Any]) -> Derivation:
     path, root = _manifest_file(options["manifest"], target, options["root"], columns)
     recorded = None if record is None else record["registry"]
     registry_path = Path(options["registry"] or recorded or default_registry(path))
-    rows = read_manifest(
-        path,
-        root,
-        covariates,
-        settings.unlabelled,
-        settings.plan.by_column,
-        allow_covariate=settings.allow_covariate,
-        sex_codes=settings.sex_codes,
-        columns=columns,
-        merge_with=load_registry(registry_path, settings.plan)
-        if settings.merge_lookalikes
-        else None,
-    )
+    rows = read_rows(path, root, covariates, settings, columns, registry_path)
     for warning in rows.warnings:
         log.warning(warning)
     settings = replace(settings, task=carried_task(rows))

@@ -231,3 +231,21 @@ def sites(labels: dict[str, list[int]], n: int, seed: int = 0) -> dict[str, set[
     """Draw one of n sites for each patient: patient id -> values of the column."""
     generator = np.random.default_rng(seed)
     return {patient: {f"site{generator.integers(n)}"} for patient in labels}
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+import ecgprep
+
+count, at = 0, int(sys.argv[2])
+def counted(call):
+    def wrapped(*arguments, **options):
+        global count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    return wrapped
+"""
+"""The head of a script that kills itself at the n-th of the calls it counts; n is `sys.argv[2]`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import command, files_of, flip, statuses, write_recordings
+from helpers import DYING, command, files_of, flip, statuses, write_recordings
 
 import ecgprep
 import ecgprep.building.derivation
@@ -24,20 +24,9 @@ OPTIONS = {"hz": 100, "length": 1000, "covariates": ("age",), "max_rejected": 0.
 N = 262
 """Recordings: one whole chunk, and a second one with copies and a missing file below them."""
 
-DERIVE_AND_DIE = """
-import os, signal, sys
-from pathlib import Path
-import ecgprep
-
-count, at = 0, int(sys.argv[2])
-def counted(call):
-    def wrapped(*arguments, **options):
-        global count
-        count += 1
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments, **options)
-    return wrapped
+DERIVE_AND_DIE = (
+    DYING
+    + """
 for name in ("fsync", "replace", "rename", "link"):
     setattr(os, name, counted(getattr(os, name)))
 folder = Path(sys.argv[1])
@@ -45,6 +34,7 @@ ecgprep.derive(folder / "s.zarr", folder / "new.zarr", manifest=folder / "c/m.cs
                label_column="mace", max_rejected=0.2)
 print(count)
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import build, changed_store, command, files_of, flip, statuses, write_recordings
+from helpers import (
+    DYING,
+    build,
+    changed_store,
+    command,
+    files_of,
+    flip,
+    statuses,
+    write_recordings,
+)
 
 import ecgprep
 from ecgprep.building.plan import BuildSettings
@@ -125,20 +134,9 @@ def test_the_probe_asks_the_site(stores, tmp_path):
     assert probe.auroc["site"] > 0.55
 
 
-DIE = """
-import os, signal, sys
-from pathlib import Path
-import ecgprep
-
-count, at = 0, int(sys.argv[2])
-def counted(call):
-    def wrapped(*arguments, **options):
-        global count
-        count += 1
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments, **options)
-    return wrapped
+DIE = (
+    DYING
+    + """
 for name in ("fsync", "replace", "rename", "link"):
     setattr(os, name, counted(getattr(os, name)))
 folder = Path(sys.argv[1])
@@ -146,6 +144,7 @@ stores = [folder / "north.zarr", folder / "south.zarr"]
 ecgprep.merge(stores, sys.argv[3], sites=["north", "south"])
 print(count)
 """
+)
 
 
 def test_killed_or_out_of_disk_it_leaves_nothing_and_can_be_repeated(

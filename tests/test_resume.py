@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import command, files_of, statuses, write_recordings
+from helpers import DYING, command, files_of, statuses, write_recordings
 
 import ecgprep
 import ecgprep.building.run
@@ -30,20 +30,9 @@ SETTINGS = BuildSettings(Conformity(100, 1000))
 FIRST_PART_DONE = 12
 """The call at which one part is whole: its chunk and its result are files of four calls each."""
 
-KILL_AT = """
-import os, signal, sys
-from pathlib import Path
-import ecgprep
-
-count, at = 0, int(sys.argv[2])
-def counted(call):
-    def wrapped(*arguments, **options):
-        global count
-        count += 1
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments, **options)
-    return wrapped
+KILL_AT = (
+    DYING
+    + """
 for name in ("fsync", "replace", "rename"):
     setattr(os, name, counted(getattr(os, name)))
 folder = Path(sys.argv[1])
@@ -54,6 +43,7 @@ ecgprep.build(
 )
 print(count)
 """
+)
 
 
 @pytest.fixture(scope="module")

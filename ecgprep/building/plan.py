@@ -225,6 +225,31 @@ def write_plan(plan: Plan) -> None:
     write_json(plan.work / "plan.json", record, PRIVATE)
 
 
+def read_rows(
+    path: Path,
+    root: Path | None,
+    covariates: Sequence[str],
+    settings: BuildSettings,
+    columns: ManifestColumns,
+    registry_path: Path,
+) -> Manifest:
+    """Read a manifest as the settings of a build say. Raises InputError."""
+    merge_with = None
+    if settings.merge_lookalikes:
+        merge_with = load_registry(registry_path, settings.plan)
+    return read_manifest(
+        path,
+        root,
+        covariates,
+        settings.unlabelled,
+        settings.plan.by_column,
+        allow_covariate=settings.allow_covariate,
+        sex_codes=settings.sex_codes,
+        columns=columns,
+        merge_with=merge_with,
+    )
+
+
 def read_plan(store: Path) -> Plan:
     """Read the plan of a store that is being built.
 
@@ -251,19 +276,7 @@ def read_plan(store: Path) -> Plan:
             f"The plan for {store} is that of `ecgprep build --extend`, which cannot be shared "
             "between machines. Run that command again."
         )
-    manifest = read_manifest(
-        path,
-        root,
-        covariates,
-        settings.unlabelled,
-        settings.plan.by_column,
-        allow_covariate=settings.allow_covariate,
-        sex_codes=settings.sex_codes,
-        columns=columns,
-        merge_with=load_registry(registry_path, settings.plan)
-        if settings.merge_lookalikes
-        else None,
-    )
+    manifest = read_rows(path, root, covariates, settings, columns, registry_path)
     if manifest.sha256 != manifest_sha256:
         raise InputError(
             f"Manifest {path.name} has changed since `ecgprep plan`. Run `ecgprep plan` again; "

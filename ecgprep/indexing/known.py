@@ -57,7 +57,8 @@ ON CONFLICT (path_xml) DO UPDATE SET
     mtime_ns = excluded.mtime_ns
 """  # noqa: S608 - built from our own names
 
-_PUT = f"UPDATE files SET {', '.join(f'{name} = ?' for name in COLUMNS[1:])} WHERE path_xml = ?"  # noqa: S608
+_ASSIGNED = ", ".join(f"{name} = ?" for name in COLUMNS[1:])
+_PUT = f"UPDATE files SET {_ASSIGNED} WHERE path_xml = ?"  # noqa: S608 - our own names
 
 
 def known_path(table: Path) -> Path:
@@ -155,7 +156,8 @@ class KnownFiles:
         """Yield the lines of the table, sorted by the bytes of their paths."""
         with _naming_faults():
             names = ", ".join(COLUMNS)
-            yield from self._connection.execute(f"SELECT {names} FROM files ORDER BY path_xml")  # noqa: S608
+            query = f"SELECT {names} FROM files ORDER BY path_xml"  # noqa: S608 - our own names
+            yield from self._connection.execute(query)
 
     def count(self, column: str) -> dict[str, int]:
         """Count files by the value of a column, most frequent first; empty values do not count."""
