@@ -596,7 +596,8 @@ def test_each_ecg_is_paired_with_the_nearest_echo(tmp_path):
         ["d.xml", 1, 49.95, 1],
     ]
     assert (tmp_path / "p.status.csv").read_text() == (
-        "patient_id,status,n_ecgs,n_pairs\n1,paired,3,2\n2,paired,1,1\n3,no_ecg,0,0\n4,no_pair,1,0\n"
+        "patient_id,status,n_ecgs,n_pairs\n"
+        "1,paired,3,2\n2,paired,1,1\n3,no_ecg,0,0\n4,no_pair,1,0\n"
     )
 
 

@@ -273,7 +273,9 @@ seeds = st.integers(0, 10_000)
 @given(seeds)
 def test_the_order_of_rows_changes_nothing(seed):
     tables, task = messy_tables(seed, 30), drawn_task(random.Random(seed))[0]  # noqa: S311
-    shuffled = {name: random.Random(seed).sample(rows, len(rows)) for name, rows in tables.items()}  # noqa: S311
+    shuffled = {}
+    for name, rows in tables.items():
+        shuffled[name] = random.Random(seed).sample(rows, len(rows))  # noqa: S311
     assert outcome(tables, task) == outcome(shuffled, task)
 
 

@@ -109,7 +109,8 @@ def aecg(
         f'<id extension="{escape(code)}"/><subjectDemographicPerson><name>{escape(code)}</name>'
         f'<administrativeGenderCode code="{header.sex}"/>'
         f'<birthTime value="{year_of_birth(header)}0101"/></subjectDemographicPerson>'
-        "</trialSubject></subject></subjectAssignment></componentOf></timepointEvent></componentOf>\n"
+        "</trialSubject></subject></subjectAssignment></componentOf>"
+        "</timepointEvent></componentOf>\n"
         '<component><series><code code="RHYTHM" codeSystem="2.16.840.1.113883.5.4"/>'
         "<component><sequenceSet>\n"
         '<component><sequence><code code="TIME_ABSOLUTE" codeSystem="2.16.840.1.113883.5.4"/>'
